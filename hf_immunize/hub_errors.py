@@ -1,0 +1,104 @@
+"""Every way in which the Hub says no, as one clear error that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants, errors
+
+__all__ = ["hub_errors", "split_revision"]
+
+
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """``"me/model@v1"`` as ``("me/model", "v1")``.
+
+    Raises:
+        ValueError: two revisions that differ, or an empty one.
+    """
+    name, mark, given = name.partition("@")
+    if mark and not given:
+        raise ValueError(f"{name}@ names no revision. Write {name}@COMMIT, or leave the @ away.")
+    if given and revision and given != revision:
+        raise ValueError(f"Two revisions for {name}: {given!r} behind the @ and revision={revision!r}. Give one.")
+    return name, given or revision
+
+
+@contextmanager
+def hub_errors(repo_id: str, revision: str | None = None, *, writing: bool = False) -> Iterator[None]:
+    """Turns the client's errors about ``repo_id`` into ``ValueError`` or ``ConnectionError`` with what to do."""
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is not a valid Hub id: {error} Write it as user/name.") from error
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{repo_id} is gated: accept its terms on {constants.ENDPOINT}/{repo_id}, then log in with `hf auth login` "
+            "or pass token=…."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"There is no {repo_id} on {constants.ENDPOINT} that you can read: the id is misspelt, or it is private. "
+            "For a private one log in with `hf auth login`, set HF_TOKEN, or pass token=…."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(
+            f"{repo_id} has no revision {revision or 'main'!r}. Give a branch, a tag or a commit hash that it has."
+        ) from error
+    except errors.LocalTokenNotFoundError as error:
+        raise ValueError(_no_token(repo_id)) from error
+    except errors.LocalEntryNotFoundError as error:
+        # The client names the cache first; what failed is the connection behind it.
+        raise ConnectionError(_no_network(repo_id)) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise ValueError(f"{repo_id} does not hold what was asked for: {_first_line(error)}") from error
+    except errors.HfHubHTTPError as error:
+        raise _http_error(error, repo_id, writing) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise ConnectionError(
+            f"{repo_id} needs the Hub, and HF_HUB_OFFLINE is set. Unset it, or give a local folder."
+        ) from error
+    except Exception as error:
+        # The client lets its HTTP library's own errors through, and that library changed between its versions.
+        if not _is_transport_error(error):
+            raise
+        raise ConnectionError(_no_network(repo_id)) from error
+
+
+def _http_error(error: errors.HfHubHTTPError, repo_id: str, writing: bool) -> Exception:
+    status = error.response.status_code if error.response is not None else None
+    if status == 401:
+        return ValueError(_no_token(repo_id))
+    if status == 403:
+        what = "write to" if writing else "read"
+        return ValueError(
+            f"This token may not {what} {repo_id}. Make one with {'write' if writing else 'read'} access under "
+            f"{constants.ENDPOINT}/settings/tokens, or choose a repo_id in your own name."
+        )
+    if status == 412:
+        return ValueError(f"{repo_id} was changed while this push was being prepared; nothing was written. Push again.")
+    if status is not None and status >= 500:
+        return ConnectionError(f"{constants.ENDPOINT} answered {status} for {repo_id}. Try again later.")
+    return ValueError(f"The Hub refused the request for {repo_id}: {_first_line(error)}")
+
+
+def _no_token(repo_id: str) -> str:
+    return f"No valid Hub token for {repo_id}. Log in with `hf auth login`, set HF_TOKEN, or pass token=…."
+
+
+def _no_network(repo_id: str) -> str:
+    return (
+        f"{constants.ENDPOINT} could not be reached for {repo_id}, and the local cache does not hold it. Check the "
+        "network (and HF_ENDPOINT, HF_HUB_OFFLINE and proxy settings), or give a local folder."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) if lines else type(error).__name__
+
+
+def _is_transport_error(error: Exception) -> bool:
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return any(base.__name__ == "TransportError" for base in type(error).__mro__)

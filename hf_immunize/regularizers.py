@@ -1,0 +1,220 @@
+"""R_ill and R_well, raw and scale-free, with closed-form gradients (arXiv 2505.23760, section 4).
+
+With S = XᵀX and σ_1 ≥ … ≥ σ_k its non-zero singular values (k is the rank):
+
+* R_ill(S) = 1 / (‖S‖²_F/(2k) − σ_k²/2): falling R_ill raises κ(S).
+* R_well(S) = σ_1²/2 − ‖S‖²_F/(2k): falling R_well lowers κ(S).
+
+Both depend on how large the features are (R_well ~ ‖S‖², R_ill ~ ‖S‖⁻²), so λ has to be searched anew for each
+backbone. The scale-free forms measure the same two gaps in units of ‖S‖²_F:
+
+* r_well = (σ_1²/2 − ‖S‖²_F/(2k)) / ‖S‖²_F, from 0 (all equal) to below 1/2,
+* r_ill = (σ_k²/2) / ‖S‖²_F, from 0 (κ unbounded) to 1/(2k) (all equal).
+
+Their gradients are those of the raw gaps with the unit ‖S‖²_F held constant: (σ_1 u_1 v_1ᵀ − S/k) / ‖S‖²_F and
+(σ_k u_k v_kᵀ − S/k) / ‖S‖²_F, which are the paper's two gradients stripped of their scalar factors. Holding the unit
+constant is a choice: with the derivative of the unit added, the step has no part along S, and on deep features, whose
+first singular value carries most of ‖S‖, little is left of it. λ is a pure number in either case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from hf_immunize.spectrum import as_float64
+
+__all__ = ["features_r_ill", "features_r_well", "gram_eigen", "r_ill", "r_well"]
+
+#: Ascending positive eigenvalues (k,) -> the scalar and its derivative by each of them (k,).
+Terms = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: Eigenvalues closer than this relative distance are one eigenspace; its subgradient is the mean over it.
+TIE = 1e-12
+
+
+def r_ill(hessian: torch.Tensor) -> torch.Tensor:
+    """R_ill of a symmetric positive semi-definite matrix of shape (d, d), as a scalar (paper, equation of R_ill).
+
+    Differentiable; where σ_k is unique the gradient is (σ_k u_k u_kᵀ − S/k) / (‖S‖²_F/(2k) − σ_k²/2)².
+
+    Raises:
+        ValueError: not square, not symmetric, not positive semi-definite, not finite, zero, or with all its non-zero
+            singular values equal (R_ill is infinite there).
+    """
+    return _HessianTerm.apply(_checked_hessian(hessian), _raw_ill)
+
+
+def r_well(hessian: torch.Tensor) -> torch.Tensor:
+    """R_well of a symmetric positive semi-definite matrix of shape (d, d), as a scalar (paper, equation of R_well).
+
+    Differentiable; where σ_1 is unique the gradient is σ_1 u_1 u_1ᵀ − S/k.
+
+    Raises:
+        ValueError: not square, not symmetric, not positive semi-definite, not finite, or zero.
+    """
+    return _HessianTerm.apply(_checked_hessian(hessian), _raw_well)
+
+
+def features_r_ill(features: torch.Tensor, scale_free: bool = True) -> torch.Tensor:
+    """R_ill of XᵀX for features X of shape (n, d), as a scalar of X's dtype.
+
+    One symmetric eigenproblem of size min(n, d) in float64; the gradient is closed-form and finite at ties and on
+    rank-deficient features.
+
+    Args:
+        features: shape (n, d), any float type.
+        scale_free: a pure number that no rescaling of the features changes, with its unit held constant in the
+            gradient (see the module's docstring); False gives the paper's raw form and its exact gradient.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinite values, all-zero features; for the raw form also features whose
+            non-zero singular values are all equal (one row, say).
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> features_r_ill(x, scale_free=False) == 1 / (17 / 4 - 1 / 2)
+        tensor(True)
+    """
+    return _FeatureTerm.apply(features, _scale_free_ill if scale_free else _raw_ill)
+
+
+def features_r_well(features: torch.Tensor, scale_free: bool = True) -> torch.Tensor:
+    """R_well of XᵀX for features X of shape (n, d), as a scalar of X's dtype. See :func:`features_r_ill`.
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> features_r_well(x, scale_free=False) == 16 / 2 - 17 / 4
+        tensor(True)
+    """
+    return _FeatureTerm.apply(features, _scale_free_well if scale_free else _raw_well)
+
+
+def gram_eigen(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Eigenpairs above rounding of the smaller of XXᵀ (n×n) and XᵀX (d×d), in float64.
+
+    Returns:
+        eigenvalues (k,), ascending and positive; eigenvectors (min(n, d), k); True where they are XXᵀ's.
+
+    Raises:
+        TypeError: not a floating tensor.
+        ValueError: wrong shape, NaN or infinite values, or all zero.
+    """
+    if not isinstance(features, torch.Tensor) or not features.is_floating_point():
+        raise TypeError(f"Features must be a floating tensor of shape (n, d), got {_describe(features)}.")
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"Features must have shape (n, d) with n, d ≥ 1, got {tuple(features.shape)}.")
+    n, d = features.shape
+    rows = as_float64(features.detach())
+    left = n <= d
+    gram = rows @ rows.mT if left else rows.mT @ rows
+    if not torch.isfinite(gram).all():
+        raise ValueError(f"The {n} x {d} features hold NaN or infinite values, or overflow when squared.")
+    # Half precision counts as the numbers it holds: its own worst-case floor would leave no direction at all.
+    eps = min(torch.finfo(features.dtype).eps, torch.finfo(torch.float32).eps)
+    floor = max((max(n, d) * eps) ** 2, max(n, d) * torch.finfo(torch.float64).eps)
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    kept = eigenvalues > floor * eigenvalues[-1].clamp_min(0)
+    if not kept.any():
+        raise ValueError(f"The {n} x {d} features are all zero: they have no spectrum. The model has collapsed.")
+    return eigenvalues[kept], vectors[:, kept], left
+
+
+class _FeatureTerm(torch.autograd.Function):
+    """∂/∂X of a function of XᵀX's eigenvalues is 2X·∇_S, which is U diag(2g) Uᵀ X on the n×n side."""
+
+    @staticmethod
+    def forward(ctx: Any, features: torch.Tensor, terms: Terms) -> torch.Tensor:
+        eigenvalues, vectors, left = gram_eigen(features)
+        value, slope = terms(eigenvalues)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(features.detach(), slope, vectors)
+            ctx.left = left
+        return value.to(features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        features, slope, vectors = ctx.saved_tensors
+        rows = as_float64(features)
+        if ctx.left:
+            gradient = (vectors * (2 * slope)) @ (vectors.mT @ rows)
+        else:
+            gradient = (rows @ vectors * (2 * slope)) @ vectors.mT
+        return (gradient * as_float64(upstream)).to(features), None
+
+
+class _HessianTerm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hessian: torch.Tensor, terms: Terms) -> torch.Tensor:
+        matrix = as_float64(hessian.detach())
+        eigenvalues, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+        floor = matrix.shape[0] * torch.finfo(hessian.dtype).eps * eigenvalues[-1].clamp_min(0)
+        kept = eigenvalues > floor
+        if not kept.any():
+            raise ValueError(f"The {matrix.shape[0]} x {matrix.shape[0]} Hessian is zero: it has no spectrum.")
+        if eigenvalues[0] < -10 * floor:
+            raise ValueError(
+                f"The Hessian must be positive semi-definite, its smallest eigenvalue is {eigenvalues[0]:.3g}."
+            )
+        value, slope = terms(eigenvalues[kept])
+        ctx.save_for_backward((vectors[:, kept] * slope) @ vectors[:, kept].mT)
+        return value.to(hessian)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * as_float64(upstream)).to(upstream), None
+
+
+def _raw_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    k = values.numel()
+    # As a mean of non-negative differences, so that equal values give exactly zero and never a negative gap.
+    gap = (values.square() - values[0].square()).sum() / (2 * k)
+    if gap <= 0:
+        raise ValueError(
+            f"R_ill is infinite: all {k} non-zero singular values are equal. Use more rows, or scale_free=True."
+        )
+    return 1 / gap, (_unit(values, 0) * values[0] - values / k) / gap.square()
+
+
+def _raw_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    k = values.numel()
+    return (values[-1].square() - values.square()).sum() / (2 * k), _unit(values, -1) * values[-1] - values / k
+
+
+def _scale_free_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    unit = values.square().sum()
+    return values[0].square() / (2 * unit), (_unit(values, 0) * values[0] - values / values.numel()) / unit
+
+
+def _scale_free_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    unit = values.square().sum()
+    value, slope = _raw_well(values)
+    return value / unit, slope / unit
+
+
+def _unit(values: torch.Tensor, index: int) -> torch.Tensor:
+    """Weight one on the chosen eigenvalue, shared equally by all that are tied with it."""
+    tied = (values - values[index]).abs() <= TIE * values[-1]
+    return tied / tied.sum()
+
+
+def _checked_hessian(hessian: torch.Tensor) -> torch.Tensor:
+    if not isinstance(hessian, torch.Tensor) or not hessian.is_floating_point():
+        raise TypeError(f"The Hessian must be a floating tensor of shape (d, d), got {_describe(hessian)}.")
+    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1] or hessian.shape[0] == 0:
+        raise ValueError(f"The Hessian must have shape (d, d), got {tuple(hessian.shape)}.")
+    if not torch.isfinite(hessian).all():
+        raise ValueError("The Hessian holds NaN or infinite values.")
+    with torch.no_grad():
+        if (hessian - hessian.mT).abs().max() > 1e-3 * hessian.abs().max():
+            raise ValueError("The Hessian must be symmetric. Pass features.T @ features, not the features.")
+    return hessian
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} tensor" if isinstance(value, torch.Tensor) else type(value).__name__

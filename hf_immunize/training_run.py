@@ -1,0 +1,340 @@
+"""What ``hf-immunize train`` and ``hf-immunize evaluate`` do, from options to a released folder or a report."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from torch.utils.data import Subset
+
+from hf_immunize.attacks import AttackReport, run_attacks
+from hf_immunize.backbones import find_head
+from hf_immunize.data import ImageInputs, check_labels, collate_images, find_columns, load_images, load_train_and_eval
+from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
+from hf_immunize.loading import LoadedModel, load_model
+from hf_immunize.record import DatasetRecord, ImmunizationRecord, spectra_results
+from hf_immunize.saving import save_immunized
+from hf_immunize.trainer import ImmunizationTrainer
+from hf_immunize.training_args import ImmunizationArguments
+from hf_immunize.workflow import release_folder
+
+__all__ = ["run_evaluation", "run_training"]
+
+
+def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord] | None:
+    """Immunizes as the options of ``hf-immunize train`` say, and writes the release.
+
+    Returns:
+        the folder and its record; None on the processes that only help (under torchrun).
+
+    Raises:
+        ValueError: options, data or model that do not fit together, said before any training.
+        FileExistsError: the output folder holds something.
+    """
+    folder = release_folder(options.output_dir, options.overwrite)
+    work = folder.with_name(folder.name + "-checkpoints")
+    immunization = _arguments(options, work)
+    control = _arguments(options, work, control=True) if options.control else None
+    sources = {task: _load_task(options, task) for task in ("primary", "harmful")}
+    names = _class_names(sources["primary"][0], options.primary_label_column)
+    loaded = load_model(options.model, labels=names if options.new_head else None)
+    _check_processor(loaded)
+    data = {task: _inputs(loaded, options, task, parts) for task, parts in sources.items()}
+    _check_head(loaded, data["primary"])
+    if loaded.new_head and options.fit_steps < 1 and not options.resume:
+        raise ValueError(
+            "The head is new and would be measured untrained. Fit the primary task first: --fit_steps 300, say."
+        )
+    model = loaded.model
+    if options.fit_steps and not options.resume:
+        fit = _arguments(options, work / "fit", control=True, max_steps=options.fit_steps)
+        _trainer(model, fit, data, loaded, None).train()
+
+    started = time.perf_counter()
+    trainer = _trainer(model, immunization, data, loaded, data["harmful"])
+    trainer.train(resume_from_checkpoint=True if options.resume else None)
+    seconds = time.perf_counter() - started
+    base = copy.deepcopy(model)
+    base.load_state_dict(trainer.initial_state_dict())
+    controlled = None
+    if control is not None:
+        controlled = copy.deepcopy(base)
+        _trainer(controlled, control, data, loaded, None).train()
+    if not trainer.is_world_process_zero():
+        return None
+    results = _measure(model, base, controlled, data, options.seed)
+    record = _record(options, loaded, sources, trainer, results, seconds)
+    save_immunized(folder, model.cpu(), record, loaded.image_processor, overwrite=options.overwrite)
+    return folder, record
+
+
+def run_evaluation(options: argparse.Namespace) -> tuple[RIRReport, AttackReport | None]:
+    """Measures a model against its base as the options of ``hf-immunize evaluate`` say."""
+    model, base = load_model(options.model), load_model(options.base)
+    _check_processor(base)
+    sets = {}
+    for task in ("primary", "harmful"):
+        rows = _evaluation_rows(options, task)
+        sets[task] = ImageInputs(
+            rows,
+            _processor(base),
+            getattr(options, f"{task}_image_column"),
+            getattr(options, f"{task}_label_column"),
+            labels_needed=False,
+        )
+    device = "cuda" if torch.cuda.is_available() else None
+    report = evaluate_immunization(
+        model.model,
+        base.model,
+        sets["primary"],
+        sets["harmful"],
+        protocol=Protocol(options.groups, options.group_size, options.seed),
+        batch_size=options.batch_size,
+        max_samples=options.max_samples,
+        device=device,
+        progress=not options.json,
+    )
+    if not options.attack:
+        return report, None
+    train, test = _halves(sets["harmful"], options.seed, options.max_samples)
+    return report, run_attacks(model.model, base.model, train, test, batch_size=options.batch_size, device=device)
+
+
+def _arguments(options: argparse.Namespace, work: Path, control: bool = False, **changes: Any) -> ImmunizationArguments:
+    evaluating = {"eval_strategy": "steps", "eval_steps": options.eval_steps} if options.eval_steps else {}
+    patterns = options.trainable.split(",") if "," in options.trainable else options.trainable
+    if isinstance(patterns, str) and patterns not in ("last", "all"):
+        patterns = [patterns]
+    values: dict[str, Any] = {
+        "output_dir": str(work),
+        "objective": "condition" if control else options.objective,
+        "lambda_primary": 0.0 if control else options.lambda_primary,
+        "lambda_harmful": 0.0 if control else options.lambda_harmful,
+        "scale_free": options.scale_free,
+        "trainable": patterns,
+        "max_steps": options.max_steps,
+        "num_train_epochs": options.num_train_epochs,
+        "learning_rate": options.learning_rate,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_harmful_batch_size": options.harmful_batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation_steps,
+        "save_strategy": "no" if control else "steps",
+        "save_steps": options.save_steps,
+        "bf16": options.bf16,
+        "use_cpu": options.use_cpu,
+        "report_to": options.report_to,
+        "seed": options.seed,
+        "disable_tqdm": options.json,
+        "dataloader_pin_memory": torch.cuda.is_available() and not options.use_cpu,
+        "logging_steps": 20,
+    }
+    extra = {} if control else {**evaluating, **options.extra}
+    if control:
+        extra = {
+            name: value for name, value in options.extra.items() if not name.startswith(("eval", "save", "load_best"))
+        }
+    return ImmunizationArguments(**(values | extra | changes))
+
+
+def _load_task(options: argparse.Namespace, task: str) -> tuple[Dataset, Dataset, str]:
+    train, evaluation, described = load_train_and_eval(
+        getattr(options, task),
+        getattr(options, f"{task}_split"),
+        getattr(options, f"{task}_eval_split"),
+        config=getattr(options, f"{task}_config"),
+        seed=options.seed,
+    )
+    if len(evaluation) < 2:
+        raise ValueError(
+            f"The {task} data have {len(evaluation)} row to evaluate on; RIR needs two, better 100 or more."
+        )
+    return train, evaluation, described
+
+
+def _evaluation_rows(options: argparse.Namespace, task: str) -> Dataset:
+    name, split = getattr(options, task), getattr(options, f"{task}_split")
+    if split is None:
+        try:
+            return load_images(name, "test", config=getattr(options, f"{task}_config"))
+        except ValueError as error:
+            if "has the splits" not in str(error):
+                raise
+    return load_images(name, split, config=getattr(options, f"{task}_config"))
+
+
+def _inputs(
+    loaded: LoadedModel, options: argparse.Namespace, task: str, parts: tuple[Dataset, Dataset, str]
+) -> tuple[ImageInputs, ImageInputs]:
+    train, evaluation = (
+        ImageInputs(
+            part,
+            _processor(loaded),
+            getattr(options, f"{task}_image_column"),
+            getattr(options, f"{task}_label_column"),
+            labels_needed=task == "primary" or options.objective == "imma",
+        )
+        for part in parts[:2]
+    )
+    return train, evaluation
+
+
+def _processor(loaded: LoadedModel) -> Any:
+    return lambda images, return_tensors: {"pixel_values": loaded.preprocess(images)}
+
+
+def _check_processor(loaded: LoadedModel) -> None:
+    if loaded.image_processor is None:
+        raise ValueError(
+            f"{loaded.name} holds no image processor, so raw images cannot be prepared for it. Save one beside it: "
+            "AutoImageProcessor.from_pretrained(…).save_pretrained(folder)."
+        )
+
+
+def _check_head(loaded: LoadedModel, primary: tuple[ImageInputs, ImageInputs]) -> None:
+    sample = collate_images([primary[0][0], primary[0][1]])["pixel_values"]
+    n_classes = find_head(loaded.model, sample).n_classes
+    for part, name in zip(primary, ("primary", "primary evaluation"), strict=True):
+        try:
+            check_labels(part.labels, n_classes, name)
+        except ValueError as error:
+            raise ValueError(f"{error} On the command line: --new_head --fit_steps 300.") from error
+
+
+def _trainer(
+    model: Any, arguments: ImmunizationArguments, data: dict[str, Any], loaded: LoadedModel, harmful: Any
+) -> ImmunizationTrainer:
+    return ImmunizationTrainer(
+        model,
+        arguments,
+        train_dataset=data["primary"][0],
+        harmful_dataset=None if harmful is None else harmful[0],
+        eval_dataset=data["primary"][1],
+        harmful_eval_dataset=None if harmful is None else harmful[1],
+        processing_class=loaded.image_processor,
+    )
+
+
+def _measure(model: Any, base: Any, control: Any, data: dict[str, Any], seed: int) -> dict[str, Any]:
+    models = {"immunized": model} | ({} if control is None else {"control": control})
+    reports = {
+        name: evaluate_immunization(
+            one, base, data["primary"][1], data["harmful"][1], protocol=Protocol(seed=seed), progress=True
+        )
+        for name, one in models.items()
+    }
+    whole = reports["immunized"].all_samples
+    assert whole is not None
+    accuracy = {name: report.primary_accuracy["immunized"] for name, report in reports.items()}
+    results: dict[str, Any] = {
+        "primary_accuracy": {"initial": reports["immunized"].primary_accuracy["initial"]} | accuracy,
+        "rir": {name: report.to_dict() for name, report in reports.items()},
+        "spectra": spectra_results(
+            initial_harmful=whole.initial_harmful,
+            immunized_harmful=whole.immunized_harmful,
+            initial_primary=whole.initial_primary,
+            immunized_primary=whole.immunized_primary,
+        ),
+    }
+    if data["harmful"][0].labels is not None and data["harmful"][1].labels is not None:
+        attacks = run_attacks(model, base, data["harmful"][0], data["harmful"][1], control=control)
+        results["attacks"] = attacks.to_dict()
+    return results
+
+
+def _halves(data: ImageInputs, seed: int, most: int) -> tuple[Subset, Subset]:
+    if data.labels is None:
+        raise ValueError(
+            "--attack fits harmful heads and needs harmful labels. Name the column: --harmful_label_column."
+        )
+    rows = np.random.default_rng(seed).permutation(len(data))[:most].tolist()
+    if len(rows) < 4:
+        raise ValueError(f"--attack needs more than {len(rows)} harmful images: half to fit on, half to judge by.")
+    half = len(rows) // 2
+    return Subset(data, rows[:half]), Subset(data, rows[half:])
+
+
+def _class_names(data: Dataset, label_column: str | None) -> list[str]:
+    _, label = find_columns(data, None, label_column)
+    assert label is not None
+    kind = data.features[label]
+    if isinstance(kind, ClassLabel):
+        return list(kind.names)
+    return [str(index) for index in range(max(data.with_format(None)[label]) + 1)]
+
+
+def _record(
+    options: argparse.Namespace,
+    loaded: LoadedModel,
+    sources: dict[str, tuple[Dataset, Dataset, str]],
+    trainer: ImmunizationTrainer,
+    results: dict[str, Any],
+    seconds: float,
+) -> ImmunizationRecord:
+    def described(task: str) -> DatasetRecord:
+        train, evaluation, eval_split = sources[task]
+        given = getattr(options, task)
+        name, _, revision = given.partition("@")
+        _, label = find_columns(train, None, getattr(options, f"{task}_label_column"), labels_needed=False)
+        return DatasetRecord(
+            name=Path(given).name if Path(given).expanduser().exists() else name,
+            revision=revision or None,
+            config=getattr(options, f"{task}_config"),
+            split=getattr(options, f"{task}_split") or "train",
+            eval_split=eval_split,
+            fingerprint=train._fingerprint,
+            n_train=len(train),
+            n_eval=len(evaluation),
+            classes=list(train.features[label].names)
+            if label and isinstance(train.features[label], ClassLabel)
+            else None,
+        )
+
+    arguments = trainer.args
+    return ImmunizationRecord(
+        base_model=loaded.name,
+        base_model_revision=loaded.revision,
+        base_model_kind=loaded.kind,
+        library=loaded.library,
+        architecture=loaded.architecture,
+        primary=described("primary"),
+        harmful=described("harmful"),
+        objective={
+            "name": arguments.objective,
+            "lambda_primary": arguments.lambda_primary,
+            "lambda_harmful": arguments.lambda_harmful,
+            "scale_free": arguments.scale_free,
+        },
+        trainable={
+            "selection": options.trainable,
+            "modules": list(trainer.selection.modules),
+            "n_parameters": trainer.selection.n_parameters,
+            "n_total": trainer.selection.n_total,
+        },
+        training={
+            "fit_steps": options.fit_steps,
+            "steps": trainer.state.global_step,
+            "primary_batch_size": arguments.per_device_train_batch_size * arguments.world_size,
+            "harmful_batch_size": arguments.harmful_batch_size * arguments.world_size,
+            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+            "learning_rate": arguments.learning_rate,
+            "optimizer": f"{arguments.optim} ({arguments.optim_args})"
+            if arguments.optim_args
+            else str(arguments.optim),
+            "lr_scheduler": str(arguments.lr_scheduler_type),
+            "max_grad_norm": arguments.max_grad_norm,
+            "label_smoothing": arguments.label_smoothing_factor,
+            "dtype": "bfloat16 autocast" if arguments.bf16 else "float32",
+            "processes": arguments.world_size,
+            "seconds": round(seconds, 1),
+        },
+        seeds={"data": arguments.seed},
+        command=options.command_line,
+        license=loaded.license,
+        results=results,
+    )

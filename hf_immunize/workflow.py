@@ -1,0 +1,232 @@
+"""One immunization from a model and data to a released folder: train, train the control, measure, record, save."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_immunize.attacks import AttackReport, probe_report
+from hf_immunize.backbones import TrainableSelection, select_trainable
+from hf_immunize.data import collate_images
+from hf_immunize.evaluation import Protocol, RIRReport, extract_features, rir_report
+from hf_immunize.frozen_prefix import CachedActivations, FrozenPrefix
+from hf_immunize.record import spectra_results
+from hf_immunize.trainer import ImmunizationTrainer
+from hf_immunize.training_args import ImmunizationArguments
+
+__all__ = ["CachedTask", "Recipe", "cache_tasks", "measure", "release_folder", "train_cached"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of one training run.
+
+    Args:
+        steps: optimizer steps.
+        learning_rate: peak, falling linearly to zero.
+        lambda_primary: weight of R_well; 0 with lambda_harmful = 0 is plain fine-tuning, the control.
+        lambda_harmful: weight of R_ill.
+        objective: a key of :data:`hf_immunize.objectives.OBJECTIVES`.
+        scale_free: False for the paper's raw regularizers.
+        optim: an optimizer of `transformers`.
+        batch_size: images of each task a step.
+        max_grad_norm: gradients are clipped to this norm.
+        label_smoothing: of the primary task's cross-entropy.
+        seed: of the order of the data.
+    """
+
+    steps: int
+    learning_rate: float
+    lambda_primary: float = 0.0
+    lambda_harmful: float = 0.0
+    objective: str = "condition"
+    scale_free: bool = True
+    optim: str = "sgd"
+    batch_size: int = 64
+    max_grad_norm: float = 1.0
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def control(self) -> Recipe:
+        """The same steps with λ = 0."""
+        return Recipe(**(asdict(self) | {"lambda_primary": 0.0, "lambda_harmful": 0.0, "objective": "condition"}))
+
+    def arguments(self, output_dir: str, **extra: Any) -> ImmunizationArguments:
+        """As arguments of the Trainer, without checkpoints."""
+        settings: dict[str, Any] = {
+            "output_dir": output_dir,
+            "max_steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "lambda_primary": self.lambda_primary,
+            "lambda_harmful": self.lambda_harmful,
+            "objective": self.objective,
+            "scale_free": self.scale_free,
+            "optim": self.optim,
+            "per_device_train_batch_size": self.batch_size,
+            "max_grad_norm": self.max_grad_norm,
+            "label_smoothing_factor": self.label_smoothing,
+            "seed": self.seed,
+            "save_strategy": "no",
+            "report_to": "none",
+            "logging_steps": max(1, self.steps // 10),
+            "dataloader_pin_memory": False,
+        }
+        return ImmunizationArguments(**(settings | extra))
+
+
+@dataclass
+class CachedTask:
+    """Training and evaluation activations of one task behind a frozen prefix; the latter in float64."""
+
+    train: CachedActivations
+    eval: CachedActivations
+
+
+def cache_tasks(
+    model: nn.Module, selection: TrainableSelection, tasks: dict[str, tuple[Any, Any]], *, progress: bool = True
+) -> dict[str, CachedTask]:
+    """Runs the frozen part once over every task's training data (float32) and evaluation data (float64)."""
+    sample = collate_images([next(iter(tasks.values()))[0][0]])
+    names = list(selection.modules)
+    single, double = model, copy.deepcopy(model).double()
+    select_trainable(single, names, sample)
+    select_trainable(double, names, {"pixel_values": sample["pixel_values"].double()})
+    prefix = FrozenPrefix(single, sample["pixel_values"])
+    exact = FrozenPrefix(double, sample["pixel_values"].double())
+    cached = {}
+    for name, (train, evaluation) in tasks.items():
+        label = f"frozen part over the {name} images" if progress else None
+        cached[name] = CachedTask(
+            CachedActivations(prefix, train, progress=label),
+            CachedActivations(exact, evaluation, dtype=torch.float64, progress=label),
+        )
+    return cached
+
+
+def train_cached(
+    model: nn.Module,
+    selection: TrainableSelection,
+    primary: CachedActivations,
+    harmful: CachedActivations | None,
+    recipe: Recipe,
+    images: torch.Tensor,
+    *,
+    progress: bool = True,
+) -> ImmunizationTrainer:
+    """Trains ``model`` in place on cached activations, and returns its trainer.
+
+    Args:
+        model: the classifier.
+        selection: what trains.
+        primary: activations of the primary training data behind the model's frozen part.
+        harmful: of the harmful training data; None for the control.
+        recipe: the numbers.
+        images: a batch of images to split the model with, (n, C, H, W).
+        progress: show the Trainer's progress bar.
+    """
+    select_trainable(model, list(selection.modules), images)
+    tail = FrozenPrefix(model, images).tail
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = recipe.arguments(
+            folder, trainable=list(selection.modules), disable_tqdm=not progress, use_cpu=not torch.cuda.is_available()
+        )
+        trainer = ImmunizationTrainer(tail, arguments, train_dataset=primary, harmful_dataset=harmful)
+        start = time.perf_counter()
+        trainer.train()
+        trainer.seconds = time.perf_counter() - start
+    model.eval()
+    return trainer
+
+
+def tail_features(
+    model: nn.Module, selection: TrainableSelection, data: CachedActivations, images: torch.Tensor
+) -> Any:
+    """Features, logits and labels of cached activations, in the activations' precision."""
+    dtype = data.activations.dtype
+    ready = copy.deepcopy(model).to(dtype)
+    images = images.to(next(ready.parameters()).device, dtype)
+    select_trainable(ready, list(selection.modules), images)
+    return extract_features(FrozenPrefix(ready, images).tail, data, batch_size=256, dtype=dtype)
+
+
+def measure(
+    models: dict[str, nn.Module],
+    selection: TrainableSelection,
+    tasks: dict[str, CachedTask],
+    images: torch.Tensor,
+    *,
+    protocol: Protocol | None = None,
+    attack_on: tuple[str, ...] = ("harmful",),
+) -> tuple[dict[str, RIRReport], dict[str, AttackReport], dict[str, Any]]:
+    """RIR_θ0 of every model against ``models["initial"]``, attacks, and the spectra of all samples.
+
+    Returns:
+        reports by model (``initial`` left out), attack reports by task, and results in the form of a record.
+    """
+    protocol = protocol or Protocol()
+    evaluated = {
+        name: {task: tail_features(model, selection, tasks[task].eval, images) for task in tasks}
+        for name, model in models.items()
+    }
+    initial = evaluated["initial"]
+    reports = {
+        name: rir_report(
+            found["harmful"].features,
+            initial["harmful"].features,
+            found["primary"].features,
+            initial["primary"].features,
+            protocol=protocol,
+        )
+        for name, found in evaluated.items()
+        if name != "initial"
+    }
+    attacks = {}
+    for task in attack_on:
+        extracted = {
+            name: {
+                "train": tail_features(model, selection, tasks[task].train, images),
+                "test": evaluated[name][task],
+            }
+            for name, model in models.items()
+        }
+        attacks[task] = probe_report(extracted)
+    results: dict[str, Any] = {
+        "primary_accuracy": {name: found["primary"].accuracy for name, found in evaluated.items()},
+        "rir": {name: report.to_dict() for name, report in reports.items()},
+    }
+    if "harmful" in attacks:
+        results["attacks"] = attacks["harmful"].to_dict()
+    if "immunized" in reports:
+        whole = reports["immunized"].all_samples
+        assert whole is not None
+        results["spectra"] = spectra_results(
+            initial_harmful=whole.initial_harmful,
+            immunized_harmful=whole.immunized_harmful,
+            initial_primary=whole.initial_primary,
+            immunized_primary=whole.immunized_primary,
+        )
+    return reports, attacks, results
+
+
+def release_folder(output_dir: str, overwrite: bool) -> Path:
+    """The output folder, refused before any work where it holds something.
+
+    Raises:
+        FileExistsError: it is not empty and ``overwrite`` is false.
+    """
+    folder = Path(output_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file. Choose a folder with --output_dir.")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"The output folder {folder} is not empty. Choose another one with --output_dir, or pass --overwrite to "
+            "replace what an earlier run wrote there."
+        )
+    return folder

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Makes a virtual environment, installs hf_immunize with its test extra, and runs the tests that are fast.
+# Arguments go to pytest: scripts/test.sh -m slow
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${HF_IMMUNIZE_VENV:-$root/.venv}
+if [ ! -x "$venv/bin/python" ]; then
+  "${PYTHON:-python3}" -m venv "$venv"
+fi
+"$venv/bin/python" -m pip install --quiet --editable "$root[test]"
+cd "$root"
+"$venv/bin/ruff" check .
+if [ $# -eq 0 ]; then
+  set -- -m "not slow and not gpu"
+fi
+exec "$venv/bin/python" -m pytest "$@"

@@ -1,0 +1,308 @@
+"""A Hub on the loopback interface: enough of its HTTP API for the real client to create, commit, read and resolve.
+
+Everything lives in memory. Files are kept as regular blobs (no LFS, no xet), commits are immutable snapshots, and every
+request is logged, so that a test can count what a client really did.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+TOKEN = "hf_" + "t" * 34
+READ_TOKEN = "hf_" + "r" * 34
+_RE_API = re.compile(
+    r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|preupload|commit|branch)/(?P<rev>[^/]+))?$"
+)
+_RE_RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
+
+
+@dataclass
+class Repo:
+    """Snapshots by commit hash, branches by name."""
+
+    private: bool = False
+    gated: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+
+    def commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
+        digest = hashlib.sha1(f"{len(self.commits)}{branch}{message}{sorted(files)}".encode()).hexdigest()
+        self.commits[digest] = files
+        self.branches[branch] = digest
+        self.messages.append(message)
+        return digest
+
+    def resolve(self, revision: str) -> str | None:
+        revision = unquote(revision)
+        return self.branches.get(revision) or (revision if revision in self.commits else None)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.commits[self.branches["main"]]
+
+
+class HubServer:
+    """The server; ``url`` goes into ``HF_ENDPOINT``, ``log`` holds ``"METHOD /path"`` of every request."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.log: list[str] = []
+        self.lock = threading.RLock()
+        self.is_down = False
+        self.before_commit: Callable[[], Any] | None = None
+        self._start(0)
+
+    def _start(self, port: int) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Nothing listens meanwhile; connections that clients kept open are dropped unanswered."""
+        port = self._http.server_port
+        self.is_down = True
+        self.close()
+        try:
+            yield
+        finally:
+            self.is_down = False
+            self._start(port)
+
+    def create(self, repo_id: str, files: dict[str, bytes] | None = None, **options: Any) -> Repo:
+        repo = self.repos.setdefault(repo_id, Repo(**options))
+        repo.commit("main", {".gitattributes": b"", **(files or {})}, "initial commit")
+        return repo
+
+    def commits(self) -> list[str]:
+        """The commit requests so far."""
+        return [line for line in self.log if line.startswith("POST") and "/commit/" in line]
+
+
+def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._answer("GET")
+
+        def do_HEAD(self) -> None:
+            self._answer("HEAD")
+
+        def do_POST(self) -> None:
+            self._answer("POST")
+
+        def _answer(self, method: str) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = urlsplit(self.path).path
+            if hub.is_down:
+                self.close_connection = True
+                return
+            with hub.lock:
+                hub.log.append(f"{method} {self.path}")
+                if method == "POST" and path == "/api/repos/create":
+                    self._create(json.loads(body))
+                elif method == "POST" and path == "/api/validate-yaml":
+                    self._validate(json.loads(body))
+                elif match := _RE_API.match(path):
+                    if match["verb"] == "commit" and hub.before_commit is not None:
+                        hub.before_commit()
+                        hub.before_commit = None
+                    self._api(method, match["id"], match["verb"], match["rev"], body)
+                elif match := _RE_RESOLVE.match(path):
+                    self._resolve(match["id"], match["rev"], unquote(match["path"]))
+                else:
+                    self._error(404, None, f"no route {path}")
+
+        def _may_write(self) -> bool:
+            given = self.headers.get("Authorization")
+            if given == f"Bearer {TOKEN}":
+                return True
+            if given == f"Bearer {READ_TOKEN}":
+                self._error(403, None, "this token has no write access")
+            else:
+                self._error(401, None, "Invalid credentials in Authorization header")
+            return False
+
+        def _repo(self, repo_id: str) -> Repo | None:
+            """The repository if it exists and may be read; the Hub says 404 or 401 alike for a private one."""
+            repo = hub.repos.get(repo_id)
+            known = self.headers.get("Authorization") in (f"Bearer {TOKEN}", f"Bearer {READ_TOKEN}")
+            if repo is None or (repo.private and not known):
+                self._error(404 if known else 401, "RepoNotFound", "Repository not found")
+                return None
+            if repo.gated and not known:
+                self._error(401, "GatedRepo", "Access to this model is restricted")
+                return None
+            return repo
+
+        def _create(self, wanted: dict[str, Any]) -> None:
+            if not self._may_write():
+                return
+            repo_id = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            if repo_id.split("/")[0] != "me":
+                self._error(403, None, "You don't have the rights to create a model under this namespace")
+                return
+            url = {"url": f"{hub.url}/{repo_id}", "id": repo_id, "name": repo_id}
+            if repo_id in hub.repos:
+                self._json(409, {"error": "You already created this model repo", **url})
+                return
+            hub.create(repo_id, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
+            self._json(200, url)
+
+        def _validate(self, wanted: dict[str, Any]) -> None:
+            front = wanted["content"].split("---\n")
+            errors = []
+            try:
+                data = yaml.safe_load(front[1]) if len(front) > 2 else None
+            except yaml.YAMLError as error:
+                data, errors = None, [{"message": str(error)}]
+            if isinstance(data, dict):
+                errors += [{"message": message} for message in metadata_errors(data)]
+            self._json(400 if errors else 200, {"errors": errors, "warnings": []})
+
+        def _api(self, method: str, repo_id: str, verb: str | None, revision: str | None, body: bytes) -> None:
+            if method == "POST" and not self._may_write():
+                return
+            repo = self._repo(repo_id)
+            if repo is None:
+                return
+            if verb == "branch":
+                branch = unquote(revision or "")
+                if branch in repo.branches:
+                    self._json(409, {"error": "Reference already exists"})
+                else:
+                    repo.branches[branch] = repo.branches["main"]
+                    self._json(200, {})
+                return
+            digest = repo.resolve(revision or "main")
+            if digest is None:
+                self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            elif verb == "preupload":
+                wanted = json.loads(body)["files"]
+                modes = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in wanted]
+                self._json(200, {"files": modes})
+            elif verb == "commit":
+                self._commit(repo, repo_id, unquote(revision or "main"), digest, body)
+            elif verb == "tree":
+                files = [
+                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for name, data in sorted(repo.commits[digest].items())
+                ]
+                self._json(200, files)
+            else:
+                siblings = [{"rfilename": name} for name in sorted(repo.commits[digest])]
+                info = {"id": repo_id, "modelId": repo_id, "sha": digest, "private": repo.private, "tags": []}
+                self._json(200, info | {"siblings": siblings, "cardData": {}})
+
+        def _commit(self, repo: Repo, repo_id: str, branch: str, digest: str, body: bytes) -> None:
+            header: dict[str, Any] = {}
+            files = dict(repo.commits[digest])
+            for line in body.decode().splitlines():
+                item = json.loads(line)
+                value = item["value"]
+                if item["key"] == "header":
+                    header = value
+                elif item["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif item["key"] == "deletedFile":
+                    del files[value["path"]]
+                else:
+                    self._error(400, None, f"unknown operation {item['key']}")
+                    return
+            if header.get("parentCommit") not in (None, digest):
+                self._error(412, None, "A commit has happened since. Please refresh and try again.")
+                return
+            pull = "create_pr=1" in self.path
+            target = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in repo.branches)}" if pull else branch
+            oid = repo.commit(target, files, header["summary"])
+            answer = {"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{repo_id}/commit/{oid}"}
+            if pull:
+                answer["pullRequestUrl"] = f"{hub.url}/{repo_id}/discussions/{target.rsplit('/', 1)[1]}"
+            self._json(200, answer)
+
+        def _resolve(self, repo_id: str, revision: str, path: str) -> None:
+            repo = self._repo(repo_id)
+            if repo is None:
+                return
+            digest = repo.resolve(revision)
+            if digest is None:
+                self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            elif path not in repo.commits[digest]:
+                self._error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": digest})
+            else:
+                data = repo.commits[digest][path]
+                etag = f'"{hashlib.sha1(data).hexdigest()}"'
+                self._send(
+                    200, data, {"X-Repo-Commit": digest, "ETag": etag, "Content-Type": "application/octet-stream"}
+                )
+
+        def _json(self, status: int, value: Any) -> None:
+            self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+        def _error(self, status: int, code: str | None, message: str, more: dict[str, str] | None = None) -> None:
+            headers = {"X-Error-Message": message, "Content-Type": "application/json", **(more or {})}
+            if code:
+                headers["X-Error-Code"] = code
+            self._send(status, json.dumps({"error": message}).encode(), headers)
+
+        def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+    return Handler
+
+
+def metadata_errors(data: dict[str, Any]) -> list[str]:
+    """What the Hub's own check of a model card's metadata would complain about, as far as it is documented."""
+    errors = []
+    for key in ("tags", "datasets", "metrics"):
+        value = data.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            errors.append(f'"{key}" must be an array of strings')
+    for name in [data.get("base_model"), *(data.get("datasets") or [])]:
+        if name is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+            errors.append(f'"{name}" is no valid id on the Hub')
+    if data.get("base_model_relation") not in (None, "finetune", "adapter", "merge", "quantized"):
+        errors.append('"base_model_relation" must be one of finetune, adapter, merge, quantized')
+    for entry in data.get("model-index") or []:
+        if not entry.get("name"):
+            errors.append('"model-index[0].name" is required')
+        for result in entry.get("results") or []:
+            if not result.get("task", {}).get("type"):
+                errors.append('"model-index[0].results[0].task.type" is required')
+            if not result.get("dataset", {}).get("type") or not result.get("dataset", {}).get("name"):
+                errors.append('"model-index[0].results[0].dataset" needs a type and a name')
+            for metric in result.get("metrics") or [{}]:
+                if "type" not in metric or "value" not in metric:
+                    errors.append('"model-index[0].results[0].metrics" need a type and a value')
+    return errors
