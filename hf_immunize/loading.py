@@ -19,7 +19,7 @@ from hf_immunize.checkpoints import Checkpoint, checkpoint_license, find_checkpo
 from hf_immunize.hub_errors import hub_errors
 from hf_immunize.image_processing import TimmImageProcessor, as_list, to_channels
 
-__all__ = ["LoadedModel", "load_model", "timm_processor_or_none"]
+__all__ = ["LoadedModel", "load_model"]
 
 _TIMM_WEIGHTS = "model.safetensors"
 
@@ -104,11 +104,6 @@ def load_model(
     loaded.model.eval()
     loaded.license = loaded.license or checkpoint_license(found, token)
     return loaded
-
-
-def timm_processor_or_none(model: nn.Module) -> TimmImageProcessor | None:
-    """The transform of a plain timm module, None for any other model."""
-    return TimmImageProcessor.from_model(model) if hasattr(model, "pretrained_cfg") else None
 
 
 def _is_timm(config: dict[str, Any]) -> bool:

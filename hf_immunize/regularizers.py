@@ -116,6 +116,9 @@ def gram_eigen(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool
     eps = min(torch.finfo(features.dtype).eps, torch.finfo(torch.float32).eps)
     floor = max((max(n, d) * eps) ** 2, max(n, d) * torch.finfo(torch.float64).eps)
     eigenvalues, vectors = torch.linalg.eigh(gram)
+    # The regularizers square the eigenvalues.
+    if rows.any() and not 1e-150 < eigenvalues[-1] < 1e150:
+        raise ValueError(f"The {n} x {d} features leave float64 when raised to the fourth power. Rescale them.")
     kept = eigenvalues > floor * eigenvalues[-1].clamp_min(0)
     if not kept.any():
         raise ValueError(f"The {n} x {d} features are all zero: they have no spectrum. The model has collapsed.")
@@ -129,10 +132,12 @@ class _FeatureTerm(torch.autograd.Function):
     def forward(ctx: Any, features: torch.Tensor, terms: Terms) -> torch.Tensor:
         eigenvalues, vectors, left = gram_eigen(features)
         value, slope = terms(eigenvalues)
+        if not (torch.isfinite(value) and torch.isfinite(slope).all()):
+            raise ValueError("The regularizer or its gradient overflows float64. Rescale the features.")
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(features.detach(), slope, vectors)
             ctx.left = left
-        return value.to(features)
+        return value.to(features.device, torch.promote_types(features.dtype, torch.float32))
 
     @staticmethod
     @once_differentiable
@@ -200,7 +205,7 @@ def _scale_free_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _unit(values: torch.Tensor, index: int) -> torch.Tensor:
     """Weight one on the chosen eigenvalue, shared equally by all that are tied with it."""
     tied = (values - values[index]).abs() <= TIE * values[-1]
-    return tied / tied.sum()
+    return tied.to(values) / tied.sum()
 
 
 def _checked_hessian(hessian: torch.Tensor) -> torch.Tensor:

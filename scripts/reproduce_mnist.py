@@ -75,7 +75,7 @@ def run_pair(primary: int, harmful: int, images: Any, options: dict[str, Any]) -
         result = immunize_linear(x_p[:, used], np.ones(len(x_p)), x_h[:, used], step_rule="natural", **options)
     rir = result.rir
     return {
-        **{key: value for key, value in rir.to_dict().items()},
+        **rir.to_dict(),
         "log_rir": float(np.log(rir.rir)),
         "ceiling_of_shared_directions": result.ceiling,
         "share_of_ceiling": result.share_of_ceiling,
