@@ -40,13 +40,14 @@ class Head:
 
     Attributes:
         names: module names in ``model.named_modules()``.
-        sources: for each, the module whose input is the features: the head itself, or a dropout right before it.
+        sources: for each, the module whose ``"input"`` or ``"output"`` is the features: the head's own input, or what
+            stands before a dropout (a module or a function) in front of it.
         n_features: width d of the features (summed over the layers).
         n_classes: number of logits.
     """
 
     names: tuple[str, ...]
-    sources: tuple[str, ...]
+    sources: tuple[tuple[str, str], ...]
     n_features: int
     n_classes: int
 
@@ -80,8 +81,8 @@ def features_and_logits(
         inputs: images of shape (n, C, H, W), or a mapping of model inputs (labels in it are left out).
 
     Returns:
-        features (n, d) and logits (n, classes). In training mode the features are those before a dropout module that
-        stands right before the head.
+        features (n, d) and logits (n, classes). In training mode the features are those before a dropout that stands
+        right before the head.
 
     Raises:
         ValueError: the model gives no logits, or no layer was found whose output they are.
@@ -91,10 +92,13 @@ def features_and_logits(
     captured: dict[str, torch.Tensor] = {}
     with _capturing(inner, head.sources, captured):
         logits = _logits(_forward(model, inputs), inner)
-    missing = [name for name in head.sources if name not in captured]
+        if not captured and model is not inner:
+            # What was compiled before there were hooks runs without them: this pass again, as it was written.
+            logits = _logits(_forward(inner, inputs), inner)
+    missing = [name for name, _ in head.sources if name not in captured]
     if missing:
-        raise ValueError(f"The head {missing[0]!r} of {type(inner).__name__} did not run in this forward pass.")
-    features = [captured[name].flatten(1) for name in head.sources]
+        raise ValueError(f"{missing[0]!r} of {type(inner).__name__}, at its head, did not run in this forward pass.")
+    features = [captured[name].flatten(1) for name, _ in head.sources]
     return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), logits
 
 
@@ -177,6 +181,12 @@ def _still_modules(model: nn.Module, early: frozenset[str]) -> Iterator[nn.Modul
             yield module
 
 
+def _parents(name: str) -> list[str]:
+    """The dotted ancestors of ``name``, the nearest first."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+
+
 def _ends(name: str) -> list[int]:
     """Where each dotted ancestor of ``name`` ends, the name itself and the root ("") included."""
     return [0, *(position for position, sign in enumerate(name) if sign == "."), len(name)]
@@ -228,14 +238,27 @@ def _logits(output: Any, model: nn.Module) -> torch.Tensor:
 
 
 @contextmanager
-def _capturing(model: nn.Module, names: Sequence[str], into: dict[str, torch.Tensor]) -> Iterator[None]:
-    def keep(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            into[name] = args[0] if args else next(iter(kwargs.values()))
+def _capturing(model: nn.Module, sources: Sequence[tuple[str, str]], into: dict[str, torch.Tensor]) -> Iterator[None]:
+    def keep_input(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            features = args[0] if args else next(iter(kwargs.values()))
+            into[name] = features.clone() if getattr(module, "inplace", False) else features
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name), with_kwargs=True) for name in names]
+    def keep_output(name: str) -> Any:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> None:
+            into[name] = output
+
+        return hook
+
+    handles = []
+    for name, end in sources:
+        module = model.get_submodule(name)
+        if end == "input":
+            handles.append(module.register_forward_pre_hook(keep_input(name), with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(keep_output(name)))
     try:
         yield
     finally:
@@ -243,7 +266,7 @@ def _capturing(model: nn.Module, names: Sequence[str], into: dict[str, torch.Ten
             handle.remove()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     name: str
     module: nn.Module
@@ -310,17 +333,22 @@ def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
             f"No linear layer of {type(model).__name__} gives its {logits.shape[1]} logits from features of shape "
             "(n, d), so its head cannot be found. A model with num_classes=0 has none; put one nn.Linear last."
         )
-    sources = [_before_dropout(calls, call) for call in heads]
+    sources = [_source(calls, call) for call in heads]
     width = sum(call.input.flatten(1).shape[1] for call in heads)
     return Head(tuple(call.name for call in heads), tuple(sources), width, logits.shape[1])
 
 
-def _before_dropout(calls: list[_Call], head: _Call) -> str:
+def _source(calls: list[_Call], head: _Call) -> tuple[str, str]:
     position = calls.index(head)
     before = calls[position - 1] if position else None
-    if before is not None and isinstance(before.module, nn.Dropout) and before.output is head.input:
-        return before.name
-    return head.name
+    if before is None or before.output is not head.input:
+        return head.name, "input"
+    if isinstance(before.module, nn.Dropout):
+        return before.name, "input"
+    # Many timm models call F.dropout between this module and the head; in evaluation mode it hands its input on.
+    if sum(call.module is before.module for call in calls) == 1:
+        return before.name, "output"
+    return head.name, "input"
 
 
 def _still_valid(model: nn.Module, head: Head) -> bool:
@@ -339,6 +367,12 @@ def _last_stage(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> t
     block = _last_block(model, order, head)
     begin = min(order[name] for name in order if name == block or name.startswith(block + "."))
     late = {name for name, position in order.items() if position >= begin} | set(head.names)
+    # A part that its parent uses without calling it (nn.MultiheadAttention's out_proj) runs when the parent does.
+    late |= {
+        name
+        for name, _ in model.named_modules()
+        if name not in order and next((one for one in _parents(name) if one in order), "") in late
+    }
     chosen = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -71,8 +72,8 @@ def _quickstart_options(parser: argparse.ArgumentParser) -> None:
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Immunize a classifier: train its last stage on the primary task, with regularizers that make harmful fits slow. "
-        "Any other field of ImmunizationArguments or TrainingArguments can be set in --config."
+        "Immunize a classifier: train its last stage on the primary task, with regularizers that make harmful fits "
+        "slow. Any other field of ImmunizationArguments or TrainingArguments can be set in --config."
     )
     parser.add_argument("--model", help="Hub id (with @revision), timm name (timm/…), or folder")
     parser.add_argument("--new_head", action="store_true", help="give the model a new head for the primary classes")
@@ -156,16 +157,17 @@ def _quickstart(options: argparse.Namespace) -> int:
         for name in ("lambda_primary", "lambda_harmful", "learning_rate", "steps")
         if (value := getattr(options, name)) is not None
     }
-    folder, record = quickstart.quickstart(
-        options.output_dir,
-        primary_classes=options.primary_classes,
-        harmful_classes=options.harmful_classes,
-        seed=options.seed,
-        overwrite=options.overwrite,
-        command=options.command_line,
-        progress=not options.json,
-        **chosen,
-    )
+    with _stdout_for_results(options):
+        folder, record = quickstart.quickstart(
+            options.output_dir,
+            primary_classes=options.primary_classes,
+            harmful_classes=options.harmful_classes,
+            seed=options.seed,
+            overwrite=options.overwrite,
+            command=options.command_line,
+            progress=not options.json,
+            **chosen,
+        )
     return _finish(options, folder, record)
 
 
@@ -173,7 +175,8 @@ def _train(options: argparse.Namespace) -> int:
     from hf_immunize.training_run import run_training
 
     _required(options, "model", "primary", "harmful", "output_dir")
-    finished = run_training(options)
+    with _stdout_for_results(options):
+        finished = run_training(options)
     return 0 if finished is None else _finish(options, *finished)
 
 
@@ -181,7 +184,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from hf_immunize.training_run import run_evaluation
 
     _required(options, "model", "base", "primary", "harmful")
-    report, attacks = run_evaluation(options)
+    with _stdout_for_results(options):
+        report, attacks = run_evaluation(options)
     if options.json:
         values: dict[str, Any] = {"rir": report.to_dict(), "primary_accuracy": report.primary_accuracy}
         if attacks is not None:
@@ -213,6 +217,11 @@ def _push(options: argparse.Namespace) -> int:
     else:
         print(f"Pushed: {commit.pr_url or commit.commit_url}")
     return 0
+
+
+def _stdout_for_results(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """With --json, what the libraries print on the way goes to the error stream, so that stdout is JSON alone."""
+    return contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
 
 
 def _finish(options: argparse.Namespace, folder: Any, record: Any) -> int:

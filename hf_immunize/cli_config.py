@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 __all__ = ["apply_config"]
 
@@ -29,13 +30,13 @@ def apply_config(parser: argparse.ArgumentParser, given: Sequence[str]) -> argpa
     try:
         values = _read(Path(options.config))
         known = {action.dest: action for action in verb._actions if action.dest not in RESERVED}
-        further = _argument_fields() if options.verb == "train" else set()
+        further = _argument_fields() if options.verb == "train" else {}
         extra = {}
         for key, value in values.items():
             if key in known:
                 verb.set_defaults(**{key: _typed(known[key], key, value)})
             elif key in further:
-                extra[key] = value
+                extra[key] = _as_field(further[key], key, value)
             else:
                 raise ValueError(_unknown(key, [*known, *further], options.config))
     except ValueError as error:
@@ -89,10 +90,34 @@ def _unknown(key: str, known: Sequence[str], path: str) -> str:
     return f"{path} has the unknown key {key!r}{hint}"
 
 
-def _argument_fields() -> set[str]:
+def _argument_fields() -> dict[str, tuple[Any, ...]]:
+    """The types that each field of `ImmunizationArguments` may have, by name."""
     from hf_immunize.training_args import ImmunizationArguments
 
-    return {field.name for field in fields(ImmunizationArguments) if field.init}
+    hints = get_type_hints(ImmunizationArguments)
+    return {
+        field.name: get_args(hints[field.name]) or (hints[field.name],)
+        for field in fields(ImmunizationArguments)
+        if field.init
+    }
+
+
+def _as_field(kinds: tuple[Any, ...], key: str, value: Any) -> Any:
+    """Numbers that YAML reads as words become numbers where a field takes nothing else; other kinds are the field's."""
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    if value is None or len(kinds) != 1 or kinds[0] not in (bool, int, float):
+        return value
+    if kinds[0] is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be true or false, got {value!r}")
+        return value
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number) or (kinds[0] is int and not number.is_integer()):
+        raise ValueError(f"{key} must be a {'whole number' if kinds[0] is int else 'number'}, got {value!r}")
+    return kinds[0](number)
 
 
 def _verb_parser(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentParser:

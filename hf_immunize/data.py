@@ -19,6 +19,7 @@ __all__ = [
     "find_columns",
     "load_images",
     "load_train_and_eval",
+    "whole_numbers",
 ]
 
 IMAGE_NAMES = ("image", "img", "images", "picture")
@@ -45,7 +46,7 @@ def load_images(
         ValueError: nothing there, an unknown split, an empty one.
     """
     loaded = _load(name, config, token)
-    return _choose_split(loaded, split, name)
+    return loaded[_choose_split(loaded, split, name)]
 
 
 def load_train_and_eval(
@@ -60,20 +61,26 @@ def load_train_and_eval(
     """Training and evaluation rows of one data set, and a description of the latter.
 
     The evaluation split is the one that is named, else ``test`` or ``validation``, else a fifth of the training split,
-    drawn by the seed and taken out of it. Arguments and errors are those of :func:`load_images`.
+    drawn by the seed and taken out of it. Arguments and errors are those of :func:`load_images`; one split for both is
+    refused too.
     """
     loaded = _load(name, config, token)
-    train = _choose_split(loaded, split, name)
-    if eval_split is None and isinstance(loaded, DatasetDict):
-        eval_split = next(
-            (one for one in ("test", "validation", "valid", "val") if one in loaded and one != split), None
+    split = _choose_split(loaded, split, name)
+    train = loaded[split]
+    if eval_split == split:
+        raise ValueError(
+            f"Split {split!r} of {name!r} would serve both to train on and to evaluate on. Name another one, or none: "
+            "a fifth of it is then held out."
         )
+    if eval_split is None:
+        usual = ("test", "validation", "valid", "val")
+        eval_split = next((one for one in usual if one in loaded and one != split), None)
     if eval_split is not None:
-        return train, _choose_split(loaded, eval_split, name), eval_split
+        return train, loaded[_choose_split(loaded, eval_split, name)], eval_split
     if len(train) < 10:
         raise ValueError(f"{name!r} has {len(train)} rows and no split to evaluate on. Name one (…_eval_split).")
     parts = train.train_test_split(test_size=0.2, seed=seed)
-    return parts["train"], parts["test"], f"a fifth of {split or 'train'}, drawn by seed {seed}"
+    return parts["train"], parts["test"], f"a fifth of {split}, drawn by seed {seed}"
 
 
 def find_columns(
@@ -201,11 +208,24 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def check_labels(labels: Sequence[Any] | torch.Tensor, n_classes: int, name: str) -> None:
-    """Raises ValueError where a label lies outside 0 … n_classes − 1 (or is not a whole number)."""
-    values = torch.as_tensor(labels)
+def whole_numbers(labels: Sequence[Any] | torch.Tensor, name: str) -> torch.Tensor:
+    """Labels as a tensor; ValueError where they are no whole numbers, one an image."""
+    try:
+        values = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        odd = next((one for one in labels if not isinstance(one, int)), labels)
+        raise ValueError(
+            f"The labels of the {name} data must be whole numbers, one an image, got {odd!r}. Name another column "
+            "(label_column), or number the classes: dataset.class_encode_column('label')."
+        ) from None
     if values.is_floating_point() or values.ndim != 1:
         raise ValueError(f"The labels of the {name} data must be whole numbers, one an image, got {values.dtype}.")
+    return values
+
+
+def check_labels(labels: Sequence[Any] | torch.Tensor, n_classes: int, name: str) -> None:
+    """Raises ValueError where a label lies outside 0 … n_classes − 1 (or is not a whole number)."""
+    values = whole_numbers(labels, name)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= n_classes:
         raise ValueError(
@@ -233,26 +253,32 @@ def _as_image(image: Any) -> Any:
     return image
 
 
-def _load(name: str, config: str | None, token: str | None) -> Dataset | DatasetDict:
+def _load(name: str, config: str | None, token: str | None) -> DatasetDict:
     path = Path(name).expanduser()
     if path.exists():
-        return _load_local(path)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        loaded = _load_local(path)
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
-    return _load_hub(name, config, token)
+    else:
+        loaded = _load_hub(name, config, token)
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
 
 
 def _load_local(path: Path) -> Dataset | DatasetDict:
-    if path.is_file():
-        if path.suffix != ".parquet":
-            raise ValueError(
-                f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected."
-            )
-        return load_dataset("parquet", data_files=str(path))
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return load_from_disk(str(path))
-    if any(path.glob("**/*.parquet")):
-        return load_dataset("parquet", data_dir=str(path))
+    if path.is_file() and path.suffix != ".parquet":
+        raise ValueError(f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected.")
+    try:
+        if path.is_file():
+            return load_dataset("parquet", data_files=str(path))
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            return load_from_disk(str(path))
+        if any(path.glob("**/*.parquet")):
+            return load_dataset("parquet", data_dir=str(path))
+    except (IndexError, ValueError) as error:
+        # What `datasets` raises for a split without rows, the first from save_to_disk, the second from parquet.
+        if isinstance(error, ValueError) and "corresponds to no data" not in str(error):
+            raise
+        raise ValueError(f"{str(path)!r} holds an empty split. Save it again with rows, or without it.") from error
     try:
         return load_dataset("imagefolder", data_dir=str(path))
     except Exception as error:
@@ -277,13 +303,11 @@ def _load_hub(name: str, config: str | None, token: str | None) -> Dataset | Dat
         ) from error
 
 
-def _choose_split(loaded: Dataset | DatasetDict, split: str | None, name: str) -> Dataset:
-    if isinstance(loaded, Dataset):
-        loaded = DatasetDict({split or "train": loaded})
+def _choose_split(loaded: DatasetDict, split: str | None, name: str) -> str:
     chosen = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
     if chosen not in loaded:
         asked = "none was named" if chosen is None else f"not {chosen!r}"
         raise ValueError(f"{name!r} has the splits {', '.join(loaded)}; {asked}. Name one of them.")
     if len(loaded[chosen]) == 0:
         raise ValueError(f"Split {chosen!r} of {name!r} is empty. Choose another split.")
-    return loaded[chosen]
+    return chosen

@@ -211,13 +211,19 @@ def extract_features(
         data: a map-style data set of model inputs.
         batch_size: of the forward passes.
         device: of the model, if not given.
-        dtype: to which floating inputs are cast; float32 if not given.
+        dtype: to which floating inputs are cast; that of the model's weights if not given.
         collate: from samples to a batch.
         accelerator: with several processes each takes a share, and all get the whole.
         num_workers: of the loader.
         progress: a label for a progress bar.
+
+    Raises:
+        ValueError: no samples.
     """
+    if len(data) == 0:
+        raise ValueError("The data set is empty, so there are no features. Check its split and its filters.")
     device = device or next(model.parameters()).device
+    dtype = dtype or next(one.dtype for one in model.parameters() if one.is_floating_point())
     processes = accelerator.num_processes if accelerator is not None else 1
     rank = accelerator.process_index if accelerator is not None else 0
     share = math.ceil(len(data) / processes)

@@ -17,7 +17,7 @@ from hf_immunize.objectives import Objective, get_objective
 from hf_immunize.ratio import RIR, relative_immunization_ratio
 from hf_immunize.spectrum import spectrum
 
-__all__ = ["DivergenceError", "LinearImmunization", "immunize_linear"]
+__all__ = ["DivergenceError", "LinearImmunization", "OptimalExtractor", "immunize_linear", "optimal_linear_extractor"]
 
 
 class DivergenceError(ValueError):
@@ -99,10 +99,11 @@ def immunize_linear(
         steps: number of steps.
         n_hidden: D_hid; D_in where None.
         loss: "l2", half the mean squared error, or "logistic", the mean cross-entropy (one logit for two classes).
-        step_rule: "constant" is the paper's. "natural" divides the preconditioned gradient of each part by 1/λ times
-            its largest derivative by an eigenvalue of the Hessian (the unit in which Property 3 of the paper bounds
-            the step), with η falling to zero on a cosine: λ and η are then pure numbers, η < 0.5, and the closed-form
-            ceiling is approached. "adam" applies Adam to the sum of the gradients with the same cosine.
+        step_rule: "constant" is the paper's. "natural" scales the gradient of each part so that its largest derivative
+            by an eigenvalue of the Hessian is λ (Property 3 of the paper bounds the step in such a unit), lets η fall
+            to zero on a squared cosine and keeps σ_max(H_P) = 1: λ and η are then pure numbers. With η = 0.3 and the
+            default weights it comes close to the ceiling. "adam" applies Adam to the sum of the gradients, η falling
+            on a cosine; the usual choice for ``OptKappa(log=True)``.
         head: "descent" moves ω by one gradient step for each of θ, as the paper does; "exact" keeps it at min_ω, so
             that a long step of θ does not turn a lagging head into a pull on θ ("l2" only). None takes "exact" for the
             step rules that are not the paper's, where it can.

@@ -91,6 +91,7 @@ class Descent:
         self.history: dict[str, list[float]] = {
             name: [] for name in ("loss", "kappa_primary", "kappa_harmful", "rir", "step_size")
         }
+        self.span = _joint_span(self.rows_p, self.rows_h) if rule == "natural" else None
         self.moments: tuple[torch.Tensor, torch.Tensor] | None = None
         self.norm_limit = BLOW_UP * math.sqrt(task.x.shape[1])
         self.loss_limit = BLOW_UP * max(float(task.y.double().square().sum()), 1.0)
@@ -100,6 +101,7 @@ class Descent:
         primary, harmful = _Eigen.of(self.rows_p @ theta), _Eigen.of(self.rows_h @ theta)
         log_p, log_h = primary.log_kappa(self.first_p.rank), harmful.log_kappa(self.first_h.rank)
         gain = log_h - self.first_h.log_condition_number - log_p + self.first_p.log_condition_number
+        self.scale = float(primary.values[-1].sqrt())
         if self.head == "exact":
             self.omega = primary.least_squares(self.task.y)
         loss, gradient, self.omega_gradient = self.task.gradients(theta, self.omega)
@@ -131,12 +133,20 @@ class Descent:
         return back @ side.gradient(slope)
 
     def step(self, theta: torch.Tensor, gradient: torch.Tensor, size: float, number: int) -> torch.Tensor:
+        """One step of θ and, where it descends, of ω."""
         self.history["step_size"].append(size)
         if self.rule == "adam":
             gradient = self._adam(gradient, number)
         if self.head == "descent":
             self.omega = self.omega - size * self.omega_gradient
-        return theta - size * gradient
+        theta = theta - size * gradient
+        if self.rule != "natural":
+            return theta
+        # Long steps shrink all features together, which no condition number sees and rounding does: the scale goes to
+        # the head. What neither task sees of θ stays as it is.
+        seen = theta if self.span is None else self.span @ (self.span.mT @ theta)
+        self.omega = self.omega * self.scale
+        return theta + (1 / self.scale - 1) * seen
 
     def _adam(self, gradient: torch.Tensor, number: int) -> torch.Tensor:
         first, second = self.moments or (torch.zeros_like(gradient), torch.zeros_like(gradient))
@@ -153,3 +163,11 @@ class Descent:
 def _small(rows: torch.Tensor) -> torch.Tensor:
     """The R factor where there are more rows than columns: the same Gram for every θ, with fewer rows."""
     return torch.linalg.qr(rows, mode="r").R if rows.shape[0] > rows.shape[1] else rows
+
+
+def _joint_span(rows_p: torch.Tensor, rows_h: torch.Tensor) -> torch.Tensor | None:
+    """Orthonormal basis (D, r) of what the two tasks see of θ together; None where that is everything."""
+    both = torch.cat([rows_p, rows_h])
+    _, values, right = torch.linalg.svd(both, full_matrices=False)
+    kept = right[values > max(both.shape) * torch.finfo(torch.float64).eps * values[0]].mT
+    return None if kept.shape[1] == both.shape[1] else kept

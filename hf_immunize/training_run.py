@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,19 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from torch.utils.data import Subset
+from transformers import set_seed
 
 from hf_immunize.attacks import AttackReport, run_attacks
 from hf_immunize.backbones import find_head
-from hf_immunize.data import ImageInputs, check_labels, collate_images, find_columns, load_images, load_train_and_eval
+from hf_immunize.data import (
+    ImageInputs,
+    check_labels,
+    collate_images,
+    find_columns,
+    load_images,
+    load_train_and_eval,
+    whole_numbers,
+)
 from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
 from hf_immunize.loading import LoadedModel, load_model
 from hf_immunize.record import DatasetRecord, ImmunizationRecord, spectra_results
@@ -39,10 +50,13 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
     """
     folder = release_folder(options.output_dir, options.overwrite)
     work = folder.with_name(folder.name + "-checkpoints")
+    _check_checkpoints(work, options)
     immunization = _arguments(options, work)
     control = _arguments(options, work, control=True) if options.control else None
     sources = {task: _load_task(options, task) for task in ("primary", "harmful")}
     names = _class_names(sources["primary"][0], options.primary_label_column)
+    # A new head is drawn here, and must be the same in every process and after a resume.
+    set_seed(options.seed)
     loaded = load_model(options.model, labels=names if options.new_head else None)
     _check_processor(loaded)
     data = {task: _inputs(loaded, options, task, parts) for task, parts in sources.items()}
@@ -68,7 +82,7 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
         _trainer(controlled, control, data, loaded, None).train()
     if not trainer.is_world_process_zero():
         return None
-    results = _measure(model, base, controlled, data, options.seed)
+    results = _measure(model, base, controlled, data, options)
     record = _record(options, loaded, sources, trainer, results, seconds)
     save_immunized(folder, model.cpu(), record, loaded.image_processor, overwrite=options.overwrite)
     return folder, record
@@ -121,6 +135,7 @@ def _arguments(options: argparse.Namespace, work: Path, control: bool = False, *
         "max_steps": options.max_steps,
         "num_train_epochs": options.num_train_epochs,
         "learning_rate": options.learning_rate,
+        "warmup_steps": max(options.max_steps, 0) // 10,
         "per_device_train_batch_size": options.batch_size,
         "per_device_harmful_batch_size": options.harmful_batch_size,
         "gradient_accumulation_steps": options.gradient_accumulation_steps,
@@ -140,6 +155,21 @@ def _arguments(options: argparse.Namespace, work: Path, control: bool = False, *
             name: value for name, value in options.extra.items() if not name.startswith(("eval", "save", "load_best"))
         }
     return ImmunizationArguments(**(values | extra | changes))
+
+
+def _check_checkpoints(work: Path, options: argparse.Namespace) -> None:
+    """Checkpoints of an earlier run must neither be missed by --resume nor be taken for this run's."""
+    found = sorted(work.glob("checkpoint-*"))
+    if options.resume and not found:
+        raise ValueError(f"{work} holds no checkpoint to go on from. Leave --resume away to start anew.")
+    if found and not options.resume:
+        if not options.overwrite:
+            raise FileExistsError(
+                f"{work} holds checkpoints of an earlier run ({found[-1].name}). Go on from the last one with "
+                "--resume, or start anew with --overwrite, which removes them."
+            )
+        if int(os.environ.get("RANK", "0")) == 0:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _load_task(options: argparse.Namespace, task: str) -> tuple[Dataset, Dataset, str]:
@@ -220,11 +250,16 @@ def _trainer(
     )
 
 
-def _measure(model: Any, base: Any, control: Any, data: dict[str, Any], seed: int) -> dict[str, Any]:
+def _measure(model: Any, base: Any, control: Any, data: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     models = {"immunized": model} | ({} if control is None else {"control": control})
     reports = {
         name: evaluate_immunization(
-            one, base, data["primary"][1], data["harmful"][1], protocol=Protocol(seed=seed), progress=True
+            one,
+            base,
+            data["primary"][1],
+            data["harmful"][1],
+            protocol=Protocol(seed=options.seed),
+            progress=not options.json,
         )
         for name, one in models.items()
     }
@@ -265,7 +300,8 @@ def _class_names(data: Dataset, label_column: str | None) -> list[str]:
     kind = data.features[label]
     if isinstance(kind, ClassLabel):
         return list(kind.names)
-    return [str(index) for index in range(max(data.with_format(None)[label]) + 1)]
+    numbers = whole_numbers(list(data.with_format(None)[label]), "primary")
+    return [str(index) for index in range(int(numbers.max()) + 1)]
 
 
 def _record(
@@ -285,7 +321,7 @@ def _record(
             name=Path(given).name if Path(given).expanduser().exists() else name,
             revision=revision or None,
             config=getattr(options, f"{task}_config"),
-            split=getattr(options, f"{task}_split") or "train",
+            split=getattr(options, f"{task}_split") or str(train.split or "train"),
             eval_split=eval_split,
             fingerprint=train._fingerprint,
             n_train=len(train),

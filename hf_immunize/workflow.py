@@ -30,7 +30,7 @@ class Recipe:
 
     Args:
         steps: optimizer steps.
-        learning_rate: peak, falling linearly to zero.
+        learning_rate: peak, falling linearly to zero after the warm-up.
         lambda_primary: weight of R_well; 0 with lambda_harmful = 0 is plain fine-tuning, the control.
         lambda_harmful: weight of R_ill.
         objective: a key of :data:`hf_immunize.objectives.OBJECTIVES`.
@@ -39,6 +39,7 @@ class Recipe:
         batch_size: images of each task a step.
         max_grad_norm: gradients are clipped to this norm.
         label_smoothing: of the primary task's cross-entropy.
+        warmup_steps: over which the learning rate rises; a first step at the full rate can make features die.
         seed: of the order of the data.
     """
 
@@ -52,6 +53,7 @@ class Recipe:
     batch_size: int = 64
     max_grad_norm: float = 1.0
     label_smoothing: float = 0.0
+    warmup_steps: int = 0
     seed: int = 0
 
     def control(self) -> Recipe:
@@ -72,6 +74,7 @@ class Recipe:
             "per_device_train_batch_size": self.batch_size,
             "max_grad_norm": self.max_grad_norm,
             "label_smoothing_factor": self.label_smoothing,
+            "warmup_steps": self.warmup_steps,
             "seed": self.seed,
             "save_strategy": "no",
             "report_to": "none",

@@ -5,7 +5,8 @@
 
 Primary: LotArea on D1 (MSZoning RM, FV, RH, C); harmful: SalePrice on D2 (RL). All other columns are features: text as
 category codes of its own table (missing -1), missing numbers 0, each column standardised over its table. The paper's
-split is the first 200 rows of each table.
+split is the first 200 rows of each table. A run that was interrupted goes on where it stopped: finished methods are
+read from the JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import time
@@ -42,14 +44,21 @@ PRINTED = {
 }
 #: Columns that make K singular: constant in one table, or the sum of others.
 SINGULAR = ["Utilities", "PoolArea", "PoolQC", "MSZoning", "TotalBsmtSF", "GrLivArea"]
-#: Methods by their published definition, then two faster ones. Several step sizes: the best RIR is kept.
-METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "r_ill_only": ({"objective": "r_ill_only"}, (0.02, 0.2)),
-    "imma": ({"objective": IMMA(inner_steps=5)}, (1e-3, 1e-2, 1e-1)),
-    "opt_kappa": ({"objective": OptKappa()}, (1e-10, 1e-9, 3e-9)),
-    "condition": ({"objective": "condition"}, (0.2,)),
-    "opt_kappa_log_adam": ({"objective": OptKappa(log=True), "step_rule": "adam"}, (1e-3, 3e-3)),
-    "condition_natural": ({"objective": "condition", "step_rule": "natural"}, (0.3,)),
+#: Methods by their published definition, then variants. Of several settings the one with the best RIR is kept.
+METHODS: dict[str, tuple[dict[str, Any], tuple[dict[str, float], ...]]] = {
+    "r_ill_only": ({"objective": "r_ill_only"}, tuple({"learning_rate": rate} for rate in (0.02, 0.2))),
+    "imma": ({"objective": IMMA(inner_steps=5)}, tuple({"learning_rate": rate} for rate in (1e-2, 1e-1))),
+    "opt_kappa": ({"objective": OptKappa()}, tuple({"learning_rate": rate} for rate in (1e-10, 1e-9, 3e-9))),
+    "condition": ({"objective": "condition"}, ({"learning_rate": 0.2},)),
+    "condition_exact_head": ({"objective": "condition", "head": "exact"}, ({"learning_rate": 0.2},)),
+    "opt_kappa_log_adam": (
+        {"objective": OptKappa(log=True), "step_rule": "adam"},
+        tuple({"learning_rate": rate} for rate in (1e-3, 3e-3)),
+    ),
+    "condition_natural": (
+        {"objective": "condition", "step_rule": "natural"},
+        ({"learning_rate": 0.3, "lambda_harmful": 0.01}, {"learning_rate": 0.45, "lambda_harmful": 0.03}),
+    ),
 }
 CURVE_STEPS, EXCESS_STEPS = 100, 20
 
@@ -112,22 +121,22 @@ def standardise(values: np.ndarray) -> np.ndarray:
     return (values - values.mean()) / (spread if spread > 0 else 1.0)
 
 
-def immunize(split: Split, steps: int, learning_rate: float, **options: Any) -> tuple[LinearImmunization, float]:
-    """One run and its seconds."""
-    started = time.perf_counter()
+def immunize(split: Split, steps: int, **options: Any) -> tuple[LinearImmunization, float]:
+    """One run and its processor seconds."""
+    started = time.process_time()
     with warnings.catch_warnings():
         # The dependent columns are the subject of this experiment and are listed in its record.
         warnings.simplefilter("ignore", UserWarning)
-        result = immunize_linear(
-            split.x_p, split.y_p, split.x_h, y_harmful=split.y_h, steps=steps, learning_rate=learning_rate, **options
-        )
-    return result, time.perf_counter() - started
+        result = immunize_linear(split.x_p, split.y_p, split.x_h, y_harmful=split.y_h, steps=steps, **options)
+    return result, time.process_time() - started
 
 
-def row(split: Split, result: LinearImmunization, seconds: float, learning_rate: float) -> dict[str, Any]:
+def row(split: Split, result: LinearImmunization, seconds: float, setting: dict[str, float]) -> dict[str, Any]:
     """The figures of one method on one split."""
     theta = result.theta.numpy()
     return {
+        "norm_ratio": norm_ratio(split, theta),
+        "rir_every_10_steps": [float(f"{value:.6g}") for value in result.history["rir"][::10]],
         "rir": result.rir.rir,
         "rir_i": result.rir.rir_i,
         "rir_ii": result.rir.rir_ii,
@@ -136,8 +145,8 @@ def row(split: Split, result: LinearImmunization, seconds: float, learning_rate:
         "share_of_ceiling": result.share_of_ceiling,
         "primary_loss_over_raw_head_refitted": result.primary_loss / result.initial_primary_loss,
         "primary_loss_over_raw_head_as_trained": result.history["loss"][-1] / result.initial_primary_loss,
-        "learning_rate": learning_rate,
-        "seconds": round(seconds, 2),
+        "setting": setting,
+        "processor_seconds": round(seconds, 2),
         **excess(split, theta),
     }
 
@@ -152,24 +161,44 @@ def excess(split: Split, theta: np.ndarray | None) -> dict[str, float]:
     }  # fmt: skip
 
 
-def best_of(split: Split, name: str, steps: int) -> tuple[dict[str, Any], LinearImmunization]:
-    """The method's row at the step size with the largest RIR, with all that were tried."""
-    options, rates = METHODS[name]
+def norm_ratio(split: Split, theta: np.ndarray | None) -> dict[str, list[float]]:
+    """‖w_t − w*‖²/‖w_0 − w*‖² over the steps of gradient descent at 1/L, on both tasks."""
+    sides = {"harmful": (split.x_h, split.y_h), "primary": (split.x_p, split.y_p)}
+    return {
+        name: [
+            float(f"{value:.4g}")
+            for value in descent_curves(x.to_numpy() @ theta if theta is not None else x, y, CURVE_STEPS).norm_ratio
+        ]
+        for name, (x, y) in sides.items()
+    }
+
+
+def write_atomically(path: Path, record: dict[str, Any]) -> None:
+    """Writes beside the file and renames, so that an interrupted run leaves a whole JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    os.replace(beside, path)
+
+
+def best_of(split: Split, name: str, steps: int) -> dict[str, Any]:
+    """The method's row at the setting with the largest RIR, with all that were tried."""
+    options, settings = METHODS[name]
     tried: dict[str, Any] = {}
-    best: tuple[dict[str, Any], LinearImmunization] | None = None
-    for rate in rates:
+    best: dict[str, Any] | None = None
+    for setting in settings:
+        label = ", ".join(f"{key} {value:g}" for key, value in setting.items())
         try:
-            result, seconds = immunize(split, steps, rate, **options)
+            result, seconds = immunize(split, steps, **options, **setting)
         except DivergenceError:
-            tried[f"{rate:g}"] = "diverged"
+            tried[label] = "diverged"
             continue
-        tried[f"{rate:g}"] = result.rir.rir
-        if best is None or result.rir.rir > best[1].rir.rir:
-            best = row(split, result, seconds, rate), result
+        tried[label] = result.rir.rir
+        if best is None or result.rir.rir > best["rir"]:
+            best = row(split, result, seconds, setting)
     if best is None:
-        raise SystemExit(f"{name} diverged at every step size tried: {rates}.")
-    best[0]["rir_by_learning_rate"] = tried
-    return best
+        raise SystemExit(f"{name} diverged at every setting tried: {', '.join(tried)}.")
+    return best | {"rir_by_setting": tried}
 
 
 def closed_form(split: Split) -> dict[str, Any]:
@@ -190,7 +219,7 @@ def closed_form(split: Split) -> dict[str, Any]:
     }
 
 
-def spread(split: Split, name: str, learning_rate: float, steps: int, seeds: int) -> dict[str, Any]:
+def spread(split: Split, name: str, setting: dict[str, float], steps: int, seeds: int) -> dict[str, Any]:
     """Mean and standard deviation over seeds: of a random start of the head, and of the rows drawn."""
     options = METHODS[name][0]
     found: dict[str, Any] = {}
@@ -202,7 +231,7 @@ def spread(split: Split, name: str, learning_rate: float, steps: int, seeds: int
             part = split.rows(200) if kind == "random_head" else split.rows(200, seed)
             extra = {"initial_omega": start} if kind == "random_head" else {}
             try:
-                runs.append(immunize(part, steps, learning_rate, **options, **extra)[0].rir)
+                runs.append(immunize(part, steps, **options, **setting, **extra)[0].rir)
             except DivergenceError:
                 continue
         found[kind] = {
@@ -214,32 +243,42 @@ def spread(split: Split, name: str, learning_rate: float, steps: int, seeds: int
     return found
 
 
-def draw(split: Split, thetas: dict[str, np.ndarray | None], histories: dict[str, list[float]], ceiling: float,
-         path: Path) -> None:  # fmt: skip
+def draw(record: dict[str, Any], path: Path) -> None:
     """Norm-ratio curves on both tasks, and RIR over the steps beside the ceiling."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    paper, regular = record["splits"]["paper_200_rows_79_columns"], record["splits"]["200_rows_73_columns"]
+    colours = {name: f"C{index}" for index, name in enumerate(METHODS)} | {"raw_features": "black"}
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    for panel, (task, x, y) in zip(
-        axes, (("primary (LotArea)", split.x_p, split.y_p), ("harmful (SalePrice)", split.x_h, split.y_h)), strict=False
+    for panel, task, title in zip(
+        axes, ("primary", "harmful"), ("primary (LotArea)", "harmful (SalePrice)"), strict=False
     ):
-        for name, theta in thetas.items():
-            features = x.to_numpy() @ theta if theta is not None else x
-            curve = np.maximum(descent_curves(features, y, CURVE_STEPS).norm_ratio, 1e-8)
-            panel.plot(curve, label=name, linestyle="--" if theta is None else "-", linewidth=1.8)
-        panel.set(yscale="log", xlabel="gradient-descent step at 1/L", title=task)
+        for name in ("raw_features", *METHODS):
+            colour = colours[name]
+            curve = np.maximum(paper[name]["norm_ratio"][task], 1e-8)
+            panel.plot(
+                curve, label=name, color=colour, linestyle="--" if name == "raw_features" else "-", linewidth=1.8
+            )
+        panel.set(
+            yscale="log" if task == "primary" else "linear",
+            xlabel="gradient-descent step at 1/L",
+            title=f"{title}, 79 columns, 200 rows",
+        )
         panel.set_ylabel("‖w_t − w*‖² / ‖w_0 − w*‖²")
     axes[0].set_ylim(5e-9, 2)
     axes[0].legend(fontsize=8)
-    for name, values in histories.items():
-        axes[2].plot(np.maximum(values, 1e-2), label=name, linewidth=1.5)
-    axes[2].axhline(ceiling, color="black", linestyle=":", label="ceiling (73 columns)")
+    for name in METHODS:
+        values = regular[name]["rir_every_10_steps"]
+        axes[2].plot(10 * np.arange(len(values)), values, color=colours[name], label=name, linewidth=1.5)
+    axes[2].axhline(regular["closed_form"]["ceiling"], color="black", linestyle=":", label="ceiling")
     axes[2].axhline(PRINTED["condition"]["rir"][0], color="grey", linestyle="-.", label="printed: 356.2")
-    axes[2].set(yscale="log", xlabel="step of immunization", ylabel="RIR", title="73 columns, 200 rows")
-    axes[2].legend(fontsize=8)
+    axes[2].set(
+        yscale="log", xlabel="step of immunization", ylabel="RIR", ylim=(1e-4, 1e7), title="73 columns, 200 rows"
+    )
+    axes[2].legend(fontsize=8, loc="lower right")
     for panel in axes:
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -269,32 +308,33 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "printed": PRINTED,
         "steps": args.steps,
-        "splits": {},
+        "splits": {key: {} for key in splits},
         "over_seeds": {},
     }
-    results: dict[tuple[str, str], LinearImmunization] = {}
-    progress = tqdm(total=len(splits) * len(METHODS) + 4, desc="methods")
+    path = args.output_dir / "house_price.json"
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        if earlier["command"] == record["command"]:
+            record["splits"], record["over_seeds"] = earlier["splits"], earlier["over_seeds"]
+    progress = tqdm(total=len(splits) * len(METHODS) + len(PRINTED), desc="methods")
     for key, split in splits.items():
-        rows: dict[str, Any] = {"raw_features": excess(split, None), "closed_form": closed_form(split)}
+        rows = record["splits"][key]
+        rows["raw_features"] = {"norm_ratio": norm_ratio(split, None), **excess(split, None)}
+        rows["closed_form"] = closed_form(split)
         for name in METHODS:
-            rows[name], results[key, name] = best_of(split, name, args.steps)
+            if name not in rows:
+                rows[name] = best_of(split, name, args.steps)
+                write_atomically(path, record)
             progress.update()
-        record["splits"][key] = rows
     paper = record["splits"]["paper_200_rows_79_columns"]
     for name in PRINTED:
-        record["over_seeds"][name] = spread(whole, name, paper[name]["learning_rate"], args.steps, args.seeds)
+        if name not in record["over_seeds"]:
+            record["over_seeds"][name] = spread(whole, name, paper[name]["setting"], args.steps, args.seeds)
+            write_atomically(path, record)
         progress.update()
     progress.close()
-
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    (args.output_dir / "house_price.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    key = "paper_200_rows_79_columns"
-    thetas: dict[str, np.ndarray | None] = {"raw features": None}
-    thetas |= {name: results[key, name].theta.numpy() for name in METHODS}
-    regular = "200_rows_73_columns"
-    histories = {name: results[regular, name].history["rir"] for name in METHODS}
-    ceiling = record["splits"][regular]["closed_form"]["ceiling"]
-    draw(splits[key], thetas, histories, ceiling, args.output_dir / "house_price.png")
+    write_atomically(path, record)
+    draw(record, path.with_suffix(".png"))
     print_table(record)
 
 
@@ -313,11 +353,11 @@ def print_table(record: dict[str, Any]) -> None:
             print(f"{name:<20}{one['rir_i']:>11.4g}{one['rir_ii']:>11.4g}{one['rir']:>11.4g}{printed:>9}"
                   f"{one['share_of_ceiling']:>12.4g}{one['primary_loss_over_raw_head_as_trained']:>11.4f}"
                   f"{one['primary_loss_over_raw_head_refitted']:>9.5f}{one['excess_loss_harmful']:>10.3g}"
-                  f"{one['excess_loss_primary']:>10.3g}{one['seconds']:>7.2f}")  # fmt: skip
+                  f"{one['excess_loss_primary']:>10.3g}{one['processor_seconds']:>7.2f}")  # fmt: skip
     for name, kinds in record["over_seeds"].items():
         for kind, figures in kinds.items():
-            shown = ", ".join(f"{key} {figures[key][0]:.4g} ± {figures[key][1]:.2g}" for key in ("rir_i", "rir_ii", "rir")
-                              if figures[key])  # fmt: skip
+            keys = [key for key in ("rir_i", "rir_ii", "rir") if figures[key]]
+            shown = ", ".join(f"{key} {figures[key][0]:.4g} ± {figures[key][1]:.2g}" for key in keys)
             print(f"{name} over {len(figures['seeds'])} seeds ({kind}): {shown}")
 
 
