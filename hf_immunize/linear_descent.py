@@ -93,7 +93,8 @@ class Descent:
         }
         self.span = _joint_span(self.rows_p, self.rows_h) if rule == "natural" else None
         self.moments: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.norm_limit = BLOW_UP * math.sqrt(task.x.shape[1])
+        # The natural step keeps the features' scale; what grows then are directions that only the harmful task uses.
+        self.norm_limit = (BLOW_UP**2 if rule == "natural" else BLOW_UP) * math.sqrt(task.x.shape[1])
         self.loss_limit = BLOW_UP * max(float(task.y.double().square().sum()), 1.0)
 
     def measure(self, theta: torch.Tensor) -> torch.Tensor | None:

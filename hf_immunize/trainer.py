@@ -348,6 +348,53 @@ class ImmunizationTrainer(Trainer):
         finally:
             self.args.hub_token = token
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = "Add immunized model",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **known: Any,
+    ) -> Any:
+        """Measures the model beside θ0 and uploads weights, record, figures and card in one commit.
+
+        Args:
+            commit_message: first line of the commit.
+            blocking: must be true: there is one upload, and it is short.
+            token: of the Hub; ``args.hub_token`` or the one that is logged in unless given.
+            revision: a branch; ``args.hub_revision`` or main unless given.
+            private: create the repository private; ``args.hub_private_repo`` unless given.
+            known: fields of :class:`hf_immunize.ImmunizationRecord` that the trainer cannot know.
+
+        Returns:
+            the commit on the main process, None on the others.
+
+        Raises:
+            ValueError: nothing to measure with, no token, no write access.
+        """
+        from hf_immunize.hub import push_to_hub
+        from hf_immunize.release import record_of
+
+        if not blocking:
+            raise ValueError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
+        if not self.is_world_process_zero():
+            return None
+        return push_to_hub(
+            unwrap(self.model),
+            self.args.hub_model_id or Path(self.args.output_dir).name,
+            record=record_of(self, **known),
+            image_processor=self.processing_class,
+            private=private if private is not None else self.args.hub_private_repo,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # A checkpoint has no measured card, and its training arguments would carry the token.
+        logger.warning_once("Checkpoints are not pushed. Call trainer.push_to_hub() for the release.")
+
     # --------------------------------------------------------------- helpers
 
     @staticmethod

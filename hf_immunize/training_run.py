@@ -29,7 +29,8 @@ from hf_immunize.data import (
 )
 from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
 from hf_immunize.loading import LoadedModel, load_model
-from hf_immunize.record import DatasetRecord, ImmunizationRecord, spectra_results
+from hf_immunize.record import DatasetRecord, ImmunizationRecord
+from hf_immunize.release import measure_release, training_facts
 from hf_immunize.saving import save_immunized
 from hf_immunize.trainer import ImmunizationTrainer
 from hf_immunize.training_args import ImmunizationArguments
@@ -82,7 +83,15 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
         _trainer(controlled, control, data, loaded, None).train()
     if not trainer.is_world_process_zero():
         return None
-    results = _measure(model, base, controlled, data, options)
+    results = measure_release(
+        model,
+        base,
+        controlled,
+        data["primary"][1],
+        *data["harmful"],
+        seed=options.seed,
+        progress=not options.json,
+    )
     record = _record(options, loaded, sources, trainer, results, seconds)
     save_immunized(folder, model.cpu(), record, loaded.image_processor, overwrite=options.overwrite)
     return folder, record
@@ -250,38 +259,6 @@ def _trainer(
     )
 
 
-def _measure(model: Any, base: Any, control: Any, data: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    models = {"immunized": model} | ({} if control is None else {"control": control})
-    reports = {
-        name: evaluate_immunization(
-            one,
-            base,
-            data["primary"][1],
-            data["harmful"][1],
-            protocol=Protocol(seed=options.seed),
-            progress=not options.json,
-        )
-        for name, one in models.items()
-    }
-    whole = reports["immunized"].all_samples
-    assert whole is not None
-    accuracy = {name: report.primary_accuracy["immunized"] for name, report in reports.items()}
-    results: dict[str, Any] = {
-        "primary_accuracy": {"initial": reports["immunized"].primary_accuracy["initial"]} | accuracy,
-        "rir": {name: report.to_dict() for name, report in reports.items()},
-        "spectra": spectra_results(
-            initial_harmful=whole.initial_harmful,
-            immunized_harmful=whole.immunized_harmful,
-            initial_primary=whole.initial_primary,
-            immunized_primary=whole.immunized_primary,
-        ),
-    }
-    if data["harmful"][0].labels is not None and data["harmful"][1].labels is not None:
-        attacks = run_attacks(model, base, data["harmful"][0], data["harmful"][1], control=control)
-        results["attacks"] = attacks.to_dict()
-    return results
-
-
 def _halves(data: ImageInputs, seed: int, most: int) -> tuple[Subset, Subset]:
     if data.labels is None:
         raise ValueError(
@@ -331,7 +308,8 @@ def _record(
             else None,
         )
 
-    arguments = trainer.args
+    facts = training_facts(trainer)
+    facts["training"] |= {"fit_steps": options.fit_steps, "seconds": round(seconds, 1)}
     return ImmunizationRecord(
         base_model=loaded.name,
         base_model_revision=loaded.revision,
@@ -340,37 +318,8 @@ def _record(
         architecture=loaded.architecture,
         primary=described("primary"),
         harmful=described("harmful"),
-        objective={
-            "name": arguments.objective,
-            "lambda_primary": arguments.lambda_primary,
-            "lambda_harmful": arguments.lambda_harmful,
-            "scale_free": arguments.scale_free,
-        },
-        trainable={
-            "selection": options.trainable,
-            "modules": list(trainer.selection.modules),
-            "n_parameters": trainer.selection.n_parameters,
-            "n_total": trainer.selection.n_total,
-        },
-        training={
-            "fit_steps": options.fit_steps,
-            "steps": trainer.state.global_step,
-            "primary_batch_size": arguments.per_device_train_batch_size * arguments.world_size,
-            "harmful_batch_size": arguments.harmful_batch_size * arguments.world_size,
-            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-            "learning_rate": arguments.learning_rate,
-            "optimizer": f"{arguments.optim} ({arguments.optim_args})"
-            if arguments.optim_args
-            else str(arguments.optim),
-            "lr_scheduler": str(arguments.lr_scheduler_type),
-            "max_grad_norm": arguments.max_grad_norm,
-            "label_smoothing": arguments.label_smoothing_factor,
-            "dtype": "bfloat16 autocast" if arguments.bf16 else "float32",
-            "processes": arguments.world_size,
-            "seconds": round(seconds, 1),
-        },
-        seeds={"data": arguments.seed},
         command=options.command_line,
         license=loaded.license,
         results=results,
+        **facts,
     )

@@ -17,7 +17,7 @@ from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import collate_images
 from hf_immunize.evaluation import Protocol, RIRReport, extract_features, rir_report
 from hf_immunize.frozen_prefix import CachedActivations, FrozenPrefix
-from hf_immunize.record import spectra_results
+from hf_immunize.release import spectra_of
 from hf_immunize.trainer import ImmunizationTrainer
 from hf_immunize.training_args import ImmunizationArguments
 
@@ -207,14 +207,7 @@ def measure(
     if "harmful" in attacks:
         results["attacks"] = attacks["harmful"].to_dict()
     if "immunized" in reports:
-        whole = reports["immunized"].all_samples
-        assert whole is not None
-        results["spectra"] = spectra_results(
-            initial_harmful=whole.initial_harmful,
-            immunized_harmful=whole.immunized_harmful,
-            initial_primary=whole.initial_primary,
-            immunized_primary=whole.immunized_primary,
-        )
+        results["spectra"] = spectra_of(reports["immunized"])
     return reports, attacks, results
 
 

@@ -11,6 +11,7 @@ from samples import tiny_vit
 
 from hf_immunize.data import (
     ImageInputs,
+    _choose_split,
     as_inputs,
     check_labels,
     collate_images,
@@ -120,6 +121,8 @@ def test_splits_that_cannot_be_say_which_there_are(tmp_path):
         load_images(str(tmp_path / "named"))
     with pytest.raises(ValueError, match="the splits left, right; not 'train'"):
         load_images(str(tmp_path / "named"), "train")
+    with pytest.raises(ValueError, match="Split 'train' of 'a/b' is empty"):
+        _choose_split(DatasetDict({"train": picture_dataset(4).select([])}), None, "a/b")
     picture_dataset(4).select([]).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="holds an empty split"):
         load_images(str(tmp_path / "empty.parquet"))

@@ -353,3 +353,56 @@ def test_a_missing_folder_figure_or_shard_is_named(release, tmp_path):
     (release / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="model-00001-of-00002"):
         check_whole(release)
+
+
+TRAIN_AND_PUSH = """
+import tempfile
+import torch
+from samples import tiny_vit
+from hf_immunize import ImmunizationArguments, ImmunizationTrainer
+model, processor = tiny_vit()
+torch.manual_seed(1)
+def images(count):
+    return [{{"pixel_values": torch.randn(3, 32, 32), "labels": row % 2}} for row in range(count)]
+primary, harmful = images(64), images(48)
+with tempfile.TemporaryDirectory() as folder:
+    arguments = ImmunizationArguments(
+        output_dir=folder, max_steps=3, per_device_train_batch_size=16, use_cpu=True, report_to="none",
+        disable_tqdm=True, save_strategy="no", hub_model_id={repo_id!r}, dataloader_pin_memory=False,
+    )
+    trainer = ImmunizationTrainer(
+        model, arguments, train_dataset=primary, harmful_dataset=harmful, eval_dataset=primary,
+        processing_class=processor,
+    )
+    trainer.train()
+    commit = trainer.push_to_hub(license="mit")
+model.eval()
+pixels = torch.stack([row['pixel_values'] for row in primary[:2]])
+with torch.inference_mode():
+    result = [commit.oid, model(pixels).logits.tolist(), pixels.tolist()]
+"""
+
+
+def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
+    before = len(hub.commits())
+    oid, logits, pixels = clients["writer"].run(TRAIN_AND_PUSH.format(repo_id="me/from-trainer"))
+    assert len(hub.commits()) == before + 1
+    assert hub.repos["me/from-trainer"].branches["main"] == oid
+    assert not any("training_args" in name or "optimizer" in name for name in hub.repos["me/from-trainer"].files)
+    card, record, found = clients["nobody"].run(
+        "import torch\n"
+        "from huggingface_hub import hf_hub_download\n"
+        "from transformers import AutoModelForImageClassification\n"
+        "names = ('README.md', 'immunization.json')\n"
+        "files = [open(hf_hub_download('me/from-trainer', name)).read() for name in names]\n"
+        "model = AutoModelForImageClassification.from_pretrained('me/from-trainer').eval()\n"
+        "with torch.inference_mode():\n"
+        f"    logits = model(torch.tensor({pixels!r})).logits.tolist()\n"
+        "result = [*files, logits]"
+    )
+    assert found == logits
+    values = json.loads(record)
+    assert values["training"]["steps"] == 3
+    assert values["license"] == "mit"
+    assert values["results"]["rir"]["immunized"]["n_harmful"] == 48
+    assert "immunized against" in card
