@@ -27,6 +27,7 @@ def table(record: ImmunizationRecord) -> str:
     groups, size = first["protocol"]["groups"], first["protocol"]["group_size"]
     for label, key in (("RIR", "rir"), ("(i) harmful", "rir_i"), ("(ii) primary", "rir_ii")):
         row(f"{label}, {groups} groups of {size}", {name: _ratio(report[key]) for name, report in reports.items()})
+    row("RIR, median of the groups", {name: f"{report['rir']['median']:.3g}" for name, report in reports.items()})
     for label, key in (("RIR", "rir"), ("(i) harmful", "rir_i"), ("(ii) primary", "rir_ii")):
         whole = {name: report["all_samples"] for name, report in reports.items()}
         row(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.utils import logging
 
 from hf_immunize.backbones import features_and_logits, find_head, keep_still, select_trainable, unwrap
@@ -24,13 +21,12 @@ from hf_immunize.objectives import Objective, get_objective
 from hf_immunize.pairing import PairedBatchSampler, PairedCollator, PairedDataset
 from hf_immunize.ratio import relative_immunization_ratio
 from hf_immunize.spectrum import Spectrum
+from hf_immunize.theta_zero import ThetaZero
 from hf_immunize.training_args import ImmunizationArguments
 
 __all__ = ["ImmunizationTrainer", "NonFiniteLossError"]
 
 logger = logging.get_logger(__name__)
-
-INITIAL_WEIGHTS = "initial_weights.safetensors"
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -97,6 +93,8 @@ class ImmunizationTrainer(Trainer):
         self.stream_collator = data_collator or collate_images
         self.harmful_dataset = _inputs(harmful_dataset, processing_class, needs_labels)
         self.harmful_eval_dataset = _inputs(harmful_eval_dataset, processing_class, False)
+        # The Trainer's own label smoothing asks for a transformers model; the task loss below smooths for any.
+        smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(
             model=model,
             args=args,
@@ -107,6 +105,7 @@ class ImmunizationTrainer(Trainer):
             compute_metrics=compute_metrics or _accuracy,
             **kwargs,
         )
+        args.label_smoothing_factor = smoothing
         self.label_names = ["labels"]
         # Features, not only logits, decide about RIR: the metric to keep is larger when better.
         if args.metric_for_best_model in ("rir", "eval_rir") and args.greater_is_better is None:
@@ -117,12 +116,7 @@ class ImmunizationTrainer(Trainer):
         sample = self._first_batches()
         self.selection = select_trainable(self.model, args.trainable, sample)
         logger.warning_once(f"Training {self.selection}")
-        inner = unwrap(self.model)
-        self._initial_weights = {
-            name: parameter.detach().clone().cpu()
-            for name, parameter in inner.named_parameters()
-            if parameter.requires_grad
-        }
+        self._theta_zero = ThetaZero(unwrap(self.model))
 
     # ------------------------------------------------------------------ data
 
@@ -263,7 +257,7 @@ class ImmunizationTrainer(Trainer):
         current = self._spectra(primary, protocol)
         key = f"{id(primary)}"
         if key not in self._initial_spectra:
-            with self._with_initial_weights():
+            with self._theta_zero.put_back(unwrap(self.model)):
                 self._initial_spectra[key] = self._spectra(primary, protocol)
         initial = self._initial_spectra[key]
         groups = [
@@ -299,47 +293,32 @@ class ImmunizationTrainer(Trainer):
 
     # ------------------------------------------------- θ0, checkpoints, Hub
 
-    @contextmanager
-    def _with_initial_weights(self) -> Iterator[None]:
-        parameters = dict(unwrap(self.model).named_parameters())
-        current = {name: parameters[name].detach().clone() for name in self._initial_weights}
-        try:
-            with torch.no_grad():
-                for name, value in self._initial_weights.items():
-                    parameters[name].copy_(value)
-            yield
-        finally:
-            with torch.no_grad():
-                for name, value in current.items():
-                    parameters[name].copy_(value)
-
     def initial_state_dict(self) -> dict[str, torch.Tensor]:
         """All weights of θ0, on the CPU: those of this model with the trained ones put back."""
-        state = {name: value.detach().cpu().clone() for name, value in unwrap(self.model).state_dict().items()}
-        return state | {name: value.clone() for name, value in self._initial_weights.items()}
+        return self._theta_zero.state_dict(unwrap(self.model))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        target = Path(self._get_output_dir(trial=trial)) / INITIAL_WEIGHTS
-        if self.args.should_save and not target.exists():
-            partial = target.with_suffix(".partial")
-            save_file({name: value.contiguous() for name, value in self._initial_weights.items()}, partial)
-            os.replace(partial, target)
+        if self.args.should_save:
+            self._theta_zero.store(Path(self._get_output_dir(trial=trial)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        stored = Path(resume_from_checkpoint).resolve().parent / INITIAL_WEIGHTS
-        if not stored.exists():
-            logger.warning(f"{stored.name} is not beside the checkpoint: θ0 is the model as it was passed in.")
-            return
-        weights = load_file(stored)
-        if weights.keys() != self._initial_weights.keys():
-            raise ValueError(
-                f"The checkpoint's run trained other parameters than trainable={self.args.trainable!r} chooses now. "
-                "Resume with the same `trainable`."
-            )
-        self._initial_weights = weights
+        self._load_by_current_names(resume_from_checkpoint)
+        if not self._theta_zero.restore(Path(resume_from_checkpoint).resolve().parent):
+            logger.warning("No θ0 is stored beside the checkpoint: θ0 is the model as it was passed in.")
         self._initial_spectra.clear()
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_by_current_names(self.state.best_model_checkpoint)
+
+    def _load_by_current_names(self, checkpoint: str) -> None:
+        # `save_pretrained` writes some models (ViT is one) under older parameter names, and the Trainer reads them back
+        # without renaming them: a warning alone says that nothing was loaded (transformers#43701).
+        inner = unwrap(self.model)
+        if isinstance(inner, PreTrainedModel):
+            inner.load_state_dict(type(inner).from_pretrained(checkpoint, dtype=inner.dtype).state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         token, self.args.hub_token = self.args.hub_token, None

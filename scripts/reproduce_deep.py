@@ -138,7 +138,7 @@ def first(data: ImageInputs, count: int) -> torch.utils.data.Subset:
 
 
 def fit_all(model: nn.Module, data: ImageInputs, backbone: Backbone, batch_size: int = 64) -> None:
-    """Trains every weight on the primary task from scratch: AdamW, one-cycle rate, BatchNorm learning its statistics."""
+    """Trains every weight on the primary task from scratch: AdamW, one-cycle rate, BatchNorm in training mode."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=backbone.fit_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, backbone.fit_rate, total_steps=backbone.fit_steps)
@@ -317,7 +317,11 @@ def draw(results: Results, backbones: list[str], tasks: list[str], path: Path) -
     figure = Figure(figsize=(4.2 * len(tasks), 3.2 * len(backbones)), layout="constrained")
     axes = figure.subplots(len(backbones), len(tasks), squeeze=False, sharex=True)
     colours = dict(
-        zip(["init", *METHODS], ("#000000", "#8c8c8c", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#d55e00"))
+        zip(
+            ["init", *METHODS],
+            ("#000000", "#8c8c8c", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#d55e00"),
+            strict=True,
+        )
     )
     for row, backbone in enumerate(backbones):
         for column, task in enumerate(tasks):

@@ -9,10 +9,17 @@ import torch
 import torch.nn.functional as F
 from conftest import Images, TinyNet
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 
-from hf_immunize import ImmunizationArguments, ImmunizationTrainer, NonFiniteLossError, evaluate_immunization
-from hf_immunize import features_and_logits, features_r_ill, features_r_well
+from hf_immunize import (
+    ImmunizationArguments,
+    ImmunizationTrainer,
+    NonFiniteLossError,
+    evaluate_immunization,
+    features_and_logits,
+    features_r_ill,
+    features_r_well,
+)
 from hf_immunize.evaluation import Protocol
 
 
@@ -144,6 +151,16 @@ def test_gradient_accumulation_is_the_mean_over_micro_batches(tmp_path, primary,
         torch.testing.assert_close(model.get_parameter(name), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_label_smoothing_reaches_the_task_loss_of_a_plain_module(tmp_path, tiny_net, primary, harmful):
+    run = trainer(tmp_path, tiny_net, primary, harmful, label_smoothing_factor=0.2)
+    images, labels = primary.x[:16], primary.y[:16]
+    tiny_net.eval()
+    expected = F.cross_entropy(tiny_net(images), labels, label_smoothing=0.2)
+    loss = run.compute_loss(tiny_net, {"primary": {"pixel_values": images, "labels": labels}})
+    torch.testing.assert_close(loss, expected)
+    assert run.args.label_smoothing_factor == 0.2
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_resume_in_mid_epoch_gives_the_same_weights_bit_for_bit(tmp_path, primary, harmful, accumulation):
     def fresh():
@@ -196,7 +213,9 @@ def test_evaluate_gives_accuracy_loss_and_rir_against_theta_zero(tmp_path, tiny_
     assert after["eval_rir_rank_initial_harmful"] == 10
     # The same protocol through the public function, on the rows in the trainer's order.
     order = [torch.randperm(len(data), generator=torch.Generator().manual_seed(42)) for data in (primary, harmful)]
-    subsets = [torch.utils.data.Subset(data, rows.tolist()) for data, rows in zip((primary, harmful), order, strict=True)]
+    subsets = [
+        torch.utils.data.Subset(data, rows.tolist()) for data, rows in zip((primary, harmful), order, strict=True)
+    ]
     report = evaluate_immunization(
         tiny_net, base, *subsets, protocol=Protocol(groups=4, group_size=10, seed=42), float64=False
     )
@@ -224,6 +243,41 @@ def test_best_model_by_rir_is_loaded_at_the_end(tmp_path, tiny_net, primary, har
     assert len(scores) == 3
     assert run.state.best_metric == max(scores)
     assert run.evaluate()["eval_rir"] == pytest.approx(max(scores), rel=1e-5)
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    return ViTForImageClassification(
+        ViTConfig(
+            image_size=8,
+            patch_size=4,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            num_labels=3,
+        )
+    )
+
+
+def test_a_transformers_model_resumes_and_loads_its_best(tmp_path, primary, harmful):
+    common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 0.1}
+    whole = tiny_vit()
+    trainer(tmp_path / "whole", whole, primary, harmful, **common).train()
+    resumed = tiny_vit()
+    trainer(tmp_path / "whole", resumed, primary, harmful, **common).train(
+        resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3")
+    )
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+    evaluating = {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True}
+    best = tiny_vit()
+    run = trainer(tmp_path / "best", best, primary, harmful, metric_for_best_model="eval_loss", **common, **evaluating)
+    run.train()
+    stored = ViTForImageClassification.from_pretrained(run.state.best_model_checkpoint)
+    for (name, a), b in zip(best.state_dict().items(), stored.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 class Exploding(nn.Module):
@@ -291,17 +345,17 @@ def test_arguments_that_cannot_be(tmp_path, tiny_net, primary, harmful, changes,
 def test_data_that_cannot_be(tmp_path, tiny_net, primary, harmful):
     with pytest.raises(ValueError, match="harmful_dataset is missing"):
         trainer(tmp_path, tiny_net, primary, None)
-    with pytest.raises(ValueError, match="run from 0 to 4|0 to 2"):
+    with pytest.raises(ValueError, match="labels run from"):
         trainer(tmp_path, tiny_net, LabelledOutside(), harmful)
     with pytest.raises(ValueError, match="have no labels"):
         trainer(tmp_path, tiny_net, Images(40, labels=False), harmful)
     with pytest.raises(ValueError, match="one shape"):
         trainer(tmp_path, tiny_net, primary, Images(40, channels=1))
-    with pytest.raises(ValueError, match="harmful data set is empty|data set is empty"):
+    with pytest.raises(ValueError, match="data set is empty"):
         trainer(tmp_path, tiny_net, primary, Images(0))
     with pytest.raises(TypeError, match="must be an ImmunizationArguments"):
         ImmunizationTrainer(tiny_net, None, train_dataset=primary, harmful_dataset=harmful)
-    with pytest.raises(ValueError, match="cannot be found|no classification head"):
+    with pytest.raises(ValueError, match="cannot be found"):
         trainer(tmp_path, nn.Sequential(TinyNet(), nn.Softmax(dim=1)), primary, harmful)
     few = trainer(tmp_path, tiny_net, Images(4), harmful)
     with pytest.raises(ValueError, match="Lower per_device_train_batch_size"):
