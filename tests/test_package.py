@@ -1,0 +1,76 @@
+"""What is installed: the public names, the wheel's data, a quick import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import hf_immunize
+
+ROOT = Path(__file__).parent.parent
+PROMISED = {
+    "spectrum",
+    "Spectrum",
+    "FeatureGram",
+    "condition_number",
+    "r_ill",
+    "r_well",
+    "features_r_ill",
+    "features_r_well",
+    "relative_immunization_ratio",
+    "RIR",
+    "load_rir",
+    "immunize_linear",
+    "LinearImmunization",
+    "optimal_linear_extractor",
+    "ImmunizationArguments",
+    "ImmunizationTrainer",
+    "features_and_logits",
+    "evaluate_immunization",
+    "run_attacks",
+    "AttackReport",
+    "push_to_hub",
+}
+
+
+def test_every_public_name_is_there():
+    assert PROMISED <= set(hf_immunize.__all__)
+    for name in hf_immunize.__all__:
+        assert callable(getattr(hf_immunize, name)), name
+        assert name in dir(hf_immunize)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(hf_immunize, "imunize")
+
+
+def test_the_import_alone_loads_no_heavy_library():
+    code = (
+        "import sys, hf_immunize; print([one for one in ('torch', 'transformers', 'datasets') if one in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_wheel_holds_the_package_and_its_data(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("hf_immunize-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    inside = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_immunize").rglob("*.py")}
+    inside |= {
+        "hf_immunize/py.typed",
+        "hf_immunize/templates/model_card.md.jinja",
+        "hf_immunize/metrics/rir/README.md",
+        "hf_immunize/metrics/rir/requirements.txt",
+    }
+    assert inside <= set(names)
+    assert not [name for name in names if name.startswith(("tests", "scripts", "model_cards"))]
+    entry_points = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt")))
+    assert b"hf-immunize = hf_immunize.cli:main" in entry_points
