@@ -33,7 +33,7 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 IMAGE_SIZE = 64
 N_TRAIN = 2_000
 FIT = Recipe(steps=300, learning_rate=1e-3, optim="adamw_torch")
-IMMUNIZE = Recipe(steps=500, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=1.0)
+IMMUNIZE = Recipe(steps=400, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=0.1)
 
 
 def quickstart(
