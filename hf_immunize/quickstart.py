@@ -24,8 +24,8 @@ from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import ImageInputs, collate_images
 from hf_immunize.image_processing import TimmImageProcessor
 from hf_immunize.record import DatasetRecord, ImmunizationRecord
-from hf_immunize.saving import save_immunized
-from hf_immunize.workflow import Recipe, cache_tasks, measure, release_folder, train_cached
+from hf_immunize.saving import check_target, save_immunized
+from hf_immunize.workflow import Recipe, cache_tasks, measure, train_cached
 
 __all__ = ["efficientnet_lite0", "mnist", "quickstart", "split_by_class"]
 
@@ -72,7 +72,7 @@ def quickstart(
         ValueError: classes that overlap or are no digits.
         FileExistsError: ``output_dir`` is not empty.
     """
-    folder = release_folder(output_dir, overwrite)
+    folder = check_target(output_dir, overwrite)
     _check_classes(primary_classes, harmful_classes)
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -106,7 +106,7 @@ def quickstart(
     train_cached(
         models["control"], selection, tasks["primary"].train, None, recipe.control(), images, progress=progress
     )
-    _, _, results = measure(models, selection, tasks, images)
+    results = measure(models, selection, tasks, images)
     record = _record(splits, selection, fit, recipe, results, seconds, command)
     record.training["total_seconds"] = round(time.perf_counter() - start, 1)
     save_immunized(folder, models["immunized"], record, processor, overwrite=overwrite)

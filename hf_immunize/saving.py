@@ -16,13 +16,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_immunize.backbones import unwrap
 from hf_immunize.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
 from hf_immunize.image_processing import PROCESSOR_NAME, TimmImageProcessor
 from hf_immunize.model_card import CARD_NAME, create_model_card
 from hf_immunize.plots import FIGURES_FOLDER, PROBES_NAME, SPECTRA_NAME, save_figures
 from hf_immunize.record import RECORD_NAME, ImmunizationRecord
 
-__all__ = ["GENERATED", "missing_parts", "save_immunized"]
+__all__ = ["GENERATED", "check_target", "missing_parts", "save_immunized"]
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
@@ -70,9 +71,8 @@ def save_immunized(
         TypeError: a model of neither library.
         ValueError: weights that are not finite, or no image processor for a transformers model.
     """
-    folder = Path(folder).expanduser()
-    _check_target(folder, overwrite)
-    model = _unwrap(model)
+    folder = check_target(folder, overwrite)
+    model = unwrap(model)
     _check_model(model, image_processor)
     folder.parent.mkdir(parents=True, exist_ok=True)
     existing = folder / CARD_NAME
@@ -122,14 +122,21 @@ def _matches(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
+def check_target(folder: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The output folder, refused where it holds something; worth calling before any work.
+
+    Raises:
+        FileExistsError: a file, or a folder that is not empty while ``overwrite`` is false.
+    """
+    folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file. Choose a folder.")
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
         raise FileExistsError(
-            f"The output folder {folder} is not empty. Choose another one, or pass overwrite=True to replace what an "
-            "earlier run wrote there."
+            f"The output folder {folder} is not empty. Choose another one (--output_dir), or pass overwrite=True "
+            "(--overwrite) to replace what an earlier run wrote there."
         )
+    return folder
 
 
 def _check_model(model: nn.Module, image_processor: Any) -> None:
@@ -203,10 +210,3 @@ def _move_into_place(unfinished: Path, folder: Path) -> None:
 
 def _relative_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile and inside data parallel wrappers."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    return getattr(model, "_orig_mod", model)

@@ -31,10 +31,9 @@ from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
 from hf_immunize.loading import LoadedModel, load_model
 from hf_immunize.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.release import measure_release, training_facts
-from hf_immunize.saving import save_immunized
+from hf_immunize.saving import check_target, save_immunized
 from hf_immunize.trainer import ImmunizationTrainer
 from hf_immunize.training_args import ImmunizationArguments
-from hf_immunize.workflow import release_folder
 
 __all__ = ["run_evaluation", "run_training"]
 
@@ -49,7 +48,7 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
         ValueError: options, data or model that do not fit together, said before any training.
         FileExistsError: the output folder holds something.
     """
-    folder = release_folder(options.output_dir, options.overwrite)
+    folder = check_target(options.output_dir, options.overwrite)
     work = folder.with_name(folder.name + "-checkpoints")
     _check_checkpoints(work, options)
     immunization = _arguments(options, work)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hf_immunize.attacks import AttackReport, probe_report
+from hf_immunize.attacks import probe_report
 from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import collate_images
-from hf_immunize.evaluation import Protocol, RIRReport, extract_features, rir_report
+from hf_immunize.evaluation import Protocol, extract_features, rir_report
 from hf_immunize.frozen_prefix import CachedActivations, FrozenPrefix
 from hf_immunize.release import spectra_of
 from hf_immunize.trainer import ImmunizationTrainer
 from hf_immunize.training_args import ImmunizationArguments
 
-__all__ = ["CachedTask", "Recipe", "cache_tasks", "measure", "release_folder", "train_cached"]
+__all__ = ["CachedTask", "Recipe", "cache_tasks", "measure", "tail_features", "train_cached"]
 
 
 @dataclass(frozen=True)
@@ -122,8 +120,8 @@ def train_cached(
     images: torch.Tensor,
     *,
     progress: bool = True,
-) -> ImmunizationTrainer:
-    """Trains ``model`` in place on cached activations, and returns its trainer.
+) -> None:
+    """Trains ``model`` in place on cached activations.
 
     Args:
         model: the classifier.
@@ -141,11 +139,8 @@ def train_cached(
             folder, trainable=list(selection.modules), disable_tqdm=not progress, use_cpu=not torch.cuda.is_available()
         )
         trainer = ImmunizationTrainer(tail, arguments, train_dataset=primary, harmful_dataset=harmful)
-        start = time.perf_counter()
         trainer.train()
-        trainer.seconds = time.perf_counter() - start
     model.eval()
-    return trainer
 
 
 def tail_features(
@@ -165,15 +160,17 @@ def measure(
     tasks: dict[str, CachedTask],
     images: torch.Tensor,
     *,
-    protocol: Protocol | None = None,
-    attack_on: tuple[str, ...] = ("harmful",),
-) -> tuple[dict[str, RIRReport], dict[str, AttackReport], dict[str, Any]]:
-    """RIR_θ0 of every model against ``models["initial"]``, attacks, and the spectra of all samples.
+    attack: bool = True,
+) -> dict[str, Any]:
+    """Results in the form of a record: RIR_θ0 of every model against ``models["initial"]``, attacks, spectra.
 
-    Returns:
-        reports by model (``initial`` left out), attack reports by task, and results in the form of a record.
+    Args:
+        models: ``initial``, ``immunized`` and, where there is one, ``control``.
+        selection: what trained.
+        tasks: activations by task, ``primary`` and ``harmful`` among them.
+        images: a batch of images to split the models with, (n, C, H, W).
+        attack: also fit harmful heads with every attacker.
     """
-    protocol = protocol or Protocol()
     evaluated = {
         name: {task: tail_features(model, selection, tasks[task].eval, images) for task in tasks}
         for name, model in models.items()
@@ -185,44 +182,23 @@ def measure(
             initial["harmful"].features,
             found["primary"].features,
             initial["primary"].features,
-            protocol=protocol,
+            protocol=Protocol(),
         )
         for name, found in evaluated.items()
         if name != "initial"
     }
-    attacks = {}
-    for task in attack_on:
-        extracted = {
-            name: {
-                "train": tail_features(model, selection, tasks[task].train, images),
-                "test": evaluated[name][task],
-            }
-            for name, model in models.items()
-        }
-        attacks[task] = probe_report(extracted)
     results: dict[str, Any] = {
         "primary_accuracy": {name: found["primary"].accuracy for name, found in evaluated.items()},
         "rir": {name: report.to_dict() for name, report in reports.items()},
+        "spectra": spectra_of(reports["immunized"]),
     }
-    if "harmful" in attacks:
-        results["attacks"] = attacks["harmful"].to_dict()
-    if "immunized" in reports:
-        results["spectra"] = spectra_of(reports["immunized"])
-    return reports, attacks, results
-
-
-def release_folder(output_dir: str, overwrite: bool) -> Path:
-    """The output folder, refused before any work where it holds something.
-
-    Raises:
-        FileExistsError: it is not empty and ``overwrite`` is false.
-    """
-    folder = Path(output_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file. Choose a folder with --output_dir.")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"The output folder {folder} is not empty. Choose another one with --output_dir, or pass --overwrite to "
-            "replace what an earlier run wrote there."
-        )
-    return folder
+    if attack:
+        extracted = {
+            name: {
+                "train": tail_features(model, selection, tasks["harmful"].train, images),
+                "test": evaluated[name]["harmful"],
+            }
+            for name, model in models.items()
+        }
+        results["attacks"] = probe_report(extracted).to_dict()
+    return results

@@ -181,7 +181,7 @@ def run(path: Path, method: str, seed: int, recipe: Recipe) -> dict[str, Any]:
         )
     seconds = time.perf_counter() - start
     models = {"initial": kept["model"], "immunized": model}
-    _, _, results = measure(models, selection, tasks, kept["images"], attack_on=())
+    results = measure(models, selection, tasks, kept["images"], attack=False)
     row = {
         "recipe": None if method == "init" else asdict(replace(recipe, seed=seed)),
         "seconds": round(seconds, 1),
