@@ -10,7 +10,7 @@ import copy
 import importlib.util
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 IMAGE_SIZE = 64
 N_TRAIN = 2_000
 FIT = Recipe(steps=300, learning_rate=1e-3, optim="adamw_torch")
-IMMUNIZE = Recipe(steps=400, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=0.1)
+IMMUNIZE = Recipe(steps=300, learning_rate=5e-4, lambda_primary=1.0, lambda_harmful=0.3, optim="adamw_torch")
 
 
 def quickstart(
@@ -88,8 +88,16 @@ def quickstart(
     selection = select_trainable(model, "last", images)
     tasks = cache_tasks(model, selection, data, progress=progress)
 
-    recipe = Recipe(steps, learning_rate, lambda_primary, lambda_harmful, seed=seed, warmup_steps=steps // 10)
-    fit = Recipe(**(asdict(FIT) | {"seed": seed}))
+    recipe = replace(
+        IMMUNIZE,
+        steps=steps,
+        learning_rate=learning_rate,
+        lambda_primary=lambda_primary,
+        lambda_harmful=lambda_harmful,
+        seed=seed,
+        warmup_steps=steps // 10,
+    )
+    fit = replace(FIT, seed=seed)
     train_cached(model, selection, tasks["primary"].train, None, fit, images, progress=progress)
     models = {"initial": model, "immunized": copy.deepcopy(model), "control": copy.deepcopy(model)}
     trained = time.perf_counter()

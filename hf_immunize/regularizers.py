@@ -6,19 +6,20 @@ With S = XᵀX and σ_1 ≥ … ≥ σ_k its non-zero singular values (k is the 
 * R_well(S) = σ_1²/2 − ‖S‖²_F/(2k): falling R_well lowers κ(S).
 
 Both depend on how large the features are (R_well ~ ‖S‖², R_ill ~ ‖S‖⁻²), so λ has to be searched anew for each
-backbone. The scale-free forms measure the same two gaps in units of ‖S‖²_F:
+backbone, and each moves one singular value against all others. The scale-free forms ask the same of the whole spectrum,
+in decades, relative to its mean m = Σσ_i/k:
 
-* r_well = (σ_1²/2 − ‖S‖²_F/(2k)) / ‖S‖²_F, from 0 (all equal) to below 1/2,
-* r_ill = (σ_k²/2) / ‖S‖²_F, from 0 (κ unbounded) to 1/(2k) (all equal).
+* r_well = −(1/k) Σ log10(σ_i/m), the arithmetic over the geometric mean: 0 exactly when all σ are equal. It bounds κ
+  from above, κ(S) ≤ 4·10^(k·r_well), and grows without bound where a direction is about to be lost.
+* r_ill = (1/k) Σ log10(1 + σ_i/(ε·m)) with ε = 1e-3: it bounds κ from below, κ(S) ≥ 1/(ε(10^r_ill − 1)), and stops
+  pulling at directions that lie ε below the mean already.
 
-Their gradients are those of the raw gaps with the unit ‖S‖²_F held constant: (σ_1 u_1 v_1ᵀ − S/k) / ‖S‖²_F and
-(σ_k u_k v_kᵀ − S/k) / ‖S‖²_F, which are the paper's two gradients stripped of their scalar factors. Holding the unit
-constant is a choice: with the derivative of the unit added, the step has no part along S, and on deep features, whose
-first singular value carries most of ‖S‖, little is left of it. λ is a pure number in either case.
+No rescaling of the features changes them, their gradients are exact, and λ is a pure number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ __all__ = ["features_r_ill", "features_r_well", "gram_eigen", "r_ill", "r_well"]
 
 #: Ascending positive eigenvalues (k,) -> the scalar and its derivative by each of them (k,).
 Terms = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: Below this share of the mean eigenvalue a direction counts as lost to the scale-free r_ill.
+FLOOR = 1e-3
 #: Eigenvalues closer than this relative distance are one eigenspace; its subgradient is the mean over it.
 TIE = 1e-12
 
@@ -66,8 +69,8 @@ def features_r_ill(features: torch.Tensor, scale_free: bool = True) -> torch.Ten
 
     Args:
         features: shape (n, d), any float type.
-        scale_free: a pure number that no rescaling of the features changes, with its unit held constant in the
-            gradient (see the module's docstring); False gives the paper's raw form and its exact gradient.
+        scale_free: a number in decades that no rescaling of the features changes (see the module's docstring); False
+            gives the paper's raw form.
 
     Raises:
         ValueError: wrong shape, NaN or infinite values, all-zero features; for the raw form also features whose
@@ -192,14 +195,18 @@ def _raw_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _scale_free_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    unit = values.square().sum()
-    return values[0].square() / (2 * unit), (_unit(values, 0) * values[0] - values / values.numel()) / unit
+    k, total = values.numel(), values.sum()
+    floor = FLOOR * total / k
+    raised = values + floor
+    # The floor is a share of the mean and moves with it.
+    slope = (1 / raised - (values / raised).sum() / total) / (k * math.log(10))
+    return (raised / floor).log10().mean(), slope
 
 
 def _scale_free_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    unit = values.square().sum()
-    value, slope = _raw_well(values)
-    return value / unit, slope / unit
+    k, total = values.numel(), values.sum()
+    # Rounding must not make equal values a negative gap.
+    return -(values * (k / total)).log10().mean().clamp_max(0), (1 / total - 1 / (k * values)) / math.log(10)
 
 
 def _unit(values: torch.Tensor, index: int) -> torch.Tensor:

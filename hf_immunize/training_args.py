@@ -21,8 +21,8 @@ class ImmunizationArguments(TrainingArguments):
         ValueError: a λ that is negative or not a number, or another value out of range, when it is made.
     """
 
-    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate."})
-    optim: str = field(default="sgd", metadata={"help": "Optimizer; sgd comes with Nesterov momentum 0.9."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
+    optim: str = field(default="adamw_torch", metadata={"help": "Optimizer; sgd comes with Nesterov momentum 0.9."})
     optim_args: str | None = field(
         default=None,
         metadata={"help": "Extra arguments of the optimizer; for sgd momentum=0.9,nesterov=true unless given."},
@@ -33,7 +33,7 @@ class ImmunizationArguments(TrainingArguments):
         metadata={"help": "What is added to the task loss: condition, r_ill_only, opt_kappa or imma."},
     )
     lambda_primary: float = field(default=1.0, metadata={"help": "Weight of R_well on the primary features."})
-    lambda_harmful: float = field(default=1.0, metadata={"help": "Weight of R_ill on the harmful features."})
+    lambda_harmful: float = field(default=0.3, metadata={"help": "Weight of R_ill on the harmful features."})
     scale_free: bool = field(
         default=True,
         metadata={"help": "Regularizers that no rescaling of the features changes; false gives the paper's raw form."},

@@ -64,7 +64,9 @@ BACKBONES = {
 TASKS = ("fashion_mnist", "five_five")
 N_TRAIN, N_EVAL = 4_000, 1_000
 
-OURS = Recipe(steps=300, learning_rate=5e-3, lambda_primary=1.0, lambda_harmful=1.0, warmup_steps=30)
+OURS = Recipe(
+    steps=300, learning_rate=5e-4, lambda_primary=1.0, lambda_harmful=0.3, warmup_steps=30, optim="adamw_torch"
+)
 METHODS: dict[str, Recipe] = {
     "control": OURS.control(),
     "r_ill_only": replace(OURS, objective="r_ill_only"),

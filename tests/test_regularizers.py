@@ -24,22 +24,28 @@ def reference(features, function, scale_free):
     """The definition on the non-zero singular values of S = XᵀX, in NumPy."""
     matrix = features.detach().double().numpy()
     sigma = np.linalg.svd(matrix, compute_uv=False)[: np.linalg.matrix_rank(matrix)] ** 2
-    total, k = np.sum(sigma**2), len(sigma)
+    k = len(sigma)
+    if scale_free:
+        mean = np.mean(sigma)
+        if function is features_r_well:
+            return np.log10(mean) - np.mean(np.log10(sigma))
+        return np.mean(np.log10(1 + 1000 * sigma / mean))
+    total = np.sum(sigma**2)
     if function is features_r_well:
-        gap = sigma[0] ** 2 / 2 - total / (2 * k)
-        return gap / total if scale_free else gap
-    return sigma[-1] ** 2 / 2 / total if scale_free else 1 / (total / (2 * k) - sigma[-1] ** 2 / 2)
+        return sigma[0] ** 2 / 2 - total / (2 * k)
+    return 1 / (total / (2 * k) - sigma[-1] ** 2 / 2)
 
 
 def through_svdvals(features, function, scale_free, rank):
-    """What autograd differentiates: the raw definition; scale-free, the gap with its unit ‖S‖²_F held constant."""
+    """The same definitions as autograd differentiates them."""
     sigma = torch.linalg.svdvals(features)[:rank].square()
+    if scale_free:
+        shares = sigma / sigma.mean()
+        return -shares.log10().mean() if function is features_r_well else (1 + 1000 * shares).log10().mean()
     total = sigma.square().sum()
     if function is features_r_well:
-        gap = sigma[0].square() / 2 - total / (2 * rank)
-        return gap / total.detach() if scale_free else gap
-    gap = total / (2 * rank) - sigma[-1].square() / 2
-    return -gap / total.detach() if scale_free else 1 / gap
+        return sigma[0].square() / 2 - total / (2 * rank)
+    return 1 / (total / (2 * rank) - sigma[-1].square() / 2)
 
 
 def gradient(function, features, **options):
@@ -86,21 +92,21 @@ def test_k_is_the_rank_and_not_the_width(function, scale_free):
     torch.testing.assert_close(function(repeated, scale_free=scale_free), value, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("function", [features_r_ill, features_r_well])
+@every_form
 @every_shape
-def test_gradcheck_of_the_raw_features_form(function, n, d):
+def test_gradcheck_of_the_features_form(function, scale_free, n, d):
     features = random_features(n, d, 1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: function(x, scale_free=False), features)
+    assert torch.autograd.gradcheck(lambda x: function(x, scale_free=scale_free), features)
 
 
-@pytest.mark.parametrize("function", [features_r_ill, features_r_well])
+@every_form
 @pytest.mark.parametrize(("n", "d"), [(9, 12), (12, 9)])
-def test_gradcheck_of_the_raw_form_on_rank_deficient_features(function, n, d):
+def test_gradcheck_on_rank_deficient_features(function, scale_free, n, d):
     """Along factors that keep the rank at four: elsewhere the value jumps."""
     generator = torch.Generator().manual_seed(0)
     factors = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((n, 4), (4, d))]
     factors = [factor.requires_grad_() for factor in factors]
-    assert torch.autograd.gradcheck(lambda a, b: function(a @ b, scale_free=False), factors)
+    assert torch.autograd.gradcheck(lambda a, b: function(a @ b, scale_free=scale_free), factors)
 
 
 @pytest.mark.parametrize("function", [r_ill, r_well])
@@ -172,7 +178,14 @@ def test_r_ill_and_r_well_are_not_negative(function, scale_free):
         value = function(features, scale_free=scale_free).item()
         assert value > 0
         if scale_free:
-            assert value <= (1 / 2 if function is features_r_well else 1 / (2 * len(sigma)))
+            assert value <= (np.log10(sigma[0] / sigma[-1]) if function is features_r_well else np.log10(1001))
+
+
+def test_the_scale_free_forms_bound_the_condition_number_from_both_sides():
+    for features, _, sigma in many_hessians():
+        condition = sigma[0] / sigma[-1]
+        assert condition <= 4 * 10 ** (len(sigma) * features_r_well(features).item()) * (1 + 1e-9)
+        assert condition >= 1 / (1e-3 * (10 ** features_r_ill(features).item() - 1)) * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("fraction", [1e-3, 0.5, 0.99])
@@ -284,7 +297,7 @@ def test_one_row_has_one_singular_value():
         assert value == 0
         assert not slope.any()
     value, slope = gradient(features_r_ill, row)
-    assert value.item() == pytest.approx(1 / 2)
+    assert value.item() == pytest.approx(np.log10(1001))
     assert slope.abs().max() < 1e-15
     with pytest.raises(ValueError, match="R_ill is infinite"):
         features_r_ill(row, scale_free=False)
@@ -336,7 +349,7 @@ def test_all_singular_values_equal(shape):
         assert value == 0
         assert slope.abs().max() < 1e-12
     value, slope = gradient(features_r_ill, features)
-    assert value.item() == pytest.approx(1 / 12)
+    assert value.item() == pytest.approx(np.log10(1001))
     assert slope.abs().max() < 1e-12
     with pytest.raises(ValueError, match="R_ill is infinite"):
         features_r_ill(features, scale_free=False)
