@@ -25,7 +25,7 @@ from hf_immunize.regularizers import (
     features_r_well,
 )
 
-__all__ = ["IMMA", "OBJECTIVES", "Condition", "Objective", "OptKappa", "RIllOnly", "get_objective"]
+__all__ = ["IMMA", "OBJECTIVES", "Condition", "Objective", "OptKappa", "OptLogKappa", "RIllOnly", "get_objective"]
 
 #: Name of a part -> its weighted value and its derivative by each eigenvalue of its Hessian.
 Parts = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -199,6 +199,15 @@ class OptKappa(Objective):
         return parts
 
 
+class OptLogKappa(OptKappa):
+    """λ_P log κ(H_P) − λ_H log κ(H_H): :class:`OptKappa` in logarithms, which no scale of κ drowns."""
+
+    name = "opt_log_kappa"
+
+    def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
+        super().__init__(lambda_primary, lambda_harmful, scale_free, log=True)
+
+
 class IMMA(Objective):
     """−λ_H · the harmful loss after an inner adaptation: bi-level, after IMMA (Zheng & Yeh, ECCV 2024).
 
@@ -293,7 +302,7 @@ class IMMA(Objective):
 
 
 #: Every objective by its name.
-OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Condition, RIllOnly, OptKappa, IMMA)}
+OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Condition, RIllOnly, OptKappa, OptLogKappa, IMMA)}
 
 
 def get_objective(name: str, **kwargs: Any) -> Objective:

@@ -27,7 +27,7 @@ from hf_immunize.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.saving import check_target, save_immunized
 from hf_immunize.workflow import Recipe, cache_tasks, measure, train_cached
 
-__all__ = ["efficientnet_lite0", "mnist", "quickstart", "split_by_class"]
+__all__ = ["efficientnet_lite0", "mnist", "quickstart", "rotated", "split_by_class"]
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 IMAGE_SIZE = 64
@@ -190,6 +190,13 @@ def split_by_class(data: Dataset, classes: Sequence[int], n_train: int, seed: in
         "label", renumbered, feature=ClassLabel(names=[names[one] for one in classes])
     )
     return chosen.select(range(n_train)), chosen.select(range(n_train, len(rows)))
+
+
+def rotated(data: Dataset, seed: int) -> Dataset:
+    """The images turned by 0 to 3 quarter turns, drawn by the seed; the label is how many: a benign task."""
+    turns = np.random.default_rng(seed).integers(0, 4, len(data))
+    pixels = np.stack([np.rot90(np.asarray(one), turn) for one, turn in zip(data["image"], turns, strict=True)])
+    return images_dataset(pixels, turns, ["0°", "90°", "180°", "270°"])
 
 
 def _check_classes(primary: Sequence[int], harmful: Sequence[int]) -> None:

