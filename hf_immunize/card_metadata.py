@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_dicts
 
+from hf_immunize.attacks.report import AttackReport
 from hf_immunize.ratio import SIGN
 from hf_immunize.record import DatasetRecord, ImmunizationRecord
 
@@ -100,11 +101,10 @@ def _eval_results(record: ImmunizationRecord) -> list[EvalResult]:
             limited = ", limited by precision" if report["precision_limited"] else ""
             label = f"{name}, mean over groups{f', {sign}' if sign else ''}{limited}"
             results.append(_eval_result(record, "harmful", key, label, report[key]["mean"]))
-    attacks = record.results.get("attacks") or {}
-    strongest = (attacks.get("strongest") or {}).get("immunized")
-    if strongest:
-        label = f"Accuracy of the strongest harmful attacker ({strongest['attacker']})"
-        results.append(_eval_result(record, "harmful", "harmful_accuracy", label, strongest["accuracy"]))
+    if record.results.get("attacks"):
+        attacker, accuracy = AttackReport.from_dict(record.results["attacks"]).strongest("immunized")
+        label = f"Accuracy of the strongest harmful attacker ({attacker})"
+        results.append(_eval_result(record, "harmful", "harmful_accuracy", label, accuracy))
     return results
 
 

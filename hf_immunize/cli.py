@@ -1,4 +1,4 @@
-"""The command line: ``hf-immunize train | evaluate | push | quickstart``. Thin: parse, call one function, print."""
+"""The command line: ``hf-immunize train | evaluate | attack | push | quickstart``. Parse, call one function, print."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="hf-immunize",
         description="Make a harmful fit on a released vision model slow, measure how far that holds, and publish it.",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{train,evaluate,push,quickstart}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{train,evaluate,attack,push,quickstart}")
     _quickstart_options(verbs.add_parser("quickstart", help="the whole job on real weights and images, no network"))
     _train_options(verbs.add_parser("train", help="immunize a model on a primary and a harmful data set"))
     _evaluate_options(verbs.add_parser("evaluate", help="RIR of a model against the model that it started from"))
+    _attack_options(verbs.add_parser("attack", help="many attackers on a model, and the worst case"))
     _push_options(verbs.add_parser("push", help="upload a released folder to the Hub in one commit"))
     return parser
 
@@ -78,7 +79,11 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="Hub id (with @revision), timm name (timm/…), or folder")
     parser.add_argument("--new_head", action="store_true", help="give the model a new head for the primary classes")
     parser.add_argument("--fit_steps", type=int, default=0, help="steps of plain fitting first; θ0 is what comes out")
-    for task, what in (("primary", "the task to keep"), ("harmful", "the task to make slow")):
+    for task, what in (
+        ("primary", "the task to keep"),
+        ("harmful", "the task to make slow"),
+        ("benign", "a task that training does not see, to measure what the immunization costs there"),
+    ):
         parser.add_argument(f"--{task}", help=f"{what}: Hub id, image folder, save_to_disk folder or parquet")
         parser.add_argument(f"--{task}_config", help="configuration of a Hub data set")
         parser.add_argument(f"--{task}_split", help="training split (train unless given)")
@@ -87,18 +92,20 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
     parser.add_argument("--output_dir", help="folder of the release; checkpoints go to <output_dir>-checkpoints")
     parser.add_argument("--trainable", default="last", help="last, all, or patterns of modules, comma-separated")
-    parser.add_argument("--objective", default="condition", help="condition, r_ill_only, opt_kappa or imma")
+    parser.add_argument(
+        "--objective", default="condition", help="condition, r_ill_only, opt_kappa, opt_log_kappa or imma"
+    )
     parser.add_argument("--lambda_primary", type=float, default=1.0, help="weight of R_well on the primary features")
-    parser.add_argument("--lambda_harmful", type=float, default=1.0, help="weight of R_ill on the harmful features")
+    parser.add_argument("--lambda_harmful", type=float, default=0.3, help="weight of R_ill on the harmful features")
     parser.add_argument(
         "--scale_free",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="--no-scale_free: the paper's raw form",
     )
-    parser.add_argument("--max_steps", type=int, default=400, help="optimizer steps; -1 for --num_train_epochs")
+    parser.add_argument("--max_steps", type=int, default=300, help="optimizer steps; -1 for --num_train_epochs")
     parser.add_argument("--num_train_epochs", type=float, default=3.0, help="used where --max_steps is -1")
-    parser.add_argument("--learning_rate", type=float, default=5e-3, help="peak, falling linearly to zero")
+    parser.add_argument("--learning_rate", type=float, default=5e-4, help="peak, falling linearly to zero")
     parser.add_argument("--batch_size", type=int, default=64, help="primary images a step and process")
     parser.add_argument(
         "--harmful_batch_size", type=int, help="harmful images a step and process; as primary if absent"
@@ -127,7 +134,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{task}_split", help="split (test if there is one, else train, unless given)")
         parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
         parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
-    parser.add_argument("--attack", action="store_true", help="also fit harmful heads, on half of the harmful images")
+    parser.add_argument("--attack", action="store_true", help="also run the probes, on half of the harmful images")
     parser.add_argument("--groups", type=int, default=20, help="groups of the paper's protocol")
     parser.add_argument("--group_size", type=int, default=100, help="samples a group")
     parser.add_argument("--max_samples", type=int, default=5_000, help="images of each task at most")
@@ -135,6 +142,41 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of the groups")
     _common(parser)
     parser.set_defaults(run=_evaluate)
+
+
+def _attack_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Fits harmful heads and fine-tunes with many attackers, on the model, on the one that it started from and on "
+        "random weights, and reports the strongest at each budget, what it recovers and a verdict."
+    )
+    parser.add_argument("model", nargs="?", help="the immunized model: Hub id (with @revision) or folder")
+    parser.add_argument("--base", help="the model that it started from, θ0")
+    parser.add_argument("--control", help="a model of the same training with λ = 0")
+    for task, what in (
+        ("harmful", "the task to attack"),
+        ("primary", "for the attacker that trains on it first"),
+        ("benign", "a task that training never saw, to see what the immunization costs there"),
+    ):
+        parser.add_argument(f"--{task}", help=f"{what}: Hub id, image folder, save_to_disk folder or parquet")
+        parser.add_argument(f"--{task}_config", help="configuration of a Hub data set")
+        parser.add_argument(f"--{task}_split", help="split to attack with (train unless given)")
+        parser.add_argument(f"--{task}_eval_split", help="split to judge by; a fifth of the other if there is none")
+        parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
+        parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
+    parser.add_argument("--attackers", default="all", help="all, probes, finetuning, or names, comma-separated")
+    parser.add_argument("--samples", type=_budgets, help="probes' images a class, like 10,100,all")
+    parser.add_argument("--steps", type=_integers, help="probes' steps, like 10,30,100,300,1000")
+    parser.add_argument("--finetune_samples", type=_budgets, help="fine-tuning's images a class, like 100")
+    parser.add_argument("--finetune_steps", type=_integers, help="fine-tuning's steps, like 10,30,100")
+    parser.add_argument("--seeds", type=_integers, help="like 0,1,2")
+    parser.add_argument("--no-scratch", dest="scratch", action="store_false", help="do not attack random weights")
+    parser.add_argument("--max_samples", type=int, default=5_000, help="images of each split at most")
+    parser.add_argument("--batch_size", type=int, default=64, help="of the forward passes")
+    parser.add_argument("--seed", type=int, default=0, help="of a held-out fifth and of the images taken")
+    parser.add_argument("--output_dir", help="attacks.json and attacks.png go here")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier attacks.json there")
+    _common(parser)
+    parser.set_defaults(run=_attack)
 
 
 def _push_options(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +238,22 @@ def _evaluate(options: argparse.Namespace) -> int:
     for name, accuracy in report.primary_accuracy.items():
         print(f"primary accuracy, {name}: {100 * accuracy:.1f} %")
     if attacks is not None:
-        print(f"\nharmful accuracy after {attacks.steps[-1]} steps (chance {100 * attacks.chance:.0f} %)\n{attacks}")
+        print(f"\nHarmful accuracy (chance {100 * attacks.chance:.0f} %)\n{attacks}")
+    return 0
+
+
+def _attack(options: argparse.Namespace) -> int:
+    from hf_immunize.attack_run import run_attack
+
+    _required(options, "model", "base", "harmful")
+    with _stdout_for_results(options):
+        report, written = run_attack(options)
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+        return 0
+    print(report)
+    for path in written:
+        print(path)
     return 0
 
 
@@ -250,6 +307,14 @@ def _integers(text: Any) -> tuple[int, ...]:
         return tuple(int(part) for part in parts)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected numbers like 0,1,2, got {text!r}") from error
+
+
+def _budgets(text: Any) -> tuple[int | None, ...]:
+    parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
+    try:
+        return tuple(None if str(part).strip() == "all" else int(part) for part in parts)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers or all, like 10,100,all, got {text!r}") from error
 
 
 if __name__ == "__main__":

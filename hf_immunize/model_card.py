@@ -12,8 +12,9 @@ import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from hf_immunize.attacks.report import AttackReport, largest
 from hf_immunize.card_metadata import RATIOS, card_metadata, rir_report
-from hf_immunize.plots import FIGURES_FOLDER, PROBES_NAME, SPECTRA_NAME
+from hf_immunize.plots import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
 from hf_immunize.ratio import SIGN
 from hf_immunize.record import ImmunizationRecord
 
@@ -56,7 +57,7 @@ def create_model_card(
     """
     if figures is None:
         figures = tuple(
-            name for name, key in ((SPECTRA_NAME, "spectra"), (PROBES_NAME, "attacks")) if record.results.get(key)
+            name for name, key in ((SPECTRA_NAME, "spectra"), (ATTACKS_NAME, "attacks")) if record.results.get(key)
         )
     # The client renders a template without trimming its blocks, which would tear the tables apart.
     environment = jinja2.Environment(
@@ -69,7 +70,7 @@ def create_model_card(
         paper=PAPER,
         figures={name: f"{FIGURES_FOLDER}/{name}" for name in figures},
         spectra_name=SPECTRA_NAME,
-        probes_name=PROBES_NAME,
+        attacks_name=ATTACKS_NAME,
         rir_rows=_rir_rows(record),
         accuracy=record.results.get("primary_accuracy") or {},
         attacks=_attacks(record),
@@ -78,6 +79,7 @@ def create_model_card(
         cell=_cell,
         join=_join,
         flat=_flat,
+        steps=_steps,
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     marked = f"{_START.format(digest=_digest(body))}\n{body}\n{_END}"
@@ -159,34 +161,65 @@ def _ratio(values: dict[str, Any]) -> str:
 
 
 def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
-    """The attackers at their last step, with the models that were attacked as columns."""
-    attacks = record.results.get("attacks") or {}
-    attackers = attacks.get("attackers") or {}
-    if not attackers:
+    """The report of the attackers in the form that the template shows."""
+    if not record.results.get("attacks"):
         return None
-    models = [
-        model
-        for model in ("initial", "control", "immunized")
-        if any(curves.get(model) for curves in attackers.values())
+    report = AttackReport.from_dict(record.results["attacks"])
+    rows = [
+        {
+            **row,
+            "cells": [_with_interval(row["accuracy"][model]) for model in report.models],
+            "recovery": _with_interval(row["recovery"] | {"mean": row["recovery"]["value"]}, percent=False),
+            "cost": _cost(row["slowdown"]),
+        }
+        for row in report.rows()
     ]
-    rows = []
-    for name, curves in attackers.items():
-        last = {model: _last(curves.get(model)) for model in models}
-        rows.append(
-            {"name": name, "steps": max((step for step, _ in filter(None, last.values())), default=None)} | last
-        )
-    names = " ".join(attackers).lower()
+    worst = [
+        {"kind": kind, "cells": [_with_interval(largest(by_model[model])) for model in report.models]}
+        for kind, by_model in report.worst_case.items()
+    ]
     return {
-        **attacks,
-        "models": models,
+        "report": report,
+        "models": [{"initial": "θ0", "scratch": "random weights"}.get(model, model) for model in report.models],
         "rows": rows,
-        "closed_form": any(word in names for word in ("ridge", "least squares", "closed")),
-        "fine_tuning": "fine-tun" in names or "finetun" in names,
+        "worst": worst,
+        "fine_tuning": "fine-tuning" in report.worst_case,
+        "cost_sentences": _cost_sentences(report),
     }
 
 
-def _last(curve: dict[str, float] | None) -> tuple[int, float] | None:
-    return max((int(step), accuracy) for step, accuracy in curve.items()) if curve else None
+def _with_interval(cell: dict[str, Any], percent: bool = True) -> str:
+    if cell["mean"] is None:
+        return "–"
+    if percent:
+        return f"{100 * cell['mean']:.1f} % ({100 * cell['low']:.0f}–{100 * cell['high']:.0f})"
+    return f"{cell['mean']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    if not cost["reached"]:
+        return f"{cost['initial']} → not reached"
+    return f"{cost['initial']} → {cost['immunized']}"
+
+
+def _cost_sentences(report: AttackReport) -> list[str]:
+    """What the strongest attackers need on the immunized model, in sentences."""
+    sentences = []
+    for kind, costs in report.cost_ratio.items():
+        for unit, cost in costs.items():
+            what = "training images a class" if unit == "samples" else "steps"
+            target = f"{100 * cost['target']:.1f} % (nine tenths of θ0's)"
+            after = (
+                f"{cost['immunized']} {what} on the immunized model"
+                if cost["reached"]
+                else f"is not reached within the budgets of {what} on the immunized model"
+            )
+            sentences.append(
+                f"Strongest {kind}: {target} takes {cost['initial']} {what} on θ0, {after}.".replace(
+                    ", is not", "; it is not"
+                )
+            )
+    return sentences
 
 
 def _reading(record: ImmunizationRecord) -> list[str]:
@@ -228,6 +261,10 @@ def number(value: float) -> str:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def _steps(value: int | None) -> str:
+    return "> 1e15" if value is None else f"{value:,}" if value < 10**6 else number(float(value))
 
 
 def _percent(value: float | None) -> str:

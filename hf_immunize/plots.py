@@ -1,8 +1,7 @@
-"""The figures of a card, drawn from the record alone: the two spectra and the probe curves."""
+"""The figures of a card, drawn from the record alone: the two spectra and the attackers' curves."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from hf_immunize.attacks.report import AttackReport
 from hf_immunize.record import ImmunizationRecord
 
-__all__ = ["FIGURES_FOLDER", "plot_probe_curves", "plot_spectra", "save_figures"]
+__all__ = ["FIGURES_FOLDER", "plot_attacks", "plot_spectra", "save_figure", "save_figures"]
 
 FIGURES_FOLDER = "figures"
 SPECTRA_NAME = "spectra.png"
-PROBES_NAME = "probe_curves.png"
+ATTACKS_NAME = "attacks.png"
 
 # Hues of the Okabe-Ito palette, which the common forms of colour blindness keep apart; dashes and marks repeat them.
 _STYLES: dict[str, dict[str, Any]] = {
     "initial": {"label": "θ0 (initial)", "color": "#0072B2", "linestyle": "--", "marker": "o"},
     "control": {"label": "control (λ = 0)", "color": "#6B6B6B", "linestyle": "-.", "marker": "s"},
     "immunized": {"label": "immunized", "color": "#D55E00", "linestyle": "-", "marker": "D"},
+    "scratch": {"label": "random weights", "color": "#009E73", "linestyle": ":", "marker": "^"},
 }
 _INK = "#222222"
 _GRID = "#DDDDDD"
-_MAX_COLUMNS = 3
 
 
 def plot_spectra(record: ImmunizationRecord) -> Figure | None:
@@ -65,64 +65,68 @@ def plot_spectra(record: ImmunizationRecord) -> Figure | None:
     return figure
 
 
-def plot_probe_curves(record: ImmunizationRecord) -> Figure | None:
-    """Harmful accuracy over the steps of each attacker on θ0, control and immunized features.
+def plot_attacks(attacks: AttackReport | None) -> Figure | None:
+    """Harmful accuracy over the attackers' steps at the largest budget of samples, one panel a kind of attacker.
 
     Returns:
-        one panel an attacker with the chance level as a line; None where the record holds no attacks.
+        every attacker as a thin line, the worst case of each model in bold with its interval, chance as a line; None
+        without a report.
     """
-    attacks = record.results.get("attacks") or {}
-    attackers = {name: curves for name, curves in (attacks.get("attackers") or {}).items() if any(curves.values())}
-    if not attackers:
+    if attacks is None:
         return None
-    columns = min(len(attackers), 2 if len(attackers) == 4 else _MAX_COLUMNS)
-    rows = math.ceil(len(attackers) / columns)
-    figure = _figure(4.2 * columns, 3.2 * rows + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
-    panels = list(grid.flat)
-    for axis, (name, curves) in zip(panels, attackers.items(), strict=False):
-        for model in ("initial", "control", "immunized"):
-            points = sorted((int(step), 100 * accuracy) for step, accuracy in (curves.get(model) or {}).items())
-            if points:
-                axis.plot(*zip(*points, strict=True), linewidth=2, markersize=5, **_STYLES[model])
-        if attacks.get("chance") is not None:
-            axis.axhline(100 * attacks["chance"], color=_INK, linewidth=1, linestyle=":", label="chance")
-        steps = sorted({int(step) for one in curves.values() for step in one or {}})
-        if steps[0] > 0:
-            axis.set_xscale("log")
+    kinds = list(attacks.worst_case)
+    figure = _figure(5.6 * len(kinds), 4.4)
+    axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        for model in attacks.models:
+            style = _STYLES[model]
+            for one in attacks.attackers.values():
+                if one["kind"] == kind:
+                    points = _at_most_samples(one["accuracy"][model])
+                    steps, accuracy = [int(step) for step in points], [100 * cell["mean"] for cell in points.values()]
+                    axis.plot(steps, accuracy, linewidth=0.8, alpha=0.35, color=style["color"])
+            points = _at_most_samples(attacks.worst_case[kind][model])
+            steps = [int(step) for step in points]
+            low, mean, high = ([100 * cell[key] for cell in points.values()] for key in ("low", "mean", "high"))
+            axis.plot(steps, mean, linewidth=2.8, markersize=5, **style)
+            axis.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        axis.axhline(100 * attacks.chance, color=_INK, linewidth=1, linestyle=":", label="chance")
+        axis.set_xscale("log")
         axis.set_xticks(steps, [str(step) for step in steps])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(0, 103)
-        axis.set_title(name, fontsize=11, color=_INK)
-        _finish(axis, legend=False)
-    for axis in panels[len(attackers) :]:
-        axis.set_visible(False)
-    for axis in panels[max(0, len(attackers) - columns) : len(attackers)]:
-        axis.tick_params(labelbottom=True)
+        axis.set_title("heads on the frozen features" if kind == "probe" else "fine-tuning", fontsize=11, color=_INK)
         axis.set_xlabel("steps of the attacker")
-    for row in grid:
-        row[0].set_ylabel("harmful accuracy (%)")
-    labelled = {label: line for axis in panels for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    legend = figure.legend(
-        labelled.values(), labelled.keys(), loc="outside upper center", ncols=len(labelled), frameon=False, fontsize=10
-    )
+        _finish(axis, legend=False)
+    axes[0].set_ylabel("harmful accuracy (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(_INK)
     return figure
 
 
+def _at_most_samples(by_samples: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return list(by_samples.values())[-1]
+
+
 def save_figures(record: ImmunizationRecord, folder: str | Path) -> list[Path]:
     """Draws what the record has results for into ``folder/figures`` and returns the paths."""
     written = []
-    for name, figure in ((SPECTRA_NAME, plot_spectra(record)), (PROBES_NAME, plot_probe_curves(record))):
+    attacks = AttackReport.from_dict(record.results["attacks"]) if record.results.get("attacks") else None
+    for name, figure in ((SPECTRA_NAME, plot_spectra(record)), (ATTACKS_NAME, plot_attacks(attacks))):
         if figure is None:
             continue
-        path = Path(folder) / FIGURES_FOLDER / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
-        written.append(path)
+        written.append(save_figure(figure, Path(folder) / FIGURES_FOLDER / name))
     return written
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
+    return path
 
 
 def _figure(width: float, height: float) -> Figure:

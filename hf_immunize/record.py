@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 RECORD_NAME = "immunization.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Longest list of eigenvalues that is kept of one spectrum: enough for a figure, small enough for a JSON file.
 MAX_EIGENVALUES = 512
@@ -166,11 +166,14 @@ class ImmunizationRecord:
             raise ValueError("This is no immunization record: it has no whole number as schema_version.")
         if version > SCHEMA_VERSION:
             raise ValueError(
-                f"This record has schema version {version}; this hf_immunize reads up to {SCHEMA_VERSION}. "
+                f"This record has schema version {version}; this hf_immunize reads version {SCHEMA_VERSION}. "
                 "Upgrade it: pip install -U hf-immunize."
             )
-        if version < 1:
-            raise ValueError(f"Unknown schema version {version}; the first one is 1.")
+        if version < SCHEMA_VERSION:
+            raise ValueError(
+                f"This record has schema version {version}, of an hf_immunize before the attack suite; this one reads "
+                f"version {SCHEMA_VERSION}. Measure the model again: hf-immunize evaluate, hf-immunize attack."
+            )
         return _from_dict(cls, values | {"results": _decode(values.get("results", {}))}, "record")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hf_immunize.attacks import run_attacks
+from hf_immunize.attacks.suite import CARD_BUDGETS, run_attacks
 from hf_immunize.backbones import unwrap
 from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
 from hf_immunize.record import DatasetRecord, ImmunizationRecord, spectra_results
@@ -26,6 +26,7 @@ def measure_release(
     harmful_train: Any,
     harmful: Any,
     *,
+    benign: tuple[Any, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def measure_release(
         primary: primary evaluation data, model inputs.
         harmful_train: harmful data for attackers to fit on.
         harmful: harmful evaluation data.
+        benign: data of a task that training never saw, to fit on and to judge by.
         seed: of the groups.
         progress: show progress bars.
     """
@@ -54,7 +56,19 @@ def measure_release(
     accuracy["initial"] = reports["immunized"].primary_accuracy.get("initial")
     results["primary_accuracy"] = {name: value for name, value in accuracy.items() if value is not None}
     if _labelled(harmful_train) and _labelled(harmful):
-        results["attacks"] = run_attacks(model, base, harmful_train, harmful, control=control).to_dict()
+        fit_on, judge_by = benign or (None, None)
+        report = run_attacks(
+            model,
+            base,
+            harmful_train,
+            harmful,
+            control=control,
+            benign_train=fit_on,
+            benign_test=judge_by,
+            budgets=CARD_BUDGETS,
+            progress=progress,
+        )
+        results["attacks"] = report.to_dict()
     return results
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_immunize.attacks.report import AttackReport
 from hf_immunize.ratio import SIGN
 from hf_immunize.record import ImmunizationRecord
 
@@ -34,13 +35,10 @@ def table(record: ImmunizationRecord) -> str:
             f"{label}, all {first['n_harmful']} + {first['n_primary']} samples",
             {name: f"{_sign(one[key + '_bound'])}{one[key]:.3g}" for name, one in whole.items()},
         )
+    text = "\n".join(lines)
     if "attacks" in results:
-        last = str(results["attacks"]["steps"][-1])
-        for attacker, curves in results["attacks"]["attackers"].items():
-            row(f"harmful: {attacker}, {last} steps", {name: f"{100 * curves[name][last]:.1f} %" for name in models})
-        strongest = results["attacks"]["strongest"]
-        row("harmful: strongest of these", {name: f"{100 * strongest[name]['accuracy']:.1f} %" for name in models})
-    return "\n".join(lines)
+        text += f"\n\nHarmful accuracy\n{AttackReport.from_dict(results['attacks'])}"
+    return text
 
 
 def _ratio(values: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from hf_immunize.backbones import unwrap
 from hf_immunize.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
 from hf_immunize.image_processing import PROCESSOR_NAME, TimmImageProcessor
 from hf_immunize.model_card import CARD_NAME, create_model_card
-from hf_immunize.plots import FIGURES_FOLDER, PROBES_NAME, SPECTRA_NAME, save_figures
+from hf_immunize.plots import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, save_figures
 from hf_immunize.record import RECORD_NAME, ImmunizationRecord
 
 __all__ = ["GENERATED", "check_target", "missing_parts", "save_immunized"]
@@ -35,7 +35,7 @@ GENERATED = (
     PROCESSOR_NAME,
     RECORD_NAME,
     f"{FIGURES_FOLDER}/{SPECTRA_NAME}",
-    f"{FIGURES_FOLDER}/{PROBES_NAME}",
+    f"{FIGURES_FOLDER}/{ATTACKS_NAME}",
     EVAL_RESULTS_NAME,
     CARD_NAME,
 )

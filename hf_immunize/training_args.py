@@ -14,8 +14,8 @@ __all__ = ["ImmunizationArguments"]
 class ImmunizationArguments(TrainingArguments):
     """`TrainingArguments` with λ, the objective, what trains, and the protocol of the measurement.
 
-    Defaults that differ from `TrainingArguments`: plain SGD with Nesterov momentum 0.9 and a learning rate of 3e-3,
-    as the paper trains its deep nets (section 5.3), and no removal of unused columns (batches are nested).
+    Defaults that differ from `TrainingArguments`: a learning rate of 5e-4, and no removal of unused columns (batches
+    are nested). ``optim="sgd"`` comes with Nesterov momentum 0.9, as the paper trains its deep nets (section 5.3).
 
     Raises:
         ValueError: a λ that is negative or not a number, or another value out of range, when it is made.
@@ -30,7 +30,7 @@ class ImmunizationArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are nested."})
     objective: str = field(
         default="condition",
-        metadata={"help": "What is added to the task loss: condition, r_ill_only, opt_kappa or imma."},
+        metadata={"help": "What is added to the task loss: condition, r_ill_only, opt_kappa, opt_log_kappa or imma."},
     )
     lambda_primary: float = field(default=1.0, metadata={"help": "Weight of R_well on the primary features."})
     lambda_harmful: float = field(default=0.3, metadata={"help": "Weight of R_ill on the harmful features."})

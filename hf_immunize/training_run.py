@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from transformers import set_seed
 
 from hf_immunize.attacks import AttackReport, run_attacks
+from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.backbones import find_head
 from hf_immunize.data import (
     ImageInputs,
@@ -53,7 +54,8 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
     _check_checkpoints(work, options)
     immunization = _arguments(options, work)
     control = _arguments(options, work, control=True) if options.control else None
-    sources = {task: _load_task(options, task) for task in ("primary", "harmful")}
+    tasks = ("primary", "harmful", *(("benign",) if options.benign else ()))
+    sources = {task: _load_task(options, task) for task in tasks}
     names = _class_names(sources["primary"][0], options.primary_label_column)
     # A new head is drawn here, and must be the same in every process and after a resume.
     set_seed(options.seed)
@@ -88,6 +90,7 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
         controlled,
         data["primary"][1],
         *data["harmful"],
+        benign=data.get("benign"),
         seed=options.seed,
         progress=not options.json,
     )
@@ -125,7 +128,17 @@ def run_evaluation(options: argparse.Namespace) -> tuple[RIRReport, AttackReport
     if not options.attack:
         return report, None
     train, test = _halves(sets["harmful"], options.seed, options.max_samples)
-    return report, run_attacks(model.model, base.model, train, test, batch_size=options.batch_size, device=device)
+    attacks = run_attacks(
+        model.model,
+        base.model,
+        train,
+        test,
+        budgets=CARD_BUDGETS,
+        batch_size=options.batch_size,
+        device=device,
+        progress=not options.json,
+    )
+    return report, attacks
 
 
 def _arguments(options: argparse.Namespace, work: Path, control: bool = False, **changes: Any) -> ImmunizationArguments:
@@ -215,7 +228,7 @@ def _inputs(
             _processor(loaded),
             getattr(options, f"{task}_image_column"),
             getattr(options, f"{task}_label_column"),
-            labels_needed=task == "primary" or options.objective == "imma",
+            labels_needed=task != "harmful" or options.objective == "imma",
         )
         for part in parts[:2]
     )
@@ -317,6 +330,7 @@ def _record(
         architecture=loaded.architecture,
         primary=described("primary"),
         harmful=described("harmful"),
+        benign=described("benign") if "benign" in sources else None,
         command=options.command_line,
         license=loaded.license,
         results=results,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_immunize.attacks import probe_report
+from hf_immunize.attacks.suite import CARD_BUDGETS, attack_features
 from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import collate_images
-from hf_immunize.evaluation import Protocol, extract_features, rir_report
+from hf_immunize.evaluation import Extracted, Protocol, extract_features, rir_report
 from hf_immunize.frozen_prefix import CachedActivations, FrozenPrefix
 from hf_immunize.release import spectra_of
 from hf_immunize.trainer import ImmunizationTrainer
@@ -145,7 +145,7 @@ def train_cached(
 
 def tail_features(
     model: nn.Module, selection: TrainableSelection, data: CachedActivations, images: torch.Tensor
-) -> Any:
+) -> Extracted:
     """Features, logits and labels of cached activations, in the activations' precision."""
     dtype = data.activations.dtype
     ready = copy.deepcopy(model).to(dtype)
@@ -160,45 +160,51 @@ def measure(
     tasks: dict[str, CachedTask],
     images: torch.Tensor,
     *,
-    attack: bool = True,
+    scratch: dict[str, dict[str, Extracted]] | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Results in the form of a record: RIR_θ0 of every model against ``models["initial"]``, attacks, spectra.
+    """Results in the form of a record: RIR_θ0 of every model against ``models["initial"]``, spectra, and the probes.
 
     Args:
         models: ``initial``, ``immunized`` and, where there is one, ``control``.
         selection: what trained.
-        tasks: activations by task, ``primary`` and ``harmful`` among them.
+        tasks: activations by task, ``primary`` and ``harmful`` among them; with ``benign`` the probes run on it too.
         images: a batch of images to split the models with, (n, C, H, W).
-        attack: also fit harmful heads with every attacker.
+        scratch: features of random weights, task → ``train`` and ``test``; the reference of the attackers.
+        progress: show a progress bar.
     """
-    evaluated = {
-        name: {task: tail_features(model, selection, tasks[task].eval, images) for task in tasks}
+    found = {
+        name: {
+            task: {
+                "train": tail_features(model, selection, cached.train, images),
+                "test": tail_features(model, selection, cached.eval, images),
+            }
+            for task, cached in tasks.items()
+        }
         for name, model in models.items()
     }
-    initial = evaluated["initial"]
+    initial = found["initial"]
     reports = {
         name: rir_report(
-            found["harmful"].features,
-            initial["harmful"].features,
-            found["primary"].features,
-            initial["primary"].features,
+            one["harmful"]["test"].features,
+            initial["harmful"]["test"].features,
+            one["primary"]["test"].features,
+            initial["primary"]["test"].features,
             protocol=Protocol(),
         )
-        for name, found in evaluated.items()
+        for name, one in found.items()
         if name != "initial"
     }
-    results: dict[str, Any] = {
-        "primary_accuracy": {name: found["primary"].accuracy for name, found in evaluated.items()},
+    attacked = found | ({} if scratch is None else {"scratch": scratch})
+    attacks = attack_features(
+        {name: one["harmful"] for name, one in attacked.items()},
+        benign={name: one["benign"] for name, one in attacked.items()} if "benign" in tasks else None,
+        budgets=CARD_BUDGETS,
+        progress=progress,
+    )
+    return {
+        "primary_accuracy": {name: one["primary"]["test"].accuracy for name, one in found.items()},
         "rir": {name: report.to_dict() for name, report in reports.items()},
         "spectra": spectra_of(reports["immunized"]),
+        "attacks": attacks.to_dict(),
     }
-    if attack:
-        extracted = {
-            name: {
-                "train": tail_features(model, selection, tasks["harmful"].train, images),
-                "test": evaluated[name]["harmful"],
-            }
-            for name, model in models.items()
-        }
-        results["attacks"] = probe_report(extracted).to_dict()
-    return results

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from hf_immunize.attacks import ATTACKERS, AttackReport, Budgets
+from hf_immunize.attacks.harness import Outcome
+from hf_immunize.attacks.report import summarise
 from hf_immunize.ratio import relative_immunization_ratio
 from hf_immunize.record import DatasetRecord, ImmunizationRecord, spectra_results
 
@@ -38,26 +41,51 @@ def rir_report(rir: float = 1.4e5, rir_i: float = 2.1e7, rir_ii: float = 150.0, 
     }
 
 
-def attacks() -> dict[str, Any]:
-    def curves(**last: float) -> dict[str, dict[str, float]]:
-        return {model: {"10": last[model] / 2, "300": last[model]} for model in MODELS}
+#: Attacker → accuracy on each model at the largest budget.
+ACCURACY = {
+    "gradient descent, 1/L": {"initial": 0.836, "control": 0.82, "immunized": 0.62, "scratch": 0.3},
+    "Adam, best rate": {"initial": 0.954, "control": 0.93, "immunized": 0.684, "scratch": 0.4},
+    "ridge regression": {"initial": 0.874, "control": 0.88, "immunized": 0.644, "scratch": 0.35},
+}
 
+
+def outcomes(accuracy=None, steps=(10, 300), samples=(None,), seeds=2, m=500):
+    """Outcomes of planted accuracies: at the first budget of steps half of what is reached at the last."""
     return {
-        "attackers": {
-            "gradient descent": curves(initial=0.836, control=0.822, immunized=0.62),
-            "Adam": curves(initial=0.954, control=0.93, immunized=0.684),
-            "ridge regression": curves(initial=0.874, control=0.88, immunized=0.644),
-        },
-        "steps": [10, 300],
-        "strongest": {
-            "initial": {"attacker": "Adam", "accuracy": 0.954},
-            "control": {"attacker": "Adam", "accuracy": 0.93},
-            "immunized": {"attacker": "Adam", "accuracy": 0.684},
+        (attacker, model, count, step): [
+            Outcome("rate 0.1", last, torch.arange(m) < round(m * last * (0.5 if step < steps[-1] else 1)))
+            for _ in range(seeds)
+        ]
+        for attacker, by_model in (accuracy or ACCURACY).items()
+        for model, last in by_model.items()
+        for count in samples
+        for step in steps
+    }
+
+
+def attack_report(accuracy=None, benign=None, **changes: Any) -> AttackReport:
+    """The report of planted accuracies."""
+    accuracy = accuracy or ACCURACY
+    attackers = [ATTACKERS[name] for name in accuracy]
+    settings: dict[str, Any] = {
+        "benign": outcomes(benign, steps=(300,)) if benign else {},
+        "exact": {
+            "initial": {0.5: 3, 0.1: 40, 0.01: 900},
+            "immunized": {0.5: 70, 0.1: 5_000_000, 0.01: None},
         },
         "chance": 0.2,
         "n_train": 2000,
         "n_test": 500,
+        "notes": [],
     }
+    budgets = Budgets((None,), (10, 300), (None,), (10, 300), seeds=(0, 1))
+    return summarise(outcomes(accuracy), attackers, budgets, **(settings | changes))
+
+
+def attacks() -> dict[str, Any]:
+    return attack_report(
+        benign={"Adam, best rate": {"initial": 0.8, "control": 0.79, "immunized": 0.75, "scratch": 0.3}}
+    ).to_dict()
 
 
 def sample_record(**changes: Any) -> ImmunizationRecord:

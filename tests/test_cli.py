@@ -102,7 +102,7 @@ def test_training_writes_a_whole_release(world, released):
     assert set(record.results["primary_accuracy"]) == {"initial", "control", "immunized"}
     assert set(record.results["rir"]) == {"immunized", "control"}
     assert record.results["rir"]["immunized"]["rir"]["mean"] != record.results["rir"]["control"]["rir"]["mean"]
-    assert set(record.results["attacks"]["strongest"]) == {"initial", "control", "immunized"}
+    assert set(record.results["attacks"]["worst_case"]["probe"]) == {"initial", "control", "immunized", "scratch"}
     assert record.command.startswith("hf-immunize train --model")
     assert {path.name for path in released.iterdir()} >= {"README.md", "config.json", "figures", "model.safetensors"}
     # The frozen part is the base model's, what trains moved.

@@ -91,7 +91,7 @@ def test_a_push_is_one_commit_with_the_whole_folder(hub, writer, release):
         ".eval_results/hf_immunize.yaml",
         "README.md",
         "config.json",
-        "figures/probe_curves.png",
+        "figures/attacks.png",
         "figures/spectra.png",
         "immunization.json",
         "model.safetensors",
@@ -190,11 +190,11 @@ def test_a_repush_keeps_the_authors_words_and_drops_stale_files(hub, writer, rel
     repo.commit("main", files, "edited on the web page")
     local = (release / "README.md").read_text(encoding="utf-8")
     (release / "README.md").write_text(local + "\nWords from the folder.\n", encoding="utf-8")
-    (release / "figures" / "probe_curves.png").unlink()
+    (release / "figures" / "attacks.png").unlink()
     (release / "figures" / "mine.png").write_bytes(b"png")
     text = (release / "README.md").read_text(encoding="utf-8")
     (release / "README.md").write_text(
-        "\n".join(line for line in text.splitlines() if "probe_curves" not in line) + "\n", encoding="utf-8"
+        "\n".join(line for line in text.splitlines() if "attacks.png" not in line) + "\n", encoding="utf-8"
     )
     before = len(hub.commits())
     push(writer, release, "me/again")
@@ -204,7 +204,7 @@ def test_a_repush_keeps_the_authors_words_and_drops_stale_files(hub, writer, rel
     assert "Words from the folder." in after
     assert after.count("<!-- hf-immunize: start") == 1
     assert "model-00001-of-00002.safetensors" not in repo.files
-    assert "figures/probe_curves.png" not in repo.files
+    assert "figures/attacks.png" not in repo.files
     assert {"LICENSE", "notes/a.txt", "figures/mine.png"} <= set(repo.files)
 
 

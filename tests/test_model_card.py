@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hub_server import metadata_errors
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from samples import COMMIT, rir_report, sample_record
+from samples import ACCURACY, COMMIT, attack_report, rir_report, sample_record
 
 from hf_immunize.card_metadata import eval_results_yaml
 from hf_immunize.model_card import create_model_card, edited_inside, merge_cards, number
@@ -104,10 +104,14 @@ def test_every_measured_figure_is_on_the_card():
     assert re.search(r"\| immunized \| all samples \|.*\| 20 → 20 \| 20 → 20 \| 60 / 60 \|", text)
     assert "| control | 20 groups of 100 | 690 ± 0.25 | 34 ± 0.25 | 26 ± 0.25 |" in text
     assert "not over seeds" in text
-    assert "| Adam | 300 | 95.4 % | 93.0 % | 68.4 % |" in text
-    assert "strongest attacker tried here recovers 68.4 %" in text
+    assert re.search(r"\| Adam, best rate \| all \| 300 \| 95\.4 % \(9\d–9\d\) \| 93\.0 % \(.*?\) \| 68\.4 % ", text)
+    assert "weakened, not stopped; the strongest, Adam, best rate, recovers 51 % of what θ0 gives" in text
+    assert "79.0 % on the control, 75.0 % on the immunized model" in text
+    assert "Its cost against the control is 4.0 points" in text
+    assert "| 1.0 % | 900 | > 1e15 |" in text
+    assert "| 10.0 % | 40 | 5.0e6 |" in text
     assert "(figures/spectra.png)" in text
-    assert "(figures/probe_curves.png)" in text
+    assert "(figures/attacks.png)" in text
     assert "(ii) is above 1" in text
     assert "hf-immunize train --model someone/vit-tiny" in text
     assert "training = 7" in text
@@ -139,7 +143,8 @@ def test_what_was_not_measured_leaves_no_sentence():
 def test_fine_tuning_is_called_measured_only_where_it_was():
     assert "fine-tuning the backbone was not measured" in card_of().text
     record = sample_record()
-    record.results["attacks"]["attackers"]["fine-tuning, last block"] = {"immunized": {"100": 0.9}}
+    accuracy = ACCURACY | {"last block": dict.fromkeys(("initial", "control", "immunized", "scratch"), 0.9)}
+    record.results["attacks"] = attack_report(accuracy).to_dict()
     assert "fine-tuning the backbone (measured above)" in create_model_card(record, "me/immune").text
 
 

@@ -4,9 +4,9 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
-from samples import attacks, sample_record
+from samples import ACCURACY, attack_report, sample_record
 
-from hf_immunize.plots import plot_probe_curves, plot_spectra, save_figures
+from hf_immunize.plots import plot_attacks, plot_spectra, save_figures
 
 
 def lines(axis):
@@ -32,28 +32,36 @@ def test_a_thinned_spectrum_keeps_its_true_indices():
     np.testing.assert_array_equal(x, np.arange(1, 40, 2))
 
 
-def test_probe_curves_show_every_attacker_model_and_chance():
-    figure = plot_probe_curves(sample_record())
-    panels = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title() for axis in panels] == ["gradient descent", "Adam", "ridge regression"]
-    drawn = lines(panels[1])
-    assert set(drawn) == {"θ0 (initial)", "control (λ = 0)", "immunized", "chance"}
+def test_attacks_show_the_worst_case_of_every_model_and_chance():
+    figure = plot_attacks(attack_report())
+    (axis,) = figure.axes
+    assert axis.get_title() == "heads on the frozen features"
+    drawn = lines(axis)
+    assert set(drawn) >= {"θ0 (initial)", "control (λ = 0)", "immunized", "random weights", "chance"}
     np.testing.assert_allclose(drawn["immunized"], [[10, 34.2], [300, 68.4]])
     np.testing.assert_allclose(drawn["chance"][:, 1], 20)
+    thin = [line for line in axis.get_lines() if line.get_linewidth() < 1 and line.get_label().startswith("_")]
+    assert len(thin) == 3 * 4
+    bold = max(line.get_linewidth() for line in axis.get_lines())
+    assert {line.get_label() for line in axis.get_lines() if line.get_linewidth() == bold} == {
+        "θ0 (initial)",
+        "control (λ = 0)",
+        "immunized",
+        "random weights",
+    }
 
 
-def test_steps_are_ordered_as_numbers():
-    record = sample_record()
-    curve = {"100": 0.3, "1000": 0.4, "30": 0.2}
-    record.results["attacks"] = attacks() | {"attackers": {"Adam": {"immunized": curve}}}
-    np.testing.assert_array_equal(lines(plot_probe_curves(record).axes[0])["immunized"][:, 0], [30, 100, 1000])
+def test_each_kind_of_attacker_has_a_panel():
+    accuracy = ACCURACY | {"last block": dict.fromkeys(("initial", "immunized", "scratch"), 0.9) | {"control": 0.8}}
+    figure = plot_attacks(attack_report(accuracy))
+    assert [axis.get_title() for axis in figure.axes] == ["heads on the frozen features", "fine-tuning"]
 
 
-@pytest.mark.parametrize("results", [{}, {"spectra": {}, "attacks": {}}, {"attacks": {"attackers": {"Adam": {}}}}])
+@pytest.mark.parametrize("results", [{}, {"spectra": {}, "attacks": {}}])
 def test_nothing_measured_nothing_drawn(tmp_path, results):
     record = sample_record(results=results)
     assert plot_spectra(record) is None
-    assert plot_probe_curves(record) is None
+    assert plot_attacks(None) is None
     assert save_figures(record, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -65,7 +73,7 @@ def test_saving_leaves_global_state_alone_and_gives_readable_pngs(tmp_path):
     assert matplotlib.rcParams._get_backend_or_none() == backend
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         "figures/spectra.png",
-        "figures/probe_curves.png",
+        "figures/attacks.png",
     ]
     for path in paths:
         pixels = matplotlib.image.imread(path)

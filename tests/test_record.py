@@ -68,7 +68,7 @@ def test_redaction_leaves_other_words_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema version 2.*Upgrade"),
+        ({"schema_version": 3}, "schema version 3.*Upgrade"),
         ({"schema_version": 0}, "schema version 0"),
         ({"schema_version": None}, "no immunization record"),
         ({"base_modle": "x"}, "'base_modle'.*'base_model'"),

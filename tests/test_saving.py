@@ -28,7 +28,7 @@ def test_the_folder_is_whole_and_nothing_lies_beside_it(tmp_path):
         ".eval_results/hf_immunize.yaml",
         "README.md",
         "config.json",
-        "figures/probe_curves.png",
+        "figures/attacks.png",
         "figures/spectra.png",
         "immunization.json",
         "model.safetensors",

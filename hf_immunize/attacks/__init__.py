@@ -1,6 +1,22 @@
-"""Attackers: fits of the harmful task on released features, and the suite that takes the worst case."""
+"""Attackers: fits of the harmful task on a released model, and the suite that takes the worst case."""
 
-from hf_immunize.attacks.probes import PROBES, Standardizer, fit_probe
-from hf_immunize.attacks.suite import AttackReport, probe_report, run_attacks
+from hf_immunize.attacks import finetune as finetune
+from hf_immunize.attacks import probes as probes
+from hf_immunize.attacks.attacker import ATTACKERS, Attacker, AttackTask, Fit, attacker
+from hf_immunize.attacks.harness import Budgets
+from hf_immunize.attacks.report import AttackReport
+from hf_immunize.attacks.self_check import BrokenAttackerError
+from hf_immunize.attacks.suite import attack_features, run_attacks
 
-__all__ = ["PROBES", "AttackReport", "Standardizer", "fit_probe", "probe_report", "run_attacks"]
+__all__ = [
+    "ATTACKERS",
+    "AttackReport",
+    "AttackTask",
+    "Attacker",
+    "BrokenAttackerError",
+    "Budgets",
+    "Fit",
+    "attack_features",
+    "attacker",
+    "run_attacks",
+]

@@ -1,159 +1,273 @@
-"""Linear probes on frozen features: four attackers, each a function from training rows to test accuracy over steps."""
+"""Attackers that leave the features as they are: heads of every usual kind on cached features.
+
+Every first-order attacker divides the features by one number, their root mean square, so that its grid of rates means
+the same on every model. That changes no condition number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-__all__ = ["PROBES", "Standardizer", "fit_probe"]
+from hf_immunize.attacks.attacker import AttackTask, Fit, attacker
+from hf_immunize.attacks.descent import curvature, softmax_descent, with_bias
 
-#: Learning rates among which the Adam attacker takes its best, ridge penalties likewise: an attacker tunes.
-ADAM_RATES = (1e-3, 1e-2, 1e-1)
-RIDGE_PENALTIES = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+Prepare = Callable[[torch.Tensor], torch.Tensor]
 
-
-@dataclass(frozen=True)
-class Task:
-    """Harmful features and labels: rows to fit on (n, d) and rows to judge by (m, d)."""
-
-    train: torch.Tensor
-    train_labels: torch.Tensor
-    test: torch.Tensor
-    test_labels: torch.Tensor
-    n_classes: int
-
-    def accuracy(self, logits: torch.Tensor) -> float:
-        """Share of test rows whose largest logit is their label; 0 where a logit is not finite."""
-        if not torch.isfinite(logits).all():
-            return 0.0
-        return (logits.argmax(1) == self.test_labels).double().mean().item()
+#: The rows last decomposed, their mean, and the decomposition: three attackers need it of the same rows.
+_LAST: list[Any] = []
+#: Multiples of 1/L for gradient descent and momentum; Adam's rates on features of root mean square 1.
+STEP_MULTIPLES = tuple(10.0 ** (power / 2) for power in range(-2, 11))
+ADAM_RATES = tuple(10.0 ** (power / 3) for power in range(-12, 1))
+#: For features that were rescaled first, where κ is small and steps near 1/L are near the best.
+RESCALED_MULTIPLES = (1.0, 4.0, 16.0, 64.0)
+RIDGE_PENALTIES = tuple(10.0**power for power in range(-10, 3))
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+BATCH = 256
+#: Of a grid only these many go on after this step: those that fit best so far.
+KEEP = (100, 4)
+LBFGS_PULL, LBFGS_FITTED, LBFGS_TOLERANCE = 1e-9, 1e-4, 1e-6
+HIDDEN, MLP_RATES, MLP_BATCH = 128, (1e-3, 3e-3, 1e-2), 128
 
 
-class Standardizer:
-    """PCA-whitening of the span: features are centred and every direction above rounding gets unit variance.
-
-    Args:
-        features: training rows (n, d), float64.
-        eps: machine epsilon of the precision in which the features were computed.
-    """
-
-    def __init__(self, features: torch.Tensor, eps: float) -> None:
-        self.mean = features.mean(0)
-        _, values, directions = torch.linalg.svd(features - self.mean, full_matrices=False)
-        kept = values > max(features.shape) * eps * values[0]
-        if not kept.any():
-            raise ValueError("All training features are the same: there is nothing to whiten.")
-        self.map = directions[kept].mT / values[kept] * features.shape[0] ** 0.5
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return (features - self.mean) @ self.map
+@attacker("gradient descent, 1/L")
+def gradient_descent(task: AttackTask) -> Iterator[Fit]:
+    """Softmax regression by gradient descent with the constant step 1/L (arXiv 2505.23760, section 2)."""
+    yield from _descend(task, _unscaled(task.rows), (1.0,))
 
 
-def fit_probe(
-    name: str,
-    train: torch.Tensor,
-    train_labels: torch.Tensor,
-    test: torch.Tensor,
-    test_labels: torch.Tensor,
-    *,
-    steps: Sequence[int] = (10, 30, 100, 300),
-) -> dict[int, float]:
-    """Fits one attacker's linear head from zero and returns its test accuracy after each number of steps.
-
-    Args:
-        name: a key of :data:`PROBES`.
-        train: features to fit on, (n, d).
-        train_labels: their classes, (n,), counted from 0.
-        test: features to judge by, (m, d).
-        test_labels: their classes, (m,).
-        steps: at which the accuracy is taken, ascending. A closed form gives the same number at each.
-
-    Raises:
-        ValueError: an unknown attacker, no rows, or numbers that do not fit together.
-    """
-    if name not in PROBES:
-        raise ValueError(f"Unknown attacker {name!r}. Known ones: {', '.join(PROBES)}.")
-    if len(train) != len(train_labels) or len(test) != len(test_labels) or not len(train) or not len(test):
-        raise ValueError(
-            f"Features and labels must have equal, positive lengths, got {len(train)}/{len(train_labels)} for training "
-            f"and {len(test)}/{len(test_labels)} for the test."
-        )
-    n_classes = int(torch.cat([train_labels, test_labels]).max()) + 1
-    return PROBES[name](Task(train, train_labels, test, test_labels, n_classes), tuple(steps))
+@attacker("gradient descent, best rate")
+def tuned_gradient_descent(task: AttackTask) -> Iterator[Fit]:
+    """The same with the best of 13 constant steps from 0.1/L to 1e5/L; batches of 1,024 where there are more rows."""
+    yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, batch_size=1024, keep=KEEP)
 
 
-def gradient_descent(task: Task, steps: tuple[int, ...]) -> dict[int, float]:
-    """Softmax regression by gradient descent with the constant step 1/L (paper, section 2)."""
-    return _gradient_descent(task, task.train.double(), task.test.double(), steps)
+@attacker("momentum SGD, best rate")
+def momentum(task: AttackTask) -> Iterator[Fit]:
+    """Softmax regression by SGD with Nesterov momentum 0.9, batches of 256, the best of 13 rates."""
+    yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, rule="nesterov", batch_size=BATCH, keep=KEEP)
 
 
-def whitened_gradient_descent(task: Task, steps: tuple[int, ...]) -> dict[int, float]:
-    """The same after PCA-whitening, which makes κ = 1: what a knowing attacker does first."""
-    whiten = Standardizer(task.train.double(), torch.finfo(task.train.dtype).eps)
-    return _gradient_descent(task, whiten(task.train.double()), whiten(task.test.double()), steps)
+@attacker("Adam, best rate")
+def adam(task: AttackTask) -> Iterator[Fit]:
+    """Softmax regression by Adam, batches of 256, the best of 13 rates from 1e-4 to 1."""
+    prepare = _unscaled(task.rows)
+    yield from _fits(task, prepare, ADAM_RATES, "rate", rule="adam", batch_size=BATCH, keep=KEEP)
 
 
-def adam(task: Task, steps: tuple[int, ...]) -> dict[int, float]:
-    """Softmax regression by full-batch Adam on standardised features; at each step the best of three rates."""
-    spread, mean = task.train.std(0), task.train.mean(0)
-    scale = torch.where(spread > 1e-12 * spread.max(), spread, torch.ones_like(spread))
-    raw = (task.train.float(), task.test.float())
-    standardised = tuple(((rows - mean) / scale).float() for rows in (task.train, task.test))
-    best = dict.fromkeys(steps, 0.0)
-    for train, test in (raw, standardised):
-        # The rates side by side: one product a step serves all three fits.
-        weights = [torch.zeros(train.shape[1], task.n_classes, requires_grad=True) for _ in ADAM_RATES]
-        biases = [torch.zeros(task.n_classes, requires_grad=True) for _ in ADAM_RATES]
-        groups = [{"params": pair, "lr": rate} for *pair, rate in zip(weights, biases, ADAM_RATES, strict=True)]
-        optimizer = torch.optim.Adam(groups)
-        for step in range(1, max(steps) + 1):
-            optimizer.zero_grad()
-            logits = (train @ torch.cat(weights, dim=1) + torch.cat(biases)).split(task.n_classes, dim=1)
-            sum(F.cross_entropy(one, task.train_labels) for one in logits).backward()
-            optimizer.step()
-            if step in best:
-                with torch.no_grad():
-                    found = [task.accuracy(test @ w + b) for w, b in zip(weights, biases, strict=True)]
-                best[step] = max(best[step], *found)
-    return best
+@attacker("L-BFGS")
+def lbfgs(task: AttackTask) -> Iterator[Fit]:
+    """Softmax regression by L-BFGS in float64 to convergence, from the features as they are and from whitened ones."""
+    size = task.rows.double().square().mean().sqrt().clamp_min(1e-300)
+    coordinates: list[tuple[str, Prepare]] = [("as they are", lambda held: held.double() / size)]
+    if whiten := _whitening(task.rows):
+        coordinates.append(("whitened", whiten))
+    for name, prepare in coordinates:
+        prepare = _remembered(lambda held, prepare=prepare: with_bias(prepare(held)))
+        for step, head in _lbfgs(prepare(task.rows), task.labels, task.n_classes, task.checkpoints):
+            yield Fit(name, step, lambda held, prepare=prepare, head=head: prepare(held) @ head)
 
 
-def ridge(task: Task, steps: tuple[int, ...]) -> dict[int, float]:
-    """Least squares on one-hot labels in closed form, float64, with the best of five penalties."""
-    mean = task.train.double().mean(0)
-    left, values, directions = torch.linalg.svd(task.train.double() - mean, full_matrices=False)
-    targets = F.one_hot(task.train_labels, task.n_classes).double()
+def _lbfgs(
+    rows: torch.Tensor, labels: torch.Tensor, n_classes: int, checkpoints: tuple[int, ...]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Heads (d, classes) at the checkpoints and at convergence."""
+    targets = F.one_hot(labels, n_classes).double().mT
+    head = torch.zeros(n_classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
+    # One iteration a call; without max_eval its line search would end after one trial.
+    optimizer = torch.optim.LBFGS(
+        [head],
+        max_iter=1,
+        max_eval=30,
+        history_size=30,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    @torch.no_grad()
+    def closure() -> torch.Tensor:
+        # By hand, in the layout that a thin product is quick in.
+        log_shares = (head @ rows.mT).log_softmax(0)
+        # A pull towards zero too weak to matter, so that separable classes have a minimum.
+        head.grad = (log_shares.exp() - targets) @ rows / len(rows) + 2 * LBFGS_PULL * head
+        return -(log_shares * targets).sum() / len(rows) + LBFGS_PULL * head.square().sum()
+
+    loss = math.inf
+    for step in range(1, checkpoints[-1] + 1):
+        # The loss that a step returns is the one before it.
+        loss, before = float(optimizer.step(closure)), loss
+        done = loss < LBFGS_FITTED or before - loss < LBFGS_TOLERANCE * loss
+        if step in checkpoints or done:
+            yield step, head.detach().mT.clone()
+        if done:
+            return
+
+
+@attacker("standardised, gradient descent")
+def standardised(task: AttackTask) -> Iterator[Fit]:
+    """Every feature to mean 0 and variance 1, then gradient descent with the best of four steps."""
+    yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES, batch_size=1024)
+
+
+@attacker("PCA-whitened, gradient descent")
+def whitened(task: AttackTask) -> Iterator[Fit]:
+    """PCA-whitening, which makes κ = 1, then gradient descent with the best of four steps."""
+    if whiten := _whitening(task.rows):
+        yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES, batch_size=1024)
+    else:
+        yield _same_for_all(task)
+
+
+@attacker("ridge regression")
+def ridge(task: AttackTask) -> Iterator[Fit]:
+    """Least squares on one-hot labels in closed form, float64, with the best of 13 penalties."""
+    mean, (left, values, directions) = _decomposed(task.rows)
+    targets = F.one_hot(task.labels, task.n_classes).double()
     centre = targets.mean(0)
-    best = 0.0
     for penalty in RIDGE_PENALTIES:
-        shrink = values / (values.square() + penalty * values[0].square().clamp_min(1e-300))
-        weight = directions.mT @ (shrink[:, None] * (left.mT @ (targets - centre)))
-        best = max(best, task.accuracy((task.test.double() - mean) @ weight + centre))
-    return dict.fromkeys(steps, best)
+        shrink = values / (values.square() + penalty * values.square().mean().clamp_min(1e-300))
+        head = directions.mT @ (shrink[:, None] * (left.mT @ (targets - centre)))
+        yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: (held.double() - mean) @ head + centre)
 
 
-def _gradient_descent(task: Task, train: torch.Tensor, test: torch.Tensor, steps: tuple[int, ...]) -> dict[int, float]:
-    train = torch.cat([train, torch.ones_like(train[:, :1])], dim=1)
-    test = torch.cat([test, torch.ones_like(test[:, :1])], dim=1)
-    # The softmax Hessian is at most half the features' Gram: L = s_1²/(2n).
-    lipschitz = torch.linalg.matrix_norm(train, 2).square() / (2 * len(train))
-    targets = F.one_hot(task.train_labels, task.n_classes).double()
-    weight = torch.zeros(train.shape[1], task.n_classes, dtype=train.dtype)
-    result = {}
-    for step in range(1, max(steps) + 1):
-        residual = (train @ weight).softmax(1) - targets
-        weight -= train.mT @ residual / (len(train) * lipschitz)
-        if step in steps:
-            result[step] = task.accuracy(test @ weight)
-    return result
+@attacker("k nearest neighbours")
+def nearest_neighbours(task: AttackTask) -> Iterator[Fit]:
+    """Votes of the nearest training rows, by Euclidean and by cosine distance, with the best k of six."""
+    votes = F.one_hot(task.labels, task.n_classes).float()
+    mean = task.rows.double().mean(0)
+
+    def centred(held: torch.Tensor) -> torch.Tensor:
+        return (held.double() - mean).float()
+
+    for name, prepare in (("Euclidean", centred), ("cosine", lambda held: F.normalize(centred(held)))):
+        train = prepare(task.rows)
+        most = min(max(NEIGHBOURS), len(train))
+
+        @_remembered
+        def nearest(held: torch.Tensor, prepare=prepare, train=train, most=most) -> torch.Tensor:
+            return torch.cdist(prepare(held), train).topk(most, largest=False).indices
+
+        for k in NEIGHBOURS:
+            if k <= most:
+                # Nearer rows count a little more, so that ties are broken.
+                weight = torch.linspace(1, 0.99, k)[:, None]
+                yield Fit(
+                    f"{name}, k = {k}",
+                    0,
+                    lambda held, k=k, nearest=nearest, weight=weight: (votes[nearest(held)[:, :k]] * weight).sum(1),
+                )
 
 
-PROBES: dict[str, Callable[[Task, tuple[int, ...]], dict[int, float]]] = {
-    "gradient descent": gradient_descent,
-    "Adam": adam,
-    "PCA-whitened gradient descent": whitened_gradient_descent,
-    "ridge regression": ridge,
-}
+@attacker("two-layer head")
+def two_layers(task: AttackTask) -> Iterator[Fit]:
+    """A head with one hidden layer of 128 ReLUs on standardised features, AdamW, the best of three rates."""
+    prepare = _remembered(_standardised(task.rows))
+    x = prepare(task.rows)
+    generator = torch.Generator().manual_seed(task.seed)
+    count = len(MLP_RATES)
+    # The same start for every rate, side by side: one product a layer serves them all.
+    first = torch.randn(x.shape[1], HIDDEN, generator=generator) * math.sqrt(2 / x.shape[1])
+    second = torch.randn(HIDDEN, task.n_classes, generator=generator) * math.sqrt(1 / HIDDEN)
+    layers = [
+        nn.Parameter(one)
+        for rate in range(count)
+        for one in (first.clone(), torch.zeros(HIDDEN), second.clone(), torch.zeros(task.n_classes))
+    ]
+    groups = [{"params": layers[4 * one : 4 * one + 4], "lr": rate} for one, rate in enumerate(MLP_RATES)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+
+    def logits(batch: torch.Tensor) -> list[torch.Tensor]:
+        hidden = batch @ torch.cat(layers[0::4], dim=1) + torch.cat(layers[1::4])
+        parts = hidden.relu().split(HIDDEN, dim=1)
+        return [part @ layers[4 * one + 2] + layers[4 * one + 3] for one, part in enumerate(parts)]
+
+    order: list[torch.Tensor] = []
+    for step in range(1, task.checkpoints[-1] + 1):
+        if not order:
+            order = list(torch.randperm(len(x), generator=generator).split(MLP_BATCH))
+        picked = order.pop()
+        optimizer.zero_grad()
+        sum(F.cross_entropy(one, task.labels[picked]) for one in logits(x[picked])).backward()
+        optimizer.step()
+        if step in task.checkpoints:
+            for one, rate in enumerate(MLP_RATES):
+
+                def scores(held: torch.Tensor, one: int = one) -> torch.Tensor:
+                    with torch.no_grad():
+                        return logits(prepare(held))[one]
+
+                yield Fit(f"rate {rate:.0e}", step, scores)
+
+
+def _remembered(prepare: Prepare) -> Prepare:
+    """The same function, which knows its last answer: an attacker's fits are all judged on the same rows."""
+    last: list[torch.Tensor] = []
+
+    def remembered(held: torch.Tensor) -> torch.Tensor:
+        if not last or last[0] is not held:
+            last[:] = [held, prepare(held)]
+        return last[1]
+
+    return remembered
+
+
+def _unscaled(rows: torch.Tensor) -> Prepare:
+    """Features in units of their root mean square, float32."""
+    size = rows.double().square().mean().sqrt()
+    size = size if size > 0 else size.new_tensor(1.0)
+    return lambda held: (held.double() / size).float()
+
+
+def _standardised(rows: torch.Tensor) -> Prepare:
+    """Features of mean 0 and variance 1 on the training rows, float32; constant ones become 0."""
+    mean, spread = rows.double().mean(0), rows.double().std(0, correction=0)
+    scale = torch.where(spread > 1e-12 * spread.max(), spread, torch.inf)
+    return lambda held: ((held.double() - mean) / scale).float()
+
+
+def _decomposed(rows: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Mean and singular value decomposition of the centred rows in float64, worked out once for rows in a row."""
+    if not _LAST or _LAST[0]() is not rows:
+        mean = rows.double().mean(0)
+        _LAST[:] = [weakref.ref(rows), mean, torch.linalg.svd(rows.double() - mean, full_matrices=False)]
+    return _LAST[1], _LAST[2]
+
+
+def _whitening(rows: torch.Tensor) -> Prepare | None:
+    """PCA-whitening of the span in float64: centred, every direction above rounding to unit variance.
+
+    None where all rows are the same.
+    """
+    mean, (_, values, directions) = _decomposed(rows)
+    kept = values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]
+    if not kept.any():
+        return None
+    onto = directions[kept].mT / values[kept] * len(rows) ** 0.5
+    return lambda held: (held.double() - mean) @ onto
+
+
+def _descend(task: AttackTask, prepare: Prepare, multiples: tuple[float, ...], **options: Any) -> Iterator[Fit]:
+    rate = 1 / max(curvature(with_bias(prepare(task.rows))), 1e-30)
+    yield from _fits(task, prepare, tuple(rate * one for one in multiples), "step", **options)
+
+
+def _fits(task: AttackTask, prepare: Prepare, rates: tuple[float, ...], unit: str, **options: Any) -> Iterator[Fit]:
+    rows = prepare(task.rows)
+    prepare = _remembered(prepare)
+    found = softmax_descent(rows, task.labels, task.n_classes, rates, task.checkpoints, seed=task.seed, **options)
+    for step, running, heads in found:
+        for rate, head in zip(running, heads, strict=True):
+            yield Fit(f"{unit} {rate:.2e}", step, lambda held, head=head: with_bias(prepare(held)) @ head)
+
+
+def _same_for_all(task: AttackTask) -> Fit:
+    """The most frequent class for every row: all that features which are all the same can tell."""
+    counts = torch.bincount(task.labels, minlength=task.n_classes).double()
+    return Fit("", 0, lambda held: counts.expand(len(held), -1))

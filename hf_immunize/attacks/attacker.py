@@ -1,0 +1,154 @@
+"""What an attacker is: a function from a task to fits, under a name in one registry.
+
+An attacker sees training rows only. It yields each fit that it would consider, and the suite chooses among them on
+validation rows and reports on test rows, so that no attacker can choose by what it is judged with.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+__all__ = ["ATTACKERS", "AttackTask", "Attacker", "Fit", "attacker", "choose_attackers", "probe_names"]
+
+#: What an attacker works on: features of the frozen model, activations before its last stage, or images.
+View = Literal["features", "tail", "images"]
+
+
+@dataclass(frozen=True)
+class AttackTask:
+    """What an attacker is given.
+
+    Attributes:
+        rows: the training rows of its view: features (n, d), or a map-style data set of model inputs.
+        labels: their classes, (n,), counted from 0.
+        n_classes: of the harmful task.
+        checkpoints: numbers of steps after which a fit is to be yielded, ascending; the last one ends the attack.
+        seed: of everything random.
+        model: for the views ``tail`` and ``images``, a function that gives a fresh copy to train.
+        primary: for attackers that ask for it, primary training rows of the same view, with labels.
+        settings: where not None, the settings chosen with the first seed: a costly attacker tunes once.
+    """
+
+    rows: Any
+    labels: torch.Tensor
+    n_classes: int
+    checkpoints: tuple[int, ...]
+    seed: int = 0
+    model: Callable[[], nn.Module] | None = None
+    primary: Any = None
+    settings: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted classifier that the attacker could stop at.
+
+    Attributes:
+        setting: what tells it from the attacker's other fits, as text.
+        steps: steps spent on it; 0 for a closed form.
+        scores: from held-out rows of the same view to logits (m, classes); called before the attacker goes on.
+    """
+
+    setting: str
+    steps: int
+    scores: Callable[[Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """A named attack; calling it yields its fits.
+
+    Attributes:
+        name: the key in :data:`ATTACKERS`.
+        run: the attack.
+        view: what it works on.
+        needs_primary: whether it trains on primary data too.
+        requires: a package that it needs, and the extra that brings it.
+        description: the first line of its docstring.
+    """
+
+    name: str
+    run: Callable[[AttackTask], Iterator[Fit]] = field(repr=False)
+    view: View = "features"
+    needs_primary: bool = False
+    requires: tuple[str, str] | None = None
+    description: str = ""
+
+    @property
+    def kind(self) -> Literal["probe", "fine-tuning"]:
+        """``probe`` where the features stay as they are."""
+        return "probe" if self.view == "features" else "fine-tuning"
+
+    def __call__(self, task: AttackTask) -> Iterator[Fit]:
+        return self.run(task)
+
+
+#: Every attacker by its name, in the order of the tables.
+ATTACKERS: dict[str, Attacker] = {}
+
+
+def attacker(
+    name: str, *, view: View = "features", needs_primary: bool = False, requires: tuple[str, str] | None = None
+) -> Callable[[Callable[[AttackTask], Iterator[Fit]]], Attacker]:
+    """Registers the decorated function as an attacker of that name; the same name again replaces it.
+
+    Example:
+        >>> @attacker("nearest class mean")
+        ... def nearest_class_mean(task):
+        ...     means = torch.stack([task.rows[task.labels == one].mean(0) for one in range(task.n_classes)])
+        ...     yield Fit("", 0, lambda rows: -torch.cdist(rows, means))
+        >>> ATTACKERS.pop("nearest class mean").kind
+        'probe'
+    """
+    if view not in ("features", "tail", "images"):
+        raise ValueError(f"view must be 'features', 'tail' or 'images', got {view!r}.")
+
+    def register(run: Callable[[AttackTask], Iterator[Fit]]) -> Attacker:
+        text = (run.__doc__ or name).strip().splitlines()[0]
+        ATTACKERS[name] = Attacker(name, run, view, needs_primary, requires, text)
+        return ATTACKERS[name]
+
+    return register
+
+
+def probe_names() -> list[str]:
+    """Names of the attackers that leave the features as they are."""
+    return [name for name, one in ATTACKERS.items() if one.kind == "probe"]
+
+
+def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
+    """The attackers called ``"all"``, ``"probes"``, ``"finetuning"``, or by a list of such words and names.
+
+    Raises:
+        ValueError: an unknown name, with the nearest one, or none at all.
+        ModuleNotFoundError: an attacker that was asked for by its name needs a package that is not installed; under
+            ``"all"`` and ``"finetuning"`` too, since a suite without it would be weaker than it says.
+    """
+    given = [names] if isinstance(names, str) else list(names)
+    groups = {
+        "all": list(ATTACKERS),
+        "probes": probe_names(),
+        "finetuning": [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"],
+    }
+    chosen: dict[str, Attacker] = {}
+    for name in given:
+        if name not in groups and name not in ATTACKERS:
+            near = difflib.get_close_matches(name, [*groups, *ATTACKERS], n=1, cutoff=0.0)[0]
+            raise ValueError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {', '.join(ATTACKERS)}.")
+        chosen |= {one: ATTACKERS[one] for one in groups.get(name, [name])}
+    if not chosen:
+        raise ValueError(f"No attacker was named. Choose 'all', 'probes', or some of: {', '.join(ATTACKERS)}.")
+    for one in chosen.values():
+        if one.requires and importlib.util.find_spec(one.requires[0]) is None:
+            raise ModuleNotFoundError(
+                f"The attacker {one.name!r} needs {one.requires[0]}: pip install 'hf-immunize[{one.requires[1]}]', or "
+                "choose attackers='probes'."
+            )
+    return sorted(chosen.values(), key=lambda one: one.kind != "probe")

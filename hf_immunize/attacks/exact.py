@@ -1,0 +1,54 @@
+"""How long gradient descent takes for least squares, exactly: from the spectrum and where the labels lie in it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["SHARES", "exact_steps"]
+
+#: Shares of the excess loss that are left.
+SHARES = (0.5, 0.1, 0.01)
+#: Above this many steps the answer is that it does not happen.
+MOST_STEPS = 10**15
+
+
+def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) -> dict[float, int | None]:
+    """Steps of gradient descent at 1/L from zero until a share of the excess least-squares loss is left.
+
+    With X = UΣVᵀ and one-hot labels Y the excess loss after t steps is Σ_i (1 − s_i²/s_1²)^{2t} ‖u_iᵀY‖²/2, so κ alone
+    does not decide: the labels' weight in the slow directions does (compare arXiv 2505.23760, section 3).
+
+    Args:
+        features: X, (n, d), any float type; worked out in float64.
+        labels: (n,) of 0 … n_classes − 1.
+        n_classes: number of classes.
+
+    Returns:
+        for each of :data:`SHARES` the steps, None for more than 1e15; all None where the features are zero.
+    """
+    left, values, _ = torch.linalg.svd(features.double(), full_matrices=False)
+    if not values[0] > 0:
+        return dict.fromkeys(SHARES)
+    kept = values > max(features.shape) * torch.finfo(features.dtype).eps * values[0]
+    weight = (left[:, kept].mT @ F.one_hot(labels, n_classes).double()).square().sum(1)
+    # log(1 − x) keeps what 1 − x rounds away; the first direction is fitted in one step.
+    decay = torch.log1p(-(values[kept] / values[0]).square())
+
+    def share(steps: int) -> float:
+        left_over = torch.where(torch.isinf(decay), 0.0 if steps else 1.0, torch.exp(2 * steps * decay))
+        return float((left_over * weight).sum() / weight.sum())
+
+    found: dict[float, int | None] = {}
+    for wanted in SHARES:
+        low, high = 0, 1
+        while high <= MOST_STEPS and share(high) > wanted:
+            low, high = high, 2 * high
+        if high > MOST_STEPS:
+            found[wanted] = None
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if share(middle) > wanted else (low, middle)
+        found[wanted] = high
+    return found

@@ -1,0 +1,183 @@
+"""How an attack is measured: split, budget, choice on validation rows, verdict on test rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import ConcatDataset, Subset
+
+from hf_immunize.attacks.attacker import Attacker, AttackTask, View
+from hf_immunize.attacks.subject import Material
+
+__all__ = ["Budgets", "Draw", "Outcome", "budget_rows", "judge", "split_rows"]
+
+#: Share of the training rows that an attacker chooses by, and the most of them.
+VALIDATION_SHARE, MOST_VALIDATION = 0.2, 1000
+#: Fine-tuning is judged after every budget of steps, on at most these many validation rows.
+MOST_VALIDATION_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What attackers may spend.
+
+    Args:
+        samples: harmful training images a class; None is all that there are.
+        steps: optimizer steps of a probe.
+        finetune_samples: images a class of a fine-tuning attacker.
+        finetune_steps: its optimizer steps.
+        seeds: of the split, the draw of the budget and everything random in the attackers.
+
+    Raises:
+        ValueError: an empty or negative budget.
+    """
+
+    samples: tuple[int | None, ...] = (10, 100, None)
+    steps: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    finetune_samples: tuple[int | None, ...] = (100,)
+    finetune_steps: tuple[int, ...] = (10, 30, 100)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps", "finetune_samples", "finetune_steps", "seeds"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            low = 0 if name == "seeds" else 1
+            if not values or any(
+                (value is None and "samples" not in name) or (value is not None and value < low) for value in values
+            ):
+                raise ValueError(f"{name} must hold whole numbers of at least {low}, got {values!r}.")
+        object.__setattr__(self, "steps", tuple(sorted(set(self.steps))))
+        object.__setattr__(self, "finetune_steps", tuple(sorted(set(self.finetune_steps))))
+
+    def of(self, attacker: Attacker) -> tuple[tuple[int | None, ...], tuple[int, ...]]:
+        """Samples and steps of this attacker."""
+        if attacker.kind == "probe":
+            return self.samples, self.steps
+        return self.finetune_samples, self.finetune_steps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attacker reaches within a number of steps.
+
+    Attributes:
+        setting: the fit that it chose by validation accuracy.
+        validation_accuracy: of that fit.
+        correct: which test rows it gets right, (m,) of bool.
+    """
+
+    setting: str
+    validation_accuracy: float
+    correct: torch.Tensor
+
+
+def split_rows(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training and validation rows: a fifth of each class, at least one where it has two, at most 1,000 in all."""
+    generator = torch.Generator().manual_seed(seed)
+    share = min(VALIDATION_SHARE, MOST_VALIDATION / len(labels))
+    train, validation = [], []
+    for one in labels.unique():
+        rows = torch.nonzero(labels == one).flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        count = max(1, round(share * len(rows))) if len(rows) > 1 else 0
+        validation.append(rows[:count])
+        train.append(rows[count:])
+    return torch.cat(train), torch.cat(validation)
+
+
+def budget_rows(rows: torch.Tensor, labels: torch.Tensor, per_class: int | None) -> torch.Tensor:
+    """The first ``per_class`` of ``rows`` of each class; all where a class has fewer."""
+    if per_class is None:
+        return rows
+    return torch.cat([rows[labels[rows] == one][:per_class] for one in labels.unique()])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The rows of one seed and one budget of samples: to fit on, and held out (validation first, then test)."""
+
+    rows: Any
+    labels: torch.Tensor
+    held: Any
+    validation_labels: torch.Tensor
+
+    @classmethod
+    def of(cls, material: Material, view: View, labels: torch.Tensor, *, per_class: int | None, seed: int) -> Draw:
+        """Rows of a view, ``per_class`` of each class (None: all), drawn by the seed."""
+        train, validation = split_rows(labels, seed)
+        train = budget_rows(train, labels, per_class)
+        rows, test = material.rows["train"], material.rows["test"]
+        if view == "features":
+            return cls(rows[train], labels[train], torch.cat([rows[validation], test.to(rows)]), labels[validation])
+        generator = torch.Generator().manual_seed(seed)
+        validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION_IMAGES]]
+        held = ConcatDataset([Subset(rows, validation.tolist()), test])
+        return cls(Subset(rows, train.tolist()), labels[train], held, labels[validation])
+
+
+def judge(
+    attacker: Attacker,
+    draw: Draw,
+    material: Material,
+    test_labels: torch.Tensor,
+    n_classes: int,
+    *,
+    steps: Sequence[int],
+    seed: int,
+    settings: frozenset[str] | None = None,
+) -> dict[int, Outcome]:
+    """Runs one attacker on one draw; what it reaches within each budget of steps.
+
+    Args:
+        attacker: whom.
+        draw: its rows.
+        material: of the model under attack.
+        test_labels: of the test rows, (m,).
+        n_classes: of the harmful task.
+        steps: budgets, ascending.
+        seed: of everything random in the attacker.
+        settings: only these settings are tried; None for all.
+
+    Raises:
+        ValueError: the attacker yields no fit within the smallest budget.
+    """
+    task = AttackTask(
+        draw.rows,
+        draw.labels,
+        n_classes,
+        _checkpoints(steps) if attacker.kind == "probe" else tuple(steps),
+        seed,
+        material.model,
+        material.rows.get("primary") if attacker.needs_primary else None,
+        settings,
+    )
+    n_validation = len(draw.validation_labels)
+    fits: list[tuple[float, int, Outcome]] = []
+    for fit in attacker(task):
+        guesses = _guesses(fit.scores(draw.held))
+        found = float((guesses[:n_validation] == draw.validation_labels).double().mean())
+        fits.append((found, fit.steps, Outcome(fit.setting, found, guesses[n_validation:] == test_labels)))
+    if not any(spent <= steps[0] for _, spent, _ in fits):
+        raise ValueError(
+            f"The attacker {attacker.name!r} yielded no fit within {steps[0]} steps. It must yield one at every "
+            "checkpoint of its task."
+        )
+    # Of equal validation accuracies the earlier stop.
+    return {step: max((one for one in fits if one[1] <= step), key=lambda one: (one[0], -one[1]))[2] for step in steps}
+
+
+def _checkpoints(steps: Sequence[int]) -> tuple[int, ...]:
+    """The budgets and, for early stopping, points between them."""
+    between = {round((low * high) ** 0.5) for low, high in itertools.pairwise(steps)}
+    return tuple(sorted({max(1, steps[0] // 3), *between, *steps}))
+
+
+def _guesses(scores: Any) -> torch.Tensor:
+    scores = scores.detach().cpu()
+    # A row whose scores are not finite is a miss: no class is −1.
+    return torch.where(torch.isfinite(scores).all(1), scores.argmax(1), -1)
