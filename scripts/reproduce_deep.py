@@ -25,11 +25,14 @@ import torch.nn.functional as F
 from datasets import disable_progress_bars
 from deep_setups import BACKBONES, TASKS, extract, load, prepare
 from matplotlib.figure import Figure
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from hf_immunize.attacks import Budgets
+from hf_immunize.attacks.report import largest
+from hf_immunize.attacks.suite import compare_features
 from hf_immunize.evaluation import Extracted, Protocol, rir_report
 from hf_immunize.ratio import SIGN
 from hf_immunize.record import library_versions
@@ -58,6 +61,8 @@ SEARCH: dict[str, list[tuple[float, float]]] = {
 }
 
 
+#: What the attackers of a model of seed 0 may spend, and the harmful images that they have.
+ATTACK_BUDGETS, N_ATTACK = Budgets(samples=(None,), steps=(10, 30, 100, 300)), 2_000
 #: Backbone and task, name of the row, method, seed, recipe.
 Job = tuple[tuple[str, str], str, str, int, Recipe]
 
@@ -112,6 +117,33 @@ def fine_tune(train: Extracted, eval: Extracted, epochs: int = 6) -> list[float]
         with torch.no_grad():
             curve.append((head(eval.features.float()).argmax(1) == eval.labels).double().mean().item())
     return curve
+
+
+def attack(path: Path, weights: dict[str, Path]) -> dict[str, Any]:
+    """The probes on θ0, random weights and every method's model of seed 0; a report for each method.
+
+    Args:
+        path: what :func:`deep_setups.prepare` wrote.
+        weights: method → the weights of its run.
+    """
+    torch.set_num_threads(1)
+    kept = load(path)
+    found = {"initial": kept["features"], "scratch": kept["scratch"]}
+    for method, file in weights.items():
+        model = copy.deepcopy(kept["model"])
+        model.load_state_dict(load_file(file), strict=False)
+        found[method] = extract(model, kept["selection"], kept["tasks"], kept["images"])
+
+    def of(task: str) -> dict[str, dict[str, Extracted]]:
+        return {name: {"train": _few(one[task]["train"]), "test": one[task]["eval"]} for name, one in found.items()}
+
+    methods = ["initial", *weights]
+    reports = compare_features(of("harmful"), methods, benign=of("benign"), budgets=ATTACK_BUDGETS)
+    return {("init" if name == "initial" else name): report.to_dict() for name, report in reports.items()}
+
+
+def _few(one: Extracted) -> Extracted:
+    return Extracted(one.features[:N_ATTACK], one.logits[:N_ATTACK], one.labels[:N_ATTACK])
 
 
 class Results:
@@ -190,6 +222,38 @@ def table(results: Results, backbones: list[str], tasks: list[str]) -> str:
                     f"| {backbone} | {task} | {method}{stopped} | {' | '.join(cells)} | {', '.join(sorted(ranks))} | "
                     f"{_over_seeds(whole)} | {_mean(accuracy):.1f} ± {_spread(accuracy):.1f} |"
                 )
+    return "\n".join(lines)
+
+
+def attack_table(results: Results, attacked: Results) -> str:
+    """RIR beside what the strongest probe reaches and recovers, and the cost on the benign task; models of seed 0."""
+    lines = [
+        "| backbone | harmful task | method | RIR, median | strongest probe | its accuracy | recovery | benign task | "
+        "verdict on the probes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    pairs = []
+    for key, reports in attacked.values["rows"].items():
+        for method in ["init", *METHODS]:
+            if method not in reports:
+                continue
+            report = reports[method]
+            strongest = largest(report["worst_case"]["probe"]["immunized"])
+            recovery = report["recovery"][strongest["attacker"]]
+            ratio = results[f"{key}/{method}/0"]["rir"]["rir"]
+            share = "–"
+            if recovery["value"] is not None:
+                share = f"{recovery['value']:.2f} ({recovery['low']:.2f} to {recovery['high']:.2f})"
+                pairs.append((ratio["median"], recovery["value"]))
+            backbone, task = key.split("/")
+            lines.append(
+                f"| {backbone} | {task} | {method} | {SIGN[ratio['bound']]}{ratio['median']:.3g} | "
+                f"{strongest['attacker']} | {100 * strongest['mean']:.1f} % | {share} | "
+                f"{100 * report['selectivity']['immunized']['mean']:.1f} % | {report['verdict']['outcome']['probe']} |"
+            )
+    ranks = [np.argsort(np.argsort(column)) for column in zip(*pairs, strict=True)]
+    rho = np.corrcoef(*ranks)[0, 1]
+    lines += ["", f"Rank correlation of median RIR and recovery over these {len(pairs)} models: {rho:.2f}."]
     return "\n".join(lines)
 
 
@@ -280,7 +344,18 @@ def main() -> None:
                 recipe = _weighted(method, best)
                 jobs += [(pair, method, method, seed, recipe) for seed in options.seeds if seed != 0]
         _work(pool, jobs, paths, results, "other seeds of the weights found", options.work_dir)
+        attacked = Results(options.output_dir / "attacks.json", results.values["command"])
+        waiting = {}
+        for pair in pairs:
+            key = "/".join(pair)
+            weights = _weights_of_seed_0(options.work_dir, results, pair, options.methods)
+            if key not in attacked and weights:
+                waiting[pool.submit(attack, paths[pair], weights)] = key
+        for finished in tqdm(as_completed(waiting), total=len(waiting), desc="attacks"):
+            attacked.add(waiting[finished], finished.result())
     text = table(results, options.backbones, options.tasks)
+    if attacked.values["rows"]:
+        text += "\n\n" + attack_table(results, attacked)
     (options.output_dir / "deep.md").write_text(text + "\n", encoding="utf-8")
     draw(results, options.backbones, options.tasks, options.output_dir / "deep.png")
     print(text)
@@ -289,6 +364,23 @@ def main() -> None:
 def _weighted(method: str, index: int) -> Recipe:
     primary, harmful = SEARCH[method][index]
     return replace(METHODS[method], lambda_primary=primary, lambda_harmful=harmful)
+
+
+def _weights_of_seed_0(work: Path, results: Results, pair: tuple[str, str], methods: list[str]) -> dict[str, Path]:
+    """Method → the weights of its run with seed 0, of the searched ones those that were chosen."""
+    found = {}
+    for method in methods:
+        if f"{pair[0]}/{pair[1]}/{method}/0" not in results:
+            continue
+        name = f"{method}:{best_index(results, *pair, method)}" if method in SEARCH else method
+        file = _weights_file(work, f"{pair[0]}/{pair[1]}/{name}/0")
+        if file.exists():
+            found[method] = file
+    return found
+
+
+def _weights_file(work: Path, key: str) -> Path:
+    return work / "weights" / f"{key.replace('/', '-').replace(':', '-')}.safetensors"
 
 
 def _quiet() -> None:
@@ -309,7 +401,7 @@ def _work(
     for pair, name, method, seed, recipe in jobs:
         key = f"{pair[0]}/{pair[1]}/{name}/{seed}"
         if key not in results:
-            weights = work / "weights" / f"{key.replace('/', '-').replace(':', '-')}.safetensors" if seed == 0 else None
+            weights = _weights_file(work, key) if seed == 0 else None
             waiting[pool.submit(attempt, paths[pair], method, seed, recipe, weights)] = key
     for finished in tqdm(as_completed(waiting), total=len(waiting), desc=label):
         results.add(waiting[finished], finished.result())

@@ -19,6 +19,7 @@ SETTINGS = {
     "per_device_train_batch_size": 8,
     "per_device_harmful_batch_size": 6,
     "learning_rate": 1e-2,
+    "optim": "sgd",
     "lambda_primary": 0.7,
     "lambda_harmful": 0.3,
     "max_grad_norm": 0.0,

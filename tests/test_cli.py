@@ -128,7 +128,7 @@ def test_the_release_loads_and_classifies_as_its_record_says(world, released):
 def test_training_prints_a_table_or_json(world, tmp_path, capsys):
     assert main(training(world, tmp_path / "table", "--max_steps", "1")) == 0
     out = capsys.readouterr().out
-    for words in ("primary accuracy", "RIR, 20 groups of 8", "harmful: strongest of these", "model.safetensors"):
+    for words in ("primary accuracy", "RIR, 20 groups of 8", "strongest probe", "model.safetensors"):
         assert words in out
     assert f"hf-immunize push {tmp_path / 'table'} --repo_id" in out
     assert main(training(world, tmp_path / "json", "--max_steps", "1", "--json")) == 0
@@ -251,12 +251,12 @@ def test_the_command_line_goes_over_the_file(tmp_path):
     assert options.extra == {"label_smoothing_factor": 0.1, "weight_decay": 1e-4}
     assert parsed("train", "--config", str(file), "--scale_free").scale_free is True
     # A value of the command line that equals the default still goes over the file.
-    assert parsed("train", "--config", str(file), "--max_steps", "400").max_steps == 400
+    assert parsed("train", "--config", str(file), "--max_steps", "300").max_steps == 300
     file.write_text("primary_classes: [1, 2]\nharmful_classes: 3,4\n")
     quick = parsed("quickstart", "--config", str(file))
     assert (quick.primary_classes, quick.harmful_classes) == ((1, 2), (3, 4))
     file.write_text("")
-    assert parsed("train", "--config", str(file)).max_steps == 400
+    assert parsed("train", "--config", str(file)).max_steps == 300
 
 
 def test_a_run_by_a_file_alone(world, tmp_path):

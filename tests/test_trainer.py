@@ -29,6 +29,8 @@ def arguments(folder, **changes):
         "max_steps": 6,
         "per_device_train_batch_size": 16,
         "learning_rate": 1e-2,
+        "optim": "sgd",
+        "lambda_harmful": 1.0,
         "use_cpu": True,
         "report_to": "none",
         "logging_steps": 1,
