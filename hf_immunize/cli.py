@@ -66,6 +66,7 @@ def _quickstart_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning_rate", type=float, help="of the immunization and the control")
     parser.add_argument("--steps", type=int, help="of the immunization and the control")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the head and the order of the data")
+    parser.add_argument("--attackers", default="probes", help="probes, or all: fine-tuning too, some minutes more")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
     _common(parser)
     parser.set_defaults(run=_quickstart)
@@ -205,6 +206,7 @@ def _quickstart(options: argparse.Namespace) -> int:
             primary_classes=options.primary_classes,
             harmful_classes=options.harmful_classes,
             seed=options.seed,
+            attackers=options.attackers,
             overwrite=options.overwrite,
             command=options.command_line,
             progress=not options.json,

@@ -20,7 +20,9 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import nn
 
+from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.scratch import random_weights
+from hf_immunize.attacks.suite import CARD_BUDGETS, run_attacks
 from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import ImageInputs, collate_images
 from hf_immunize.evaluation import extract_features
@@ -49,6 +51,7 @@ def quickstart(
     learning_rate: float = IMMUNIZE.learning_rate,
     steps: int = IMMUNIZE.steps,
     seed: int = 0,
+    attackers: str = "probes",
     overwrite: bool = False,
     command: str | None = None,
     progress: bool = True,
@@ -64,6 +67,7 @@ def quickstart(
         learning_rate: of the immunization and of the control.
         steps: of the immunization and of the control.
         seed: of the split, the head and the order of the data.
+        attackers: ``"probes"``, or ``"all"`` to fine-tune as well.
         overwrite: replace an earlier run's files in ``output_dir``.
         command: the command line, for the record.
         progress: show progress bars.
@@ -76,6 +80,7 @@ def quickstart(
         FileExistsError: ``output_dir`` is not empty.
     """
     folder = check_target(output_dir, overwrite)
+    choose_attackers(attackers)
     _check_classes(primary_classes, harmful_classes)
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -92,16 +97,6 @@ def quickstart(
     images = collate_images([data["primary"][0][index] for index in range(4)])["pixel_values"]
     selection = select_trainable(model, "last", images)
     tasks = cache_tasks(model, selection, data, progress=progress)
-    scratch = random_weights(
-        model, [{"pixel_values": collate_images([data["harmful"][0][i] for i in range(256)])["pixel_values"]}]
-    )
-    untrained = {
-        task: {
-            split: extract_features(scratch, part, progress=f"random weights, {task} images" if progress else None)
-            for split, part in zip(("train", "test"), data[task], strict=True)
-        }
-        for task in ("harmful", "benign")
-    }
 
     recipe = replace(
         IMMUNIZE,
@@ -129,11 +124,46 @@ def quickstart(
     train_cached(
         models["control"], selection, tasks["primary"].train, None, recipe.control(), images, progress=progress
     )
-    results = measure(models, selection, tasks, images, scratch=untrained, progress=progress)
+    results = _results(models, selection, tasks, images, data, attackers, progress)
     record = _record(splits, selection, fit, recipe, results, seconds, command)
     record.training["total_seconds"] = round(time.perf_counter() - start, 1)
     save_immunized(folder, models["immunized"], record, processor, overwrite=overwrite)
     return folder, record
+
+
+def _results(
+    models: dict[str, nn.Module],
+    selection: TrainableSelection,
+    tasks: dict[str, Any],
+    images: torch.Tensor,
+    data: dict[str, tuple[ImageInputs, ImageInputs]],
+    attackers: str,
+    progress: bool,
+) -> dict[str, Any]:
+    if attackers != "probes":
+        attacks = run_attacks(
+            models["immunized"],
+            models["initial"],
+            *data["harmful"],
+            control=models["control"],
+            primary=data["primary"][0],
+            benign_train=data["benign"][0],
+            benign_test=data["benign"][1],
+            attackers=attackers,
+            budgets=CARD_BUDGETS,
+            progress=progress,
+        )
+        return measure(models, selection, tasks, images, attack=False) | {"attacks": attacks.to_dict()}
+    few = collate_images([data["harmful"][0][index] for index in range(256)])["pixel_values"]
+    scratch = random_weights(models["initial"], [few])
+    untrained = {
+        task: {
+            split: extract_features(scratch, part, progress=f"random weights, {task} images" if progress else None)
+            for split, part in zip(("train", "test"), data[task], strict=True)
+        }
+        for task in ("harmful", "benign")
+    }
+    return measure(models, selection, tasks, images, scratch=untrained, progress=progress)
 
 
 def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:

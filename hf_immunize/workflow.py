@@ -161,6 +161,7 @@ def measure(
     images: torch.Tensor,
     *,
     scratch: dict[str, dict[str, Extracted]] | None = None,
+    attack: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Results in the form of a record: RIR_θ0 of every model against ``models["initial"]``, spectra, and the probes.
@@ -171,6 +172,7 @@ def measure(
         tasks: activations by task, ``primary`` and ``harmful`` among them; with ``benign`` the probes run on it too.
         images: a batch of images to split the models with, (n, C, H, W).
         scratch: features of random weights, task → ``train`` and ``test``; the reference of the attackers.
+        attack: run the probes.
         progress: show a progress bar.
     """
     found = {
@@ -195,6 +197,13 @@ def measure(
         for name, one in found.items()
         if name != "initial"
     }
+    results = {
+        "primary_accuracy": {name: one["primary"]["test"].accuracy for name, one in found.items()},
+        "rir": {name: report.to_dict() for name, report in reports.items()},
+        "spectra": spectra_of(reports["immunized"]),
+    }
+    if not attack:
+        return results
     attacked = found | ({} if scratch is None else {"scratch": scratch})
     attacks = attack_features(
         {name: one["harmful"] for name, one in attacked.items()},
@@ -202,9 +211,4 @@ def measure(
         budgets=CARD_BUDGETS,
         progress=progress,
     )
-    return {
-        "primary_accuracy": {name: one["primary"]["test"].accuracy for name, one in found.items()},
-        "rir": {name: report.to_dict() for name, report in reports.items()},
-        "spectra": spectra_of(reports["immunized"]),
-        "attacks": attacks.to_dict(),
-    }
+    return results | {"attacks": attacks.to_dict()}

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from hf_immunize.backbones import features_and_logits, keep_still, select_trainable
 from hf_immunize.objectives import get_objective
 from hf_immunize.record import library_versions
-from hf_immunize.regularizers import features_r_ill, features_r_well
+from hf_immunize.regularizers import FLOOR, features_r_ill, features_r_well
 from hf_immunize.spectrum import FeatureGram
 
 
@@ -92,8 +92,8 @@ def closed_form(n: int, d: int, repeats: int, device: torch.device) -> dict[str,
         features.grad = None
         rows = features.double()
         values = torch.linalg.eigvalsh(rows.mT @ rows)[-min(n, d) :]
-        unit = values.square().sum()
-        (values[0].square() / (2 * unit) + (values[-1].square() - unit / min(n, d)) / (2 * unit)).backward()
+        shares = values / values.mean()
+        ((1 + shares / FLOOR).log10().mean() - shares.log10().mean()).backward()
 
     times = alternate({"closed form": ours, "autograd": autograd}, repeats, device)
     return {

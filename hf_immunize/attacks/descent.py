@@ -88,9 +88,9 @@ def softmax_descent(
             weights -= steps * (gradient + momentum * moments[0])
         else:
             moments[0].lerp_(gradient, 1 - BETAS[0])
-            moments[1].lerp_(gradient.square(), 1 - BETAS[1])
+            moments[1].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
             size = moments[1].sqrt().div_(math.sqrt(1 - BETAS[1] ** step)).add_(EPSILON)
-            weights -= steps / (1 - BETAS[0] ** step) * moments[0] / size
+            weights.addcdiv_(moments[0] * steps, size, value=-1 / (1 - BETAS[0] ** step))
         if step in checkpoints:
             yield step, rates, weights.view(len(rates), n_classes, width).mT.clone()
         if keep is not None and step == keep[0] and len(rates) > keep[1]:

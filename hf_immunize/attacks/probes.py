@@ -32,7 +32,7 @@ NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 BATCH = 256
 #: Of a grid only these many go on after this step: those that fit best so far.
 KEEP = (100, 4)
-LBFGS_PULL, LBFGS_FITTED, LBFGS_TOLERANCE = 1e-9, 1e-4, 1e-6
+LBFGS_PULL, LBFGS_FITTED, LBFGS_TOLERANCE, LBFGS_MOST = 1e-9, 1e-4, 1e-6, 300
 HIDDEN, MLP_RATES, MLP_BATCH = 128, (1e-3, 3e-3, 1e-2), 128
 
 
@@ -63,7 +63,7 @@ def adam(task: AttackTask) -> Iterator[Fit]:
 
 @attacker("L-BFGS")
 def lbfgs(task: AttackTask) -> Iterator[Fit]:
-    """Softmax regression by L-BFGS in float64 to convergence, from the features as they are and from whitened ones."""
+    """Softmax regression by L-BFGS in float64 to convergence or 300 steps, on features as they are and whitened."""
     size = task.rows.double().square().mean().sqrt().clamp_min(1e-300)
     coordinates: list[tuple[str, Prepare]] = [("as they are", lambda held: held.double() / size)]
     if whiten := _whitening(task.rows):
@@ -100,10 +100,11 @@ def _lbfgs(
         return -(log_shares * targets).sum() / len(rows) + LBFGS_PULL * head.square().sum()
 
     loss = math.inf
-    for step in range(1, checkpoints[-1] + 1):
+    last = min(checkpoints[-1], LBFGS_MOST)
+    for step in range(1, last + 1):
         # The loss that a step returns is the one before it.
         loss, before = float(optimizer.step(closure)), loss
-        done = loss < LBFGS_FITTED or before - loss < LBFGS_TOLERANCE * loss
+        done = step == last or loss < LBFGS_FITTED or before - loss < LBFGS_TOLERANCE * loss
         if step in checkpoints or done:
             yield step, head.detach().mT.clone()
         if done:
