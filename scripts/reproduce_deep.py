@@ -225,6 +225,48 @@ def table(results: Results, backbones: list[str], tasks: list[str]) -> str:
     return "\n".join(lines)
 
 
+def overview(results: Results, attacked: Results, pairs: list[tuple[str, str]]) -> str:
+    """Two tables with a column a backbone and task: RIR, and what the strongest probe recovers."""
+    head = [
+        "| method | " + " | ".join(f"{backbone}, {task}" for backbone, task in pairs) + " |",
+        "|---|" + "---|" * len(pairs),
+    ]
+    ratios, recoveries = list(head), list(head)
+    for method in ["init", *METHODS]:
+        cells, attacks = [], []
+        for pair in pairs:
+            key = "/".join(pair)
+            rows = [row for name, row in results.values["rows"].items() if name.startswith(f"{key}/{method}/")]
+            done = [row for row in rows if "stopped" not in row]
+            cost = [100 * (row["primary_accuracy"] - row["initial_primary_accuracy"]) for row in done]
+            cells.append(
+                f"{_over_seeds([row['rir']['rir'] for row in done])} ({_mean(cost):+.1f})" if done else "stopped"
+            )
+            report = attacked.values["rows"].get(key, {}).get(method)
+            if report is None:
+                attacks.append("–")
+                continue
+            strongest = largest(report["worst_case"]["probe"]["immunized"])
+            value = report["recovery"][strongest["attacker"]]["value"]
+            share = "" if value is None else f" ({value:.2f})"
+            benign = report["selectivity"]["immunized"]["mean"]
+            attacks.append(f"{100 * strongest['mean']:.1f} %{share}; {100 * benign:.1f} %")
+        ratios.append(f"| {method} | {' | '.join(cells)} |")
+        recoveries.append(f"| {method} | {' | '.join(attacks)} |")
+    return "\n".join(
+        [
+            "RIR, mean and spread over seeds; in brackets the points of primary accuracy against θ0.",
+            "",
+            *ratios,
+            "",
+            "Seed 0: accuracy of the strongest probe on the harmful task, in brackets its recovery; after the "
+            "semicolon the strongest on the benign task.",
+            "",
+            *recoveries,
+        ]
+    )
+
+
 def attack_table(results: Results, attacked: Results) -> str:
     """RIR beside what the strongest probe reaches and recovers, and the cost on the benign task; models of seed 0."""
     lines = [
@@ -355,7 +397,7 @@ def main() -> None:
             attacked.add(waiting[finished], finished.result())
     text = table(results, options.backbones, options.tasks)
     if attacked.values["rows"]:
-        text += "\n\n" + attack_table(results, attacked)
+        text = f"{overview(results, attacked, pairs)}\n\n{text}\n\n{attack_table(results, attacked)}"
     (options.output_dir / "deep.md").write_text(text + "\n", encoding="utf-8")
     draw(results, options.backbones, options.tasks, options.output_dir / "deep.png")
     print(text)
