@@ -75,7 +75,7 @@ def plot_attacks(attacks: AttackReport | None) -> Figure | None:
     if attacks is None:
         return None
     kinds = list(attacks.worst_case)
-    figure = _figure(5.6 * len(kinds), 4.4)
+    figure = _figure(max(7.6, 5.6 * len(kinds)), 4.4)
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axis, kind in zip(axes, kinds, strict=True):
         for model in attacks.models:

@@ -147,8 +147,26 @@ def row(split: Split, result: LinearImmunization, seconds: float, setting: dict[
         "primary_loss_over_raw_head_as_trained": result.history["loss"][-1] / result.initial_primary_loss,
         "setting": setting,
         "processor_seconds": round(seconds, 2),
+        "published_rule": published_rule(split, theta),
         **excess(split, theta),
     }
+
+
+def published_rule(split: Split, theta: np.ndarray) -> dict[str, float]:
+    """(i), (ii) and RIR as the authors' code reads κ: σ_min is the smallest eigenvalue of S + 1e-6·I above 1e-6.
+
+    With a singular S that is rounding, so the figures compare little but σ_max; they are here to explain the printed
+    table, and decide nothing.
+    """
+
+    def kappa(x: np.ndarray) -> float:
+        values = np.linalg.eigvalsh(x.T @ x) + 1e-6
+        values = values[values > 1e-6]
+        return float(values[-1] / values[0])
+
+    x_p, x_h = split.x_p.to_numpy(), split.x_h.to_numpy()
+    one, two = kappa(x_h @ theta) / kappa(x_h), kappa(x_p @ theta) / kappa(x_p)
+    return {"rir_i": one, "rir_ii": two, "rir": one / two}
 
 
 def excess(split: Split, theta: np.ndarray | None) -> dict[str, float]:
@@ -346,14 +364,17 @@ def print_table(record: dict[str, Any]) -> None:
               f"attained to {form['relative_distance']:.1e}; raw features: excess loss left after {EXCESS_STEPS} steps "
               f"harmful {raw['excess_loss_harmful']:.3g}, primary {raw['excess_loss_primary']:.3g}")  # fmt: skip
         print(f"{'method':<20}{'(i)':>11}{'(ii)':>11}{'RIR':>11}{'printed':>9}{'of ceiling':>12}{'loss, head':>11}"
-              f"{'refitted':>9}{'excess H':>10}{'excess P':>10}{'s':>7}")  # fmt: skip
+              f"{'refitted':>9}{'excess H':>10}{'excess P':>10}{'s':>7}"
+              f"{'published rule: (i)':>21}{'(ii)':>10}{'RIR':>10}")  # fmt: skip
         for name in METHODS:
             one = rows[name]
             printed = f"{PRINTED[name]['rir'][0]:g}" if name in PRINTED else ""
             print(f"{name:<20}{one['rir_i']:>11.4g}{one['rir_ii']:>11.4g}{one['rir']:>11.4g}{printed:>9}"
                   f"{one['share_of_ceiling']:>12.4g}{one['primary_loss_over_raw_head_as_trained']:>11.4f}"
                   f"{one['primary_loss_over_raw_head_refitted']:>9.5f}{one['excess_loss_harmful']:>10.3g}"
-                  f"{one['excess_loss_primary']:>10.3g}{one['processor_seconds']:>7.2f}")  # fmt: skip
+                  f"{one['excess_loss_primary']:>10.3g}{one['processor_seconds']:>7.2f}"
+                  f"{one['published_rule']['rir_i']:>21.4g}{one['published_rule']['rir_ii']:>10.4g}"
+                  f"{one['published_rule']['rir']:>10.4g}")  # fmt: skip
     for name, kinds in record["over_seeds"].items():
         for kind, figures in kinds.items():
             keys = [key for key in ("rir_i", "rir_ii", "rir") if figures[key]]

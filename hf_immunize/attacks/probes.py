@@ -30,10 +30,12 @@ RESCALED_MULTIPLES = (1.0, 4.0, 16.0, 64.0)
 RIDGE_PENALTIES = tuple(10.0**power for power in range(-10, 3))
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 BATCH = 256
+#: Rows a step of the other descents: gradient descent proper up to here, then large batches.
+MOST_ROWS = 512
 #: Of a grid only these many go on after this step: those that fit best so far.
 KEEP = (100, 4)
 LBFGS_PULL, LBFGS_FITTED, LBFGS_TOLERANCE, LBFGS_MOST = 1e-9, 1e-4, 1e-6, 300
-HIDDEN, MLP_RATES, MLP_BATCH = 128, (1e-3, 3e-3, 1e-2), 128
+HIDDEN, MLP_RATES, MLP_BATCH = 128, (1e-3, 3e-3, 1e-2), 64
 
 
 @attacker("gradient descent, 1/L")
@@ -44,8 +46,8 @@ def gradient_descent(task: AttackTask) -> Iterator[Fit]:
 
 @attacker("gradient descent, best rate")
 def tuned_gradient_descent(task: AttackTask) -> Iterator[Fit]:
-    """The same with the best of 13 constant steps from 0.1/L to 1e5/L; batches of 1,024 where there are more rows."""
-    yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, batch_size=1024, keep=KEEP)
+    """The same with the best of 13 constant steps from 0.1/L to 1e5/L; batches of 512 where there are more rows."""
+    yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, batch_size=MOST_ROWS, keep=KEEP)
 
 
 @attacker("momentum SGD, best rate")
@@ -114,14 +116,14 @@ def _lbfgs(
 @attacker("standardised, gradient descent")
 def standardised(task: AttackTask) -> Iterator[Fit]:
     """Every feature to mean 0 and variance 1, then gradient descent with the best of four steps."""
-    yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES, batch_size=1024)
+    yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES, batch_size=MOST_ROWS)
 
 
 @attacker("PCA-whitened, gradient descent")
 def whitened(task: AttackTask) -> Iterator[Fit]:
     """PCA-whitening, which makes κ = 1, then gradient descent with the best of four steps."""
     if whiten := _whitening(task.rows):
-        yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES, batch_size=1024)
+        yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES, batch_size=MOST_ROWS)
     else:
         yield _same_for_all(task)
 

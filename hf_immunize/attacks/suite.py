@@ -224,8 +224,8 @@ def _attack(
 
 def _roles(names: Iterable[str], method: str) -> dict[str, str]:
     """Role in a report → name of the model."""
-    kept = {name: name for name in MODELS if name in names and name != "immunized"}
-    return kept | ({"immunized": method} if method in names else {})
+    kept = {role: method if role == "immunized" else role for role in MODELS}
+    return {role: name for role, name in kept.items() if name in names}
 
 
 def _as_immunized(outcomes: Outcomes, method: str) -> Outcomes:
