@@ -139,7 +139,16 @@ def attack(path: Path, weights: dict[str, Path]) -> dict[str, Any]:
 
     methods = ["initial", *weights]
     reports = compare_features(of("harmful"), methods, benign=of("benign"), budgets=ATTACK_BUDGETS)
-    return {("init" if name == "initial" else name): report.to_dict() for name, report in reports.items()}
+    return {("init" if name == "initial" else name): _rounded(report.to_dict()) for name, report in reports.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """The same values with four decimals: there are many of them."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _few(one: Extracted) -> Extracted:
@@ -149,8 +158,8 @@ def _few(one: Extracted) -> Extracted:
 class Results:
     """Finished runs in one JSON file, written whole each time, so that an interrupted reproduction goes on."""
 
-    def __init__(self, path: Path, command: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, command: str, indent: int | None = 1) -> None:
+        self.path, self.indent = path, indent
         self.values: dict[str, Any] = {"rows": {}}
         if path.exists():
             self.values = json.loads(path.read_text(encoding="utf-8"))
@@ -166,7 +175,7 @@ class Results:
         self.values["rows"][key] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(self.values, indent=self.indent, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(partial, self.path)
 
 
@@ -340,7 +349,8 @@ def draw(results: Results, backbones: list[str], tasks: list[str], path: Path) -
                 axis.set_ylabel("harmful accuracy (%)")
             if row == len(backbones) - 1:
                 axis.set_xlabel("epochs of the harmful head")
-    axes[0][0].legend(fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
 
 
@@ -386,7 +396,7 @@ def main() -> None:
                 recipe = _weighted(method, best)
                 jobs += [(pair, method, method, seed, recipe) for seed in options.seeds if seed != 0]
         _work(pool, jobs, paths, results, "other seeds of the weights found", options.work_dir)
-        attacked = Results(options.output_dir / "attacks.json", results.values["command"])
+        attacked = Results(options.output_dir / "attacks.json", results.values["command"], indent=None)
         waiting = {}
         for pair in pairs:
             key = "/".join(pair)
