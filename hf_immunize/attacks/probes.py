@@ -30,7 +30,7 @@ RESCALED_MULTIPLES = (1.0, 4.0, 16.0, 64.0)
 RIDGE_PENALTIES = tuple(10.0**power for power in range(-10, 3))
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 BATCH = 256
-#: Rows a step of the other descents: gradient descent proper up to here, then large batches.
+#: Rows a step of gradient descent over its grid: all of them up to here, then batches.
 MOST_ROWS = 512
 #: Of a grid only these many go on after this step: those that fit best so far.
 KEEP = (100, 4)
@@ -116,14 +116,14 @@ def _lbfgs(
 @attacker("standardised, gradient descent")
 def standardised(task: AttackTask) -> Iterator[Fit]:
     """Every feature to mean 0 and variance 1, then gradient descent with the best of four steps."""
-    yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES, batch_size=MOST_ROWS)
+    yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES)
 
 
 @attacker("PCA-whitened, gradient descent")
 def whitened(task: AttackTask) -> Iterator[Fit]:
     """PCA-whitening, which makes κ = 1, then gradient descent with the best of four steps."""
     if whiten := _whitening(task.rows):
-        yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES, batch_size=MOST_ROWS)
+        yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES)
     else:
         yield _same_for_all(task)
 
