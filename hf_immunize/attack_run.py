@@ -32,10 +32,8 @@ def run_attack(options: argparse.Namespace) -> tuple[AttackReport, list[Path]]:
         ValueError: options, data or models that do not fit together; unknown attackers.
         FileExistsError: ``--output_dir`` holds a report.
     """
-    names = options.attackers if isinstance(options.attackers, (list, tuple)) else options.attackers.split(",")
-    names = [name.strip() for name in names]
     # A typing mistake or a missing package is said before anything is loaded.
-    choose_attackers(names)
+    choose_attackers(options.attackers)
     given = ("samples", "steps", "finetune_samples", "finetune_steps", "seeds")
     budgets = Budgets(**{name: value for name in given if (value := getattr(options, name)) is not None})
     folder = None if options.output_dir is None else Path(options.output_dir)
@@ -62,7 +60,7 @@ def run_attack(options: argparse.Namespace) -> tuple[AttackReport, list[Path]]:
         primary=sets["primary"][0] if "primary" in sets else None,
         benign_train=fit_on,
         benign_test=judge_by,
-        attackers=names,
+        attackers=options.attackers,
         budgets=budgets,
         scratch=options.scratch,
         batch_size=options.batch_size,

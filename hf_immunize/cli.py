@@ -66,7 +66,9 @@ def _quickstart_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning_rate", type=float, help="of the immunization and the control")
     parser.add_argument("--steps", type=int, help="of the immunization and the control")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the head and the order of the data")
-    parser.add_argument("--attackers", default="probes", help="probes, or all: fine-tuning too, some minutes more")
+    parser.add_argument(
+        "--attackers", type=_names, default="probes", help="probes, or all: fine-tuning too, some minutes more"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
     _common(parser)
     parser.set_defaults(run=_quickstart)
@@ -164,7 +166,7 @@ def _attack_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{task}_eval_split", help="split to judge by; a fifth of the other if there is none")
         parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
         parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
-    parser.add_argument("--attackers", default="all", help="all, probes, finetuning, or names, comma-separated")
+    parser.add_argument("--attackers", type=_names, default="all", help="all, probes, finetuning, or names between ;")
     parser.add_argument("--samples", type=_budgets, help="probes' images a class, like 10,100,all")
     parser.add_argument("--steps", type=_integers, help="probes' steps, like 10,30,100,300,1000")
     parser.add_argument("--finetune_samples", type=_budgets, help="fine-tuning's images a class, like 100")
@@ -309,6 +311,11 @@ def _integers(text: Any) -> tuple[int, ...]:
         return tuple(int(part) for part in parts)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected numbers like 0,1,2, got {text!r}") from error
+
+
+def _names(text: Any) -> list[str]:
+    """Names of attackers hold commas, so a semicolon stands between them."""
+    return list(text) if isinstance(text, (list, tuple)) else [part.strip() for part in str(text).split(";")]
 
 
 def _budgets(text: Any) -> tuple[int | None, ...]:

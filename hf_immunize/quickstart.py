@@ -51,7 +51,7 @@ def quickstart(
     learning_rate: float = IMMUNIZE.learning_rate,
     steps: int = IMMUNIZE.steps,
     seed: int = 0,
-    attackers: str = "probes",
+    attackers: str | Sequence[str] = "probes",
     overwrite: bool = False,
     command: str | None = None,
     progress: bool = True,
@@ -137,10 +137,10 @@ def _results(
     tasks: dict[str, Any],
     images: torch.Tensor,
     data: dict[str, tuple[ImageInputs, ImageInputs]],
-    attackers: str,
+    attackers: str | Sequence[str],
     progress: bool,
 ) -> dict[str, Any]:
-    if attackers != "probes":
+    if attackers not in ("probes", ["probes"]):
         attacks = run_attacks(
             models["immunized"],
             models["initial"],

@@ -32,7 +32,14 @@ def command(world, *more):
 
 
 def test_attack_writes_a_report_and_a_figure_and_prints_the_verdict(world, tmp_path, capsys):
-    more = ["--attackers", "probes,last block", "--benign", str(world / "other"), "--output_dir", str(tmp_path / "out")]
+    more = [
+        "--attackers",
+        "probes; last block",
+        "--benign",
+        str(world / "other"),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     assert main(command(world, *more)) == 0
     out = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["attacks.json", "attacks.png"]
@@ -47,7 +54,14 @@ def test_attack_writes_a_report_and_a_figure_and_prints_the_verdict(world, tmp_p
     assert all(one["accuracy"]["initial"] == one["accuracy"]["immunized"] for one in report.attackers.values())
     assert main(command(world, *more)) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert main(command(world, *more, "--attackers", "ridge regression", "--overwrite", "--json", "--no-scratch")) == 0
+    assert (
+        main(
+            command(
+                world, *more, "--attackers", "Adam, best rate;ridge regression", "--overwrite", "--json", "--no-scratch"
+            )
+        )
+        == 0
+    )
     printed = json.loads(capsys.readouterr().out)
     assert printed["reference"] == "chance"
     assert printed == json.loads((tmp_path / "out" / "attacks.json").read_text())
