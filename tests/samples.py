@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_immunize.attacks import ATTACKERS, AttackReport, Budgets
 from hf_immunize.attacks.harness import Outcome
-from hf_immunize.attacks.report import summarise
+from hf_immunize.attacks.summary import summarise
 from hf_immunize.ratio import relative_immunization_ratio
 from hf_immunize.record import DatasetRecord, ImmunizationRecord, spectra_results
 

@@ -16,12 +16,13 @@ from samples import ACCURACY, attack_report, outcomes, tiny_timm, tiny_vit
 
 from hf_immunize import run_attacks
 from hf_immunize.attacks import ATTACKERS, AttackReport, BrokenAttackerError, Budgets, Fit, attack_features, attacker
-from hf_immunize.attacks.attacker import choose_attackers, probe_names
+from hf_immunize.attacks.attacker import AttackTask, choose_attackers, probe_names
 from hf_immunize.attacks.harness import Draw, budget_rows, judge, split_rows
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.scratch import random_weights
 from hf_immunize.attacks.self_check import self_check
-from hf_immunize.attacks.subject import Material
+from hf_immunize.attacks.subject import Material, Subject
+from hf_immunize.attacks.suite import compare_models
 from hf_immunize.attacks.verdict import THRESHOLDS, verdict
 from hf_immunize.evaluation import Extracted
 
@@ -105,6 +106,80 @@ def test_a_budget_of_steps_counts_no_later_fit(own_attacker):
     assert [float(found[step].correct.double().mean()) for step in (5, 20, 50)] == [1 / 3, 1 / 3, 1]
 
 
+def test_an_attacker_learns_the_validation_accuracy_of_each_fit_and_nothing_else(own_attacker):
+    labels = torch.tensor([0, 1] * 50)
+    rows = torch.nn.functional.one_hot(labels).double()
+    told = []
+
+    @own_attacker("listening")
+    def listening(task):
+        told.append((yield Fit("right", 1, lambda held: held)))
+        told.append((yield Fit("wrong", 1, lambda held: -held)))
+
+    # Every test row has the other class: their accuracy is 0 where the validation accuracy is 1.
+    material = Material({"train": rows, "test": rows})
+    draw = Draw.of(material, "features", labels, per_class=None, seed=0)
+    judge(listening, draw, material, 1 - labels, 2, steps=(1,), seed=0)
+    assert told == [1.0, 0.0]
+
+
+def test_an_attacker_that_does_not_yield_is_refused(own_attacker):
+    labels = torch.arange(20) % 2
+    material = Material({"train": labels[:, None].double(), "test": labels[:, None].double()})
+    draw = Draw.of(material, "features", labels, per_class=None, seed=0)
+
+    @own_attacker("a list")
+    def a_list(task):
+        return [Fit("", 0, lambda held: held)]
+
+    with pytest.raises(TypeError, match="'a list' returned list; it must be a function that yields fits"):
+        judge(a_list, draw, material, labels, 2, steps=(1,), seed=0)
+
+
+def fits_of(name, *, settings=None, answers=()):
+    """Settings and steps of the fits that a fine-tuning attacker yields, told the given validation accuracies."""
+    torch.manual_seed(0)
+    data = Images(24, n_classes=2)
+    task = AttackTask(data, data.y, 2, (1, 2, 3), 0, lambda: TinyNet().eval(), data, settings)
+    attack, found = ATTACKERS[name](task), []
+    fit = next(attack)
+    try:
+        while True:
+            found.append((fit.setting, fit.steps))
+            fit = attack.send(answers[len(found) - 1] if len(found) <= len(answers) else 0.0)
+    except StopIteration:
+        return found
+
+
+def test_fine_tuning_goes_on_with_the_settings_of_the_best_validation_accuracy():
+    first = fits_of("all weights")
+    assert [steps for _, steps in first] == [1] * 4 + [2] * 2 + [3]
+    names = [name for name, _ in first[:4]]
+    assert len(set(names)) == 4
+    # The last and the second go on, then the second alone.
+    found = fits_of("all weights", answers=(0.1, 0.7, 0.2, 0.8, 0.5, 0.9))
+    assert found[4:] == [(names[3], 2), (names[1], 2), (names[1], 3)]
+
+
+def test_with_further_seeds_only_what_was_chosen_runs_each_to_its_last_budget():
+    names = [name for name, _ in fits_of("last block")[:6]]
+    found = fits_of("last block", settings={names[0]: 1, names[4]: 3})
+    assert found == [(names[0], 1), (names[4], 1), (names[4], 2), (names[4], 3)]
+
+
+def test_batch_normalisation_stands_still_where_a_setting_says_so():
+    torch.manual_seed(0)
+    data = Images(32, n_classes=2)
+    task = AttackTask(data, data.y, 2, (3,), 0, lambda: TinyNet().eval())
+    before = TinyNet().blocks[0].norm.running_mean
+    moved = {}
+    for fit in ATTACKERS["all weights"](task):
+        backbone = fit.scores.__self__.classifier.backbone
+        moved[fit.setting] = not torch.equal(backbone.blocks[0].norm.running_mean, before)
+    assert len(moved) == 4
+    assert all(did_move != name.endswith("BatchNorm still") for name, did_move in moved.items())
+
+
 def test_scores_that_are_not_finite_are_misses(own_attacker):
     labels = torch.arange(20) % 2
     rows = labels[:, None].double()
@@ -135,7 +210,7 @@ def test_a_broken_attacker_is_caught_before_any_model_is_attacked(own_attacker, 
     with pytest.raises(BrokenAttackerError, match=r"'rate 0' reaches 3\d % on a planted task"):
         run_attacks(*two_models, Images(60), Images(30), attackers="rate 0")
     assert not forwards
-    monkeypatch.setattr(finetune, "SETTINGS", {"SGD, rate 0": ("SGD", 0.0)})
+    monkeypatch.setattr(finetune, "TAIL_GRID", (finetune.Setting("SGD", 0.0),))
     with pytest.raises(BrokenAttackerError, match="'last block'"):
         self_check([ATTACKERS["last block"]])
 
@@ -156,6 +231,27 @@ def test_features_are_extracted_once_for_each_model_and_split(two_models):
     run_attacks(*two_models, train, test, attackers="probes", budgets=QUICK, scratch=False)
     # And two rows once, where the head is found by probing.
     assert passes == {"model": 112, "base": 112}
+
+
+def test_frozen_parts_that_are_the_same_run_once():
+    """Three models, of which two differ in their last block alone: the frozen part of these is run for one of them."""
+    torch.manual_seed(0)
+    base = TinyNet().eval()
+    last, early = copy.deepcopy(base), copy.deepcopy(base)
+    with torch.no_grad():
+        last.widen.weight += 0.1
+        early.stem.weight += 0.1
+    data = {"train": Images(20), "test": Images(10)}
+    alone = [Subject(one, data).material("tail") for one in (base, last, early)]
+    shared = {}
+    together = [Subject(one, data, shared=shared).material("tail") for one in (base, last, early)]
+    assert together[0].rows["train"] is together[1].rows["train"]
+    assert len(shared) == 4
+    for one, other in zip(alone, together, strict=True):
+        for role in data:
+            assert torch.equal(one.rows[role].activations, other.rows[role].activations)
+        batch = {"pixel_values": one.rows["test"].activations}
+        assert torch.equal(one.model()(**batch), other.model()(**batch))
 
 
 def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
@@ -234,6 +330,34 @@ def test_fine_tuning_brings_back_what_no_probe_finds():
     assert "broken by: last block, re-initialised" in report.verdict["text"]
 
 
+def test_a_benign_task_is_probed_beside_fine_tuning_alone(two_models):
+    report = run_attacks(
+        *two_models,
+        Images(40),
+        Images(20),
+        benign_train=Images(40, n_classes=2, seed=8),
+        benign_test=Images(20, n_classes=2, seed=8),
+        attackers="last block",
+        budgets=QUICK,
+        scratch=False,
+    )
+    assert set(report.attackers) == {"last block"}
+    assert report.selectivity["cost"] == pytest.approx(
+        report.selectivity["initial"]["mean"] - report.selectivity["immunized"]["mean"]
+    )
+
+
+def test_several_models_are_compared_beside_the_same_initial_one(two_models):
+    model, base = two_models
+    options = {"attackers": ["ridge regression", "last block"], "budgets": QUICK}
+    data = Images(60, seed=5), Images(30, seed=5)
+    found = compare_models({"initial": base, "ours": model, "other": base}, ["ours", "other"], *data, **options)
+    assert list(found) == ["ours", "other"]
+    assert found["ours"] == run_attacks(model, base, *data, **options)
+    accuracy = found["other"].attackers["last block"]["accuracy"]
+    assert accuracy["immunized"] == accuracy["initial"]
+
+
 def test_random_weights_forget_everything_and_keep_the_shape():
     for model in (TinyNet(), tiny_timm("test_vit"), tiny_vit()[0]):
         fresh = random_weights(
@@ -248,6 +372,27 @@ def test_random_weights_forget_everything_and_keep_the_shape():
         assert not fresh.training
     norm = random_weights(TinyNet(), [{"pixel_values": 5 + torch.randn(16, 3, 8, 8)}]).blocks[0].norm
     assert not torch.allclose(norm.running_var, torch.ones(12), rtol=0.05)
+
+
+def test_a_report_survives_a_record_that_sorts_its_keys(two_models):
+    """As text "10" < "100" < "30" and "control" < "initial": the last budget must stay the largest."""
+    report = run_attacks(
+        *two_models,
+        Images(60, seed=5),
+        Images(30, seed=5),
+        control=two_models[1],
+        attackers=["ridge regression", "Adam, best rate", "last block"],
+        budgets=Budgets((5, 10, None), (9, 10), (4,), (3, 20, 100), seeds=(0,)),
+        scratch=False,
+    )
+    sorted_by_text = json.loads(json.dumps(report.to_dict(), sort_keys=True))
+    again = AttackReport.from_dict(sorted_by_text)
+    assert again == report
+    assert str(again) == str(report)
+    for name in ("attackers", "recovery", "slowdown", "worst_case", "cost_ratio", "exact_steps"):
+        assert list(getattr(again, name)) == list(getattr(report, name))
+    assert [row["steps"] for row in again.rows()] == [10, 10, 100]
+    assert list(again.worst_case["fine-tuning"]["immunized"]["4"]) == ["3", "20", "100"]
 
 
 def test_recovery_and_its_interval_follow_the_formula():
@@ -320,7 +465,11 @@ def test_the_verdict_tells_slowness_cost_and_what_cannot_be_told():
     kinds = dict.fromkeys(slow, "probe")
     judged = verdict({name: {"value": 0.2} for name in slow}, slow, kinds, 0.06)
     assert judged["slowed"] == {"Adam": 3.0, "ridge": None}
-    assert "Adam (3 times the steps), ridge (not reached within its steps)" in judged["text"]
+    assert "Slowed on the way to 90 % of their accuracy on θ0: Adam (3 times the steps)." in judged["text"]
+    assert "Within their steps these do not reach 90 % of their accuracy on θ0: ridge." in judged["text"]
+    none = verdict({}, {name: {"ratio": None, "reached": False} for name in slow}, kinds, None)
+    assert "None of the 3 heads reaches 90 % of its accuracy on θ0 within its steps." in none["text"]
+    assert "these do not" not in none["text"]
     assert "loses 6.0 points" in judged["text"]
     undecided = verdict({"Adam": {"value": None}}, {}, {"Adam": "probe"}, 0.01)
     assert undecided["outcome"]["probe"] == "undecided"
@@ -359,6 +508,11 @@ def unlabelled():
         ({"attackers": []}, "No attacker was named"),
         ({"attackers": "primary task first, then the last block"}, "needs primary images"),
         ({"benign_train": Images(20)}, "needs both benign_train and benign_test"),
+        (
+            {"primary": Images(20, n_classes=9), "attackers": "primary task first, then the last block"},
+            "primary labels run from 0 to 8, but the model's head has 3 classes",
+        ),
+        ({"primary": unlabelled(), "attackers": "finetuning"}, "primary images have no labels"),
     ],
 )
 def test_bad_input_is_said(two_models, changes, message):

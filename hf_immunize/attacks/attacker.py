@@ -1,21 +1,21 @@
 """What an attacker is: a function from a task to fits, under a name in one registry.
 
-An attacker sees training rows only. It yields each fit that it would consider, and the suite chooses among them on
-validation rows and reports on test rows, so that no attacker can choose by what it is judged with.
+An attacker sees training rows only. It yields each fit that it would consider; the suite answers with its accuracy on
+validation rows, chooses by that, and reports on test rows, so that no attacker can choose by what it is judged with.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-__all__ = ["ATTACKERS", "AttackTask", "Attacker", "Fit", "attacker", "choose_attackers", "probe_names"]
+__all__ = ["ATTACKERS", "AttackTask", "Attacker", "Fit", "Fits", "attacker", "choose_attackers", "probe_names"]
 
 #: What an attacker works on: features of the frozen model, activations before its last stage, or images.
 View = Literal["features", "tail", "images"]
@@ -33,7 +33,8 @@ class AttackTask:
         seed: of everything random.
         model: for the views ``tail`` and ``images``, a function that gives a fresh copy to train.
         primary: for attackers that ask for it, primary training rows of the same view, with labels.
-        settings: where not None, the settings chosen with the first seed: a costly attacker tunes once.
+        settings: where not None, what the first seed chose: setting → the last budget of steps that chose it. A costly
+            attacker tunes once.
     """
 
     rows: Any
@@ -43,7 +44,7 @@ class AttackTask:
     seed: int = 0
     model: Callable[[], nn.Module] | None = None
     primary: Any = None
-    settings: frozenset[str] | None = None
+    settings: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class Fit:
     scores: Callable[[Any], torch.Tensor]
 
 
+#: An attack under way: fits go out, the validation accuracy of each comes back.
+Fits = Generator[Fit, float, None]
+
+
 @dataclass(frozen=True)
 class Attacker:
     """A named attack; calling it yields its fits.
@@ -75,7 +80,7 @@ class Attacker:
     """
 
     name: str
-    run: Callable[[AttackTask], Iterator[Fit]] = field(repr=False)
+    run: Callable[[AttackTask], Fits] = field(repr=False)
     view: View = "features"
     needs_primary: bool = False
     requires: tuple[str, str] | None = None
@@ -86,7 +91,7 @@ class Attacker:
         """``probe`` where the features stay as they are."""
         return "probe" if self.view == "features" else "fine-tuning"
 
-    def __call__(self, task: AttackTask) -> Iterator[Fit]:
+    def __call__(self, task: AttackTask) -> Fits:
         return self.run(task)
 
 
@@ -96,7 +101,7 @@ ATTACKERS: dict[str, Attacker] = {}
 
 def attacker(
     name: str, *, view: View = "features", needs_primary: bool = False, requires: tuple[str, str] | None = None
-) -> Callable[[Callable[[AttackTask], Iterator[Fit]]], Attacker]:
+) -> Callable[[Callable[[AttackTask], Fits]], Attacker]:
     """Registers the decorated function as an attacker of that name; the same name again replaces it.
 
     Example:
@@ -110,7 +115,7 @@ def attacker(
     if view not in ("features", "tail", "images"):
         raise ValueError(f"view must be 'features', 'tail' or 'images', got {view!r}.")
 
-    def register(run: Callable[[AttackTask], Iterator[Fit]]) -> Attacker:
+    def register(run: Callable[[AttackTask], Fits]) -> Attacker:
         text = (run.__doc__ or name).strip().splitlines()[0]
         ATTACKERS[name] = Attacker(name, run, view, needs_primary, requires, text)
         return ATTACKERS[name]
@@ -151,4 +156,5 @@ def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
                 f"The attacker {one.name!r} needs {one.requires[0]}: pip install 'hf-immunize[{one.requires[1]}]', or "
                 "choose attackers='probes'."
             )
-    return sorted(chosen.values(), key=lambda one: one.kind != "probe")
+    order = list(ATTACKERS)
+    return sorted(chosen.values(), key=lambda one: (one.kind != "probe", order.index(one.name)))

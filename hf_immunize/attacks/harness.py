@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ def judge(
     *,
     steps: Sequence[int],
     seed: int,
-    settings: frozenset[str] | None = None,
+    settings: Mapping[str, int] | None = None,
 ) -> dict[int, Outcome]:
     """Runs one attacker on one draw; what it reaches within each budget of steps.
 
@@ -141,7 +141,7 @@ def judge(
         n_classes: of the harmful task.
         steps: budgets, ascending.
         seed: of everything random in the attacker.
-        settings: only these settings are tried; None for all.
+        settings: only these are tried, each up to its number of steps; None for all.
 
     Raises:
         ValueError: the attacker yields no fit within the smallest budget.
@@ -158,10 +158,20 @@ def judge(
     )
     n_validation = len(draw.validation_labels)
     fits: list[tuple[float, int, Outcome]] = []
-    for fit in attacker(task):
+    attack = attacker(task)
+    if not isinstance(attack, Generator):
+        raise TypeError(
+            f"The attacker {attacker.name!r} returned {type(attack).__name__}; it must be a function that yields fits."
+        )
+    fit = next(attack, None)
+    while fit is not None:
         guesses = _guesses(fit.scores(draw.held))
         found = float((guesses[:n_validation] == draw.validation_labels).double().mean())
         fits.append((found, fit.steps, Outcome(fit.setting, found, guesses[n_validation:] == test_labels)))
+        try:
+            fit = attack.send(found)
+        except StopIteration:
+            fit = None
     if not any(spent <= steps[0] for _, spent, _ in fits):
         raise ValueError(
             f"The attacker {attacker.name!r} yielded no fit within {steps[0]} steps. It must yield one at every "

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_immunize.attacks.attacker import AttackTask, Fit, attacker
+from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
 from hf_immunize.attacks.descent import curvature, softmax_descent, with_bias
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
@@ -39,32 +39,32 @@ HIDDEN, MLP_RATES, MLP_BATCH = 128, (1e-3, 3e-3, 1e-2), 64
 
 
 @attacker("gradient descent, 1/L")
-def gradient_descent(task: AttackTask) -> Iterator[Fit]:
+def gradient_descent(task: AttackTask) -> Fits:
     """Softmax regression by gradient descent with the constant step 1/L (arXiv 2505.23760, section 2)."""
     yield from _descend(task, _unscaled(task.rows), (1.0,))
 
 
 @attacker("gradient descent, best rate")
-def tuned_gradient_descent(task: AttackTask) -> Iterator[Fit]:
+def tuned_gradient_descent(task: AttackTask) -> Fits:
     """The same with the best of 13 constant steps from 0.1/L to 1e5/L; batches of 512 where there are more rows."""
     yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, batch_size=MOST_ROWS, keep=KEEP)
 
 
 @attacker("momentum SGD, best rate")
-def momentum(task: AttackTask) -> Iterator[Fit]:
+def momentum(task: AttackTask) -> Fits:
     """Softmax regression by SGD with Nesterov momentum 0.9, batches of 256, the best of 13 rates."""
     yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, rule="nesterov", batch_size=BATCH, keep=KEEP)
 
 
 @attacker("Adam, best rate")
-def adam(task: AttackTask) -> Iterator[Fit]:
+def adam(task: AttackTask) -> Fits:
     """Softmax regression by Adam, batches of 256, the best of 13 rates from 1e-4 to 1."""
     prepare = _unscaled(task.rows)
     yield from _fits(task, prepare, ADAM_RATES, "rate", rule="adam", batch_size=BATCH, keep=KEEP)
 
 
 @attacker("L-BFGS")
-def lbfgs(task: AttackTask) -> Iterator[Fit]:
+def lbfgs(task: AttackTask) -> Fits:
     """Softmax regression by L-BFGS in float64 to convergence or 300 steps, on features as they are and whitened."""
     size = task.rows.double().square().mean().sqrt().clamp_min(1e-300)
     coordinates: list[tuple[str, Prepare]] = [("as they are", lambda held: held.double() / size)]
@@ -114,13 +114,13 @@ def _lbfgs(
 
 
 @attacker("standardised, gradient descent")
-def standardised(task: AttackTask) -> Iterator[Fit]:
+def standardised(task: AttackTask) -> Fits:
     """Every feature to mean 0 and variance 1, then gradient descent with the best of four steps."""
     yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES)
 
 
 @attacker("PCA-whitened, gradient descent")
-def whitened(task: AttackTask) -> Iterator[Fit]:
+def whitened(task: AttackTask) -> Fits:
     """PCA-whitening, which makes κ = 1, then gradient descent with the best of four steps."""
     if whiten := _whitening(task.rows):
         yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES)
@@ -129,7 +129,7 @@ def whitened(task: AttackTask) -> Iterator[Fit]:
 
 
 @attacker("ridge regression")
-def ridge(task: AttackTask) -> Iterator[Fit]:
+def ridge(task: AttackTask) -> Fits:
     """Least squares on one-hot labels in closed form, float64, with the best of 13 penalties."""
     mean, (left, values, directions) = _decomposed(task.rows)
     targets = F.one_hot(task.labels, task.n_classes).double()
@@ -141,7 +141,7 @@ def ridge(task: AttackTask) -> Iterator[Fit]:
 
 
 @attacker("k nearest neighbours")
-def nearest_neighbours(task: AttackTask) -> Iterator[Fit]:
+def nearest_neighbours(task: AttackTask) -> Fits:
     """Votes of the nearest training rows, by Euclidean and by cosine distance, with the best k of six."""
     votes = F.one_hot(task.labels, task.n_classes).float()
     mean = task.rows.double().mean(0)
@@ -169,7 +169,7 @@ def nearest_neighbours(task: AttackTask) -> Iterator[Fit]:
 
 
 @attacker("two-layer head")
-def two_layers(task: AttackTask) -> Iterator[Fit]:
+def two_layers(task: AttackTask) -> Fits:
     """A head with one hidden layer of 128 ReLUs on standardised features, AdamW, the best of three rates."""
     prepare = _remembered(_standardised(task.rows))
     x = prepare(task.rows)
@@ -256,12 +256,12 @@ def _whitening(rows: torch.Tensor) -> Prepare | None:
     return lambda held: (held.double() - mean) @ onto
 
 
-def _descend(task: AttackTask, prepare: Prepare, multiples: tuple[float, ...], **options: Any) -> Iterator[Fit]:
+def _descend(task: AttackTask, prepare: Prepare, multiples: tuple[float, ...], **options: Any) -> Fits:
     rate = 1 / max(curvature(with_bias(prepare(task.rows))), 1e-30)
     yield from _fits(task, prepare, tuple(rate * one for one in multiples), "step", **options)
 
 
-def _fits(task: AttackTask, prepare: Prepare, rates: tuple[float, ...], unit: str, **options: Any) -> Iterator[Fit]:
+def _fits(task: AttackTask, prepare: Prepare, rates: tuple[float, ...], unit: str, **options: Any) -> Fits:
     rows = prepare(task.rows)
     prepare = _remembered(prepare)
     found = softmax_descent(rows, task.labels, task.n_classes, rates, task.checkpoints, seed=task.seed, **options)

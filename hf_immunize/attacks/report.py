@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from hf_immunize.attacks.attacker import ATTACKERS
 
-from hf_immunize.attacks.attacker import Attacker
-from hf_immunize.attacks.harness import Budgets, Outcome
-from hf_immunize.attacks.verdict import THRESHOLDS, verdict
-
-__all__ = ["REPORT_NAME", "AttackReport", "summarise"]
+__all__ = ["MODELS", "REPORT_NAME", "AttackReport", "largest", "word"]
 
 REPORT_NAME = "attacks.json"
 MODELS = ("initial", "control", "immunized", "scratch")
-RESAMPLES = 1000
-TARGET_SHARE = 0.9
-
-#: Attacker, model, samples a class, steps → one outcome a seed.
-Outcomes = Mapping[tuple[str, str, int | None, int], Sequence[Outcome]]
+_KINDS = ("probe", "fine-tuning")
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,35 @@ class AttackReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AttackReport:
-        """The report that :meth:`to_dict` wrote."""
-        return cls(**values)
+        """The report that :meth:`to_dict` wrote, its keys in the order of the tables whatever JSON made of them."""
+        known = list(ATTACKERS)
+
+        def place(attacker: str) -> tuple[int, int]:
+            kind = values["attackers"][attacker]["kind"]
+            return _KINDS.index(kind), known.index(attacker) if attacker in known else len(known)
+
+        attackers = {
+            name: one | {"accuracy": _by_model(one["accuracy"])}
+            for name, one in _sorted(values["attackers"], place).items()
+        }
+        worst = {kind: _by_model(one) for kind, one in _sorted(values["worst_case"], _KINDS.index).items()}
+        cost = {
+            kind: _sorted(one, ("steps", "samples").index)
+            for kind, one in _sorted(values["cost_ratio"], _KINDS.index).items()
+        }
+        exact = {
+            model: _sorted(one, lambda share: -float(share))
+            for model, one in _sorted(values["exact_steps"], MODELS.index).items()
+        }
+        ordered = {
+            "attackers": attackers,
+            "worst_case": worst,
+            "recovery": _sorted(values["recovery"], place),
+            "slowdown": _sorted(values["slowdown"], place),
+            "cost_ratio": cost,
+            "exact_steps": exact,
+        }
+        return cls(**{**values, **ordered})
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``attacks.json`` into ``folder``, whole or not at all, and returns its path."""
@@ -135,107 +153,6 @@ class AttackReport:
         return "\n".join(lines)
 
 
-def summarise(
-    outcomes: Outcomes,
-    attackers: Sequence[Attacker],
-    budgets: Budgets,
-    *,
-    benign: Outcomes,
-    exact: Mapping[str, Mapping[float, int | None]],
-    chance: float,
-    n_train: int,
-    n_test: int,
-    notes: Sequence[str],
-) -> AttackReport:
-    """The report of all outcomes. Bootstrap draws are those of one fixed seed, the same test rows for every model."""
-    curves = {key: torch.stack([one.correct.double() for one in seeds]).mean(0) for key, seeds in outcomes.items()}
-    m = len(next(iter(curves.values())))
-    picked = torch.randint(m, (RESAMPLES, m), generator=torch.Generator().manual_seed(0))
-    counts = torch.zeros(RESAMPLES, m, dtype=torch.float64).scatter_add_(
-        1, picked, torch.ones(RESAMPLES, m, dtype=torch.float64)
-    )
-    resampled = dict(zip(curves, (counts @ torch.stack(list(curves.values()), 1) / m).unbind(1), strict=True))
-    models = [name for name in MODELS if any(key[1] == name for key in curves)]
-
-    def cell(key: tuple[str, str, int | None, int]) -> dict[str, Any]:
-        return {"mean": float(curves[key].mean()), **_interval(resampled[key])}
-
-    described: dict[str, dict[str, Any]] = {}
-    for one in attackers:
-        samples, steps = budgets.of(one)
-        described[one.name] = {"kind": one.kind, "description": one.description, "accuracy": {}}
-        for model in models:
-            described[one.name]["accuracy"][model] = {
-                word(count): {
-                    str(step): cell(key)
-                    | {
-                        "seeds": [float(found.correct.double().mean()) for found in outcomes[key]],
-                        "setting": outcomes[key][0].setting,
-                    }
-                    for step in steps
-                    for key in [(one.name, model, count, step)]
-                }
-                for count in samples
-            }
-
-    worst: dict[str, dict[str, Any]] = {}
-    #: The outcome of the strongest attacker of a kind on a model at the largest budget.
-    last: dict[tuple[str, str], tuple[str, str, int | None, int]] = {}
-    for kind in dict.fromkeys(one.kind for one in attackers):
-        names = [one.name for one in attackers if one.kind == kind]
-        samples, steps = budgets.of(next(one for one in attackers if one.kind == kind))
-        worst[kind] = {model: {word(count): {} for count in samples} for model in models}
-        for model, count, step in itertools.product(models, samples, steps):
-            best = max(((name, model, count, step) for name in names), key=lambda key: float(curves[key].mean()))
-            worst[kind][model][word(count)][str(step)] = {"attacker": best[0]} | cell(best)
-            last[kind, model] = best
-
-    reference = "scratch" if "scratch" in models else "chance"
-    recovery, slowdown = {}, {}
-    for one in attackers:
-        count, step = (values[-1] for values in budgets.of(one))
-        top, low = resampled[last[one.kind, "initial"]], torch.full((RESAMPLES,), chance, dtype=torch.float64)
-        best, floor = float(curves[last[one.kind, "initial"]].mean()), chance
-        if reference == "scratch":
-            low = resampled[last[one.kind, "scratch"]]
-            floor = float(curves[last[one.kind, "scratch"]].mean())
-        key = (one.name, "immunized", count, step)
-        recovery[one.name] = {"value": None, "low": None, "high": None, "samples": word(count), "steps": step}
-        if best - floor >= THRESHOLDS["headroom"]:
-            draws = (resampled[key] - low) / (top - low).clamp_min(1e-9)
-            recovery[one.name] |= {"value": (float(curves[key].mean()) - floor) / (best - floor)} | _interval(draws)
-        accuracy = described[one.name]["accuracy"]
-        slowdown[one.name] = _cost(accuracy["initial"][word(count)], accuracy["immunized"][word(count)])
-
-    cost = {}
-    for kind, by_model in worst.items():
-        before, after = by_model["initial"], by_model["immunized"]
-        count = list(before)[-1]
-        step = list(before[count])[-1]
-        cost[kind] = {"steps": _cost(before[count], after[count])}
-        if len(before) > 1:
-            over_samples = ({one: found[step] for one, found in by.items()} for by in (before, after))
-            cost[kind]["samples"] = _cost(*over_samples)
-    selectivity = _selectivity(benign)
-    judged = verdict(recovery, slowdown, {one.name: one.kind for one in attackers}, selectivity.get("cost"))
-    return AttackReport(
-        attackers=described,
-        worst_case=worst,
-        recovery=recovery,
-        slowdown=slowdown,
-        cost_ratio=cost,
-        selectivity=selectivity,
-        exact_steps={model: {f"{share:g}": steps for share, steps in found.items()} for model, found in exact.items()},
-        verdict=judged,
-        chance=chance,
-        reference=reference,
-        n_train=n_train,
-        n_test=n_test,
-        budgets=json.loads(json.dumps(asdict(budgets))),
-        notes=list(notes),
-    )
-
-
 def word(count: int | None) -> str:
     """A budget of samples as a key."""
     return "all" if count is None else str(count)
@@ -246,38 +163,20 @@ def largest(by_budget: Mapping[str, Mapping[str, Any]]) -> Any:
     return list(list(by_budget.values())[-1].values())[-1]
 
 
-def _interval(draws: torch.Tensor) -> dict[str, float]:
-    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
-    return {"low": low, "high": high}
+def _sorted(values: Mapping[str, Any], key: Callable[[str], Any]) -> dict[str, Any]:
+    return {name: values[name] for name in sorted(values, key=key)}
 
 
-def _cost(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Budgets that θ0 and θᴵ need for 90 % of θ0's last accuracy, and their ratio where both are numbers."""
-    target = TARGET_SHARE * list(before.values())[-1]["mean"]
-    first = next(name for name, one in before.items() if one["mean"] >= target)
-    second = next((name for name, one in after.items() if one["mean"] >= target), None)
-    ratio = int(second) / int(first) if second and second.isdigit() and first.isdigit() else None
-    if second == first:
-        ratio = 1.0
-    return {"initial": first, "immunized": second, "reached": second is not None, "ratio": ratio, "target": target}
+def _by_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Model → samples → steps → cell, models in their order and budgets ascending."""
 
+    def size(budget: str) -> float:
+        return float("inf") if budget == "all" else int(budget)
 
-def _selectivity(benign: Outcomes) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for model in MODELS:
-        own = {
-            key: torch.stack([one.correct.double() for one in seeds])
-            for key, seeds in benign.items()
-            if key[1] == model
-        }
-        if own:
-            best = max(own, key=lambda key: float(own[key].mean()))
-            found[model] = {"attacker": best[0], "mean": float(own[best].mean())}
-    if found:
-        beside = "control" if "control" in found else "initial"
-        found["against"] = beside
-        found["cost"] = found[beside]["mean"] - found["immunized"]["mean"]
-    return found
+    return {
+        model: {count: _sorted(values[model][count], size) for count in sorted(values[model], key=size)}
+        for model in sorted(values, key=MODELS.index)
+    }
 
 
 def _share(recovery: Mapping[str, Any]) -> str:

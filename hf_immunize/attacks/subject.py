@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -57,6 +58,8 @@ class Subject:
         batch_size: of forward passes.
         device: where the model runs; its own if not given.
         progress: a label for progress bars, None for none.
+        shared: activations by the frozen part that gave them, for subjects with the same data: models that differ in
+            their last stage alone run the rest once.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Subject:
         batch_size: int = 64,
         device: torch.device | str | None = None,
         progress: str | None = None,
+        shared: dict[tuple[bytes, str], CachedActivations] | None = None,
     ) -> None:
+        self.shared = {} if shared is None else shared
         self.model, self.sets = model, sets
         self.batch_size, self.progress = batch_size, progress
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -125,10 +130,14 @@ class Subject:
         except ValueError:
             return self._images
         label = f"{self.progress}, frozen part over the {{}} images" if self.progress else None
-        rows = {
-            role: CachedActivations(prefix, data, self.batch_size, progress=label and label.format(role))
-            for role, data in self.sets.items()
-        }
+        frozen = _digest(model, selection.modules)
+        rows = {}
+        for role, data in self.sets.items():
+            if (frozen, role) not in self.shared:
+                self.shared[frozen, role] = CachedActivations(
+                    prefix, data, self.batch_size, progress=label and label.format(role)
+                )
+            rows[role] = self.shared[frozen, role]
 
         def fresh() -> nn.Module:
             own = copy.deepcopy(model)
@@ -136,3 +145,13 @@ class Subject:
             return FrozenPrefix(own, images).tail
 
         return Material(rows, fresh)
+
+
+def _digest(model: nn.Module, trained: Sequence[str]) -> bytes:
+    """What tells two frozen parts apart: their structure, and every weight and buffer outside what trains."""
+    digest = hashlib.blake2b(f"{model!r} {tuple(trained)}".encode())
+    for name, value in model.state_dict().items():
+        if not any(name.startswith(f"{one}.") for one in trained):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.digest()

@@ -1,0 +1,176 @@
+"""The attackers run: every one on every model at every budget and seed, and a report for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from tqdm.auto import tqdm
+
+from hf_immunize.attacks.attacker import ATTACKERS, Attacker
+from hf_immunize.attacks.exact import exact_steps
+from hf_immunize.attacks.harness import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
+from hf_immunize.attacks.report import MODELS, AttackReport
+from hf_immunize.attacks.self_check import self_check
+from hf_immunize.attacks.subject import Subject
+from hf_immunize.attacks.summary import summarise
+
+__all__ = ["attack_subjects"]
+
+#: Attacker, model, samples a class, steps → one outcome a seed.
+Outcomes = dict[tuple[str, str, int | None, int], list[Outcome]]
+#: What the benign task is probed with where the harmful one is attacked by fine-tuning alone.
+BENIGN_PROBES = ("ridge regression", "two-layer head")
+
+
+def attack_subjects(
+    subjects: Mapping[str, Subject],
+    methods: Sequence[str],
+    benign: Mapping[str, Subject] | None,
+    attackers: Sequence[Attacker],
+    budgets: Budgets,
+    notes: list[str],
+    progress: bool,
+) -> dict[str, AttackReport]:
+    """Attacks every model once; a report for each method, which stands there as the immunized model."""
+    self_check(attackers)
+    labels = {split: _labels(subjects, split) for split in ("train", "test")}
+    n_classes = _check_classes(labels["train"], labels["test"])
+    counts = torch.bincount(labels["train"])
+    wanted = [count for one in attackers for count in budgets.of(one)[0] if count is not None]
+    if wanted and max(wanted) > (1 - VALIDATION_SHARE) * int(counts.min()):
+        notes.append(
+            f"The smallest class has {int(counts.min())} training images, validation among them: budgets above that "
+            "took what there is."
+        )
+    outcomes: Outcomes = {}
+    for name, subject in subjects.items():
+        label = f"attacks on the {name} model" if progress else None
+        outcomes |= _outcomes(attackers, name, subject, labels, n_classes, budgets, label)
+    found: Outcomes = {}
+    if benign is not None:
+        known = {split: _labels(benign, split) for split in ("train", "test")}
+        classes = _check_classes(known["train"], known["test"])
+        last = Budgets(budgets.samples[-1:], budgets.steps[-1:], seeds=budgets.seeds)
+        probes = _strongest_probes(outcomes, attackers, last)
+        for name, subject in benign.items():
+            label = f"benign task on the {name} model" if progress else None
+            found |= _outcomes(probes, name, subject, known, classes, last, label)
+    exact = {}
+    if any(one.kind == "probe" for one in attackers):
+        exact = {
+            name: exact_steps(one.features["train"].features, labels["train"], n_classes)
+            for name, one in subjects.items()
+        }
+    test_counts = torch.bincount(labels["test"])
+    return {
+        method: summarise(
+            _as_immunized(outcomes, method),
+            attackers,
+            budgets,
+            benign=_as_immunized(found, method),
+            exact={role: exact[name] for role, name in _roles(exact, method).items()},
+            chance=float(test_counts.max().double() / test_counts.sum()),
+            n_train=len(labels["train"]),
+            n_test=len(labels["test"]),
+            notes=notes,
+        )
+        for method in methods
+    }
+
+
+def _roles(names: Iterable[str], method: str) -> dict[str, str]:
+    """Role in a report → name of the model."""
+    kept = {role: method if role == "immunized" else role for role in MODELS}
+    return {role: name for role, name in kept.items() if name in names}
+
+
+def _as_immunized(outcomes: Outcomes, method: str) -> Outcomes:
+    roles = _roles({key[1] for key in outcomes}, method)
+    return {
+        (attacker, role, count, step): outcomes[attacker, name, count, step]
+        for role, name in roles.items()
+        for attacker, model, count, step in outcomes
+        if model == name
+    }
+
+
+def _outcomes(
+    attackers: Sequence[Attacker],
+    name: str,
+    subject: Subject,
+    labels: Mapping[str, torch.Tensor],
+    n_classes: int,
+    budgets: Budgets,
+    progress: str | None,
+) -> Outcomes:
+    """Every attacker on one model. Attackers of a view share each draw, and what they work out from it."""
+    found: Outcomes = {}
+    #: What costly attackers chose with the first seed.
+    chosen: dict[tuple[str, int | None], dict[str, int]] = {}
+    views = list(dict.fromkeys((one.view, *budgets.of(one)) for one in attackers))
+    jobs = [(view, steps, count, seed) for view, samples, steps in views for count in samples for seed in budgets.seeds]
+    for view, steps, count, seed in tqdm(jobs, desc=progress, disable=progress is None, leave=False):
+        material = subject.material(view)
+        if view == "features":
+            _check_finite(name, material.rows)
+        draw = Draw.of(material, view, labels["train"], per_class=count, seed=seed)
+        for one in attackers:
+            if one.view != view:
+                continue
+            settings = chosen.get((one.name, count))
+            by_steps = judge(one, draw, material, labels["test"], n_classes, steps=steps, seed=seed, settings=settings)
+            if one.kind == "fine-tuning" and settings is None:
+                # Budgets ascend, so that the last one that chose a setting stays.
+                chosen[one.name, count] = {outcome.setting: step for step, outcome in by_steps.items()}
+            for step, outcome in by_steps.items():
+                found.setdefault((one.name, name, count, step), []).append(outcome)
+    return found
+
+
+def _strongest_probes(outcomes: Outcomes, attackers: Sequence[Attacker], last: Budgets) -> list[Attacker]:
+    """The probes that are the strongest on some model at the largest budget: the benign task is probed with them."""
+    (count,), (step,) = last.samples, last.steps
+    models = {key[1] for key in outcomes}
+    probes = [one for one in attackers if one.kind == "probe"]
+    if not probes:
+        return [ATTACKERS[name] for name in BENIGN_PROBES]
+
+    def accuracy(attacker: Attacker, model: str) -> float:
+        return sum(float(one.correct.double().mean()) for one in outcomes[attacker.name, model, count, step])
+
+    best = {max(probes, key=lambda one, model=model: accuracy(one, model)).name for model in models}
+    return [one for one in probes if one.name in best]
+
+
+def _labels(subjects: Mapping[str, Subject], split: str) -> torch.Tensor:
+    labels = next(iter(subjects.values())).features[split].labels
+    if labels is None:
+        raise ValueError(
+            f"The {split} images have no labels. Training needs none, but an attacker fits the task and does."
+        )
+    return labels
+
+
+def _check_classes(train: torch.Tensor, test: torch.Tensor) -> int:
+    known, asked = set(train.tolist()), set(test.tolist())
+    if len(known) < 2:
+        raise ValueError(f"An attacker needs two classes or more to tell apart, the training rows have {len(known)}.")
+    if min(known | asked) < 0:
+        raise ValueError("Labels must be counted from 0; a negative one was given.")
+    if asked - known:
+        raise ValueError(
+            f"The test rows have the classes {sorted(asked - known)}, of which the training rows have none. Split the "
+            "same classes into both."
+        )
+    return max(known) + 1
+
+
+def _check_finite(name: str, rows: Mapping[str, torch.Tensor]) -> None:
+    for split, features in rows.items():
+        bad = int((~torch.isfinite(features)).any(1).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {len(features)} {split} feature rows of the {name} model hold NaN or infinite values. Run "
+                "it in float32 or float64."
+            )
