@@ -15,8 +15,8 @@ from torch.utils.data import Subset
 from hf_immunize.attacks import AttackReport, Budgets, run_attacks
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import REPORT_NAME
-from hf_immunize.data import ImageInputs, load_train_and_eval
-from hf_immunize.loading import load_model
+from hf_immunize.command_data import check_processor, load_task, model_inputs
+from hf_immunize.loading import LoadedModel, load_model
 from hf_immunize.plots import ATTACKS_NAME, plot_attacks, save_figure
 
 __all__ = ["run_attack"]
@@ -44,8 +44,7 @@ def run_attack(options: argparse.Namespace) -> tuple[AttackReport, list[Path]]:
         for name in ("model", "base", "control")
         if getattr(options, name) is not None
     }
-    if models["base"].image_processor is None:
-        raise ValueError(f"{models['base'].name} holds no image processor, so raw images cannot be prepared for it.")
+    check_processor(models["base"])
     sets = {
         task: _inputs(options, task, models["base"])
         for task in ("harmful", "primary", "benign")
@@ -77,23 +76,12 @@ def run_attack(options: argparse.Namespace) -> tuple[AttackReport, list[Path]]:
     return report, [report.save(folder), folder / ATTACKS_NAME]
 
 
-def _inputs(options: argparse.Namespace, task: str, loaded: Any) -> tuple[Subset, Subset]:
-    train, evaluation, _ = load_train_and_eval(
-        getattr(options, task),
-        getattr(options, f"{task}_split"),
-        getattr(options, f"{task}_eval_split"),
-        config=getattr(options, f"{task}_config"),
-        seed=options.seed,
-    )
+def _inputs(options: argparse.Namespace, task: str, loaded: LoadedModel) -> tuple[Subset, Subset]:
+    train, evaluation, _ = load_task(options, task)
 
-    def prepared(rows: Any) -> Subset:
-        data = ImageInputs(
-            rows,
-            lambda images, return_tensors: {"pixel_values": loaded.preprocess(images)},
-            getattr(options, f"{task}_image_column"),
-            getattr(options, f"{task}_label_column"),
-        )
+    def taken(rows: Any) -> Subset:
+        data = model_inputs(loaded, options, task, rows)
         order = np.random.default_rng(options.seed).permutation(len(data))[: options.max_samples]
         return Subset(data, order.tolist())
 
-    return prepared(train), prepared(evaluation)
+    return taken(train), taken(evaluation)

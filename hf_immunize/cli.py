@@ -56,6 +56,18 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON in place of a table")
 
 
+def _data_options(
+    parser: argparse.ArgumentParser, task: str, what: str, split: str, eval_split: str | None = None
+) -> None:
+    parser.add_argument(f"--{task}", help=f"{what}: Hub id, image folder, save_to_disk folder or parquet")
+    parser.add_argument(f"--{task}_config", help="configuration of a Hub data set")
+    parser.add_argument(f"--{task}_split", help=split)
+    if eval_split is not None:
+        parser.add_argument(f"--{task}_eval_split", help=f"{eval_split}; a fifth of the other if there is none")
+    parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
+    parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
+
+
 def _quickstart_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "EfficientNet-Lite0 with its ImageNet weights, digits of MNIST as primary and harmful task."
     parser.add_argument("--output_dir", default="immunized-efficientnet-lite0", help="folder of the release")
@@ -87,12 +99,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         ("harmful", "the task to make slow"),
         ("benign", "a task that training does not see, to measure what the immunization costs there"),
     ):
-        parser.add_argument(f"--{task}", help=f"{what}: Hub id, image folder, save_to_disk folder or parquet")
-        parser.add_argument(f"--{task}_config", help="configuration of a Hub data set")
-        parser.add_argument(f"--{task}_split", help="training split (train unless given)")
-        parser.add_argument(f"--{task}_eval_split", help="split to measure on; a fifth of the training split if absent")
-        parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
-        parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
+        _data_options(parser, task, what, "training split (train unless given)", "split to measure on")
     parser.add_argument("--output_dir", help="folder of the release; checkpoints go to <output_dir>-checkpoints")
     parser.add_argument("--trainable", default="last", help="last, all, or patterns of modules, comma-separated")
     parser.add_argument(
@@ -132,11 +139,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="the immunized model: Hub id (with @revision) or folder")
     parser.add_argument("--base", help="the model that it started from, θ0")
     for task in ("primary", "harmful"):
-        parser.add_argument(f"--{task}", help=f"{task} images: Hub id, image folder, save_to_disk folder or parquet")
-        parser.add_argument(f"--{task}_config", help="configuration of a Hub data set")
-        parser.add_argument(f"--{task}_split", help="split (test if there is one, else train, unless given)")
-        parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
-        parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
+        _data_options(parser, task, f"{task} images", "split (test if there is one, else train, unless given)")
     parser.add_argument("--attack", action="store_true", help="also run the probes, on half of the harmful images")
     parser.add_argument("--groups", type=int, default=20, help="groups of the paper's protocol")
     parser.add_argument("--group_size", type=int, default=100, help="samples a group")
@@ -160,12 +163,7 @@ def _attack_options(parser: argparse.ArgumentParser) -> None:
         ("primary", "for the attacker that trains on it first"),
         ("benign", "a task that training never saw, to see what the immunization costs there"),
     ):
-        parser.add_argument(f"--{task}", help=f"{what}: Hub id, image folder, save_to_disk folder or parquet")
-        parser.add_argument(f"--{task}_config", help="configuration of a Hub data set")
-        parser.add_argument(f"--{task}_split", help="split to attack with (train unless given)")
-        parser.add_argument(f"--{task}_eval_split", help="split to judge by; a fifth of the other if there is none")
-        parser.add_argument(f"--{task}_image_column", help="found by type and name unless given")
-        parser.add_argument(f"--{task}_label_column", help="found by type and name unless given")
+        _data_options(parser, task, what, "split to attack with (train unless given)", "split to judge by")
     parser.add_argument("--attackers", type=_names, default="all", help="all, probes, finetuning, or names between ;")
     parser.add_argument("--samples", type=_budgets, help="probes' images a class, like 10,100,all")
     parser.add_argument("--steps", type=_integers, help="probes' steps, like 10,30,100,300,1000")

@@ -19,13 +19,12 @@ from transformers import set_seed
 from hf_immunize.attacks import AttackReport, run_attacks
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.backbones import find_head
+from hf_immunize.command_data import check_processor, evaluation_rows, load_task, model_inputs
 from hf_immunize.data import (
     ImageInputs,
     check_labels,
     collate_images,
     find_columns,
-    load_images,
-    load_train_and_eval,
     whole_numbers,
 )
 from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
@@ -55,13 +54,19 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
     immunization = _arguments(options, work)
     control = _arguments(options, work, control=True) if options.control else None
     tasks = ("primary", "harmful", *(("benign",) if options.benign else ()))
-    sources = {task: _load_task(options, task) for task in tasks}
+    sources = {task: load_task(options, task) for task in tasks}
     names = _class_names(sources["primary"][0], options.primary_label_column)
     # A new head is drawn here, and must be the same in every process and after a resume.
     set_seed(options.seed)
     loaded = load_model(options.model, labels=names if options.new_head else None)
-    _check_processor(loaded)
-    data = {task: _inputs(loaded, options, task, parts) for task, parts in sources.items()}
+    check_processor(loaded)
+    data = {
+        task: tuple(
+            model_inputs(loaded, options, task, part, task != "harmful" or options.objective == "imma")
+            for part in parts[:2]
+        )
+        for task, parts in sources.items()
+    }
     _check_head(loaded, data["primary"])
     if loaded.new_head and options.fit_steps < 1 and not options.resume:
         raise ValueError(
@@ -102,17 +107,10 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
 def run_evaluation(options: argparse.Namespace) -> tuple[RIRReport, AttackReport | None]:
     """Measures a model against its base as the options of ``hf-immunize evaluate`` say."""
     model, base = load_model(options.model), load_model(options.base)
-    _check_processor(base)
+    check_processor(base)
     sets = {}
     for task in ("primary", "harmful"):
-        rows = _evaluation_rows(options, task)
-        sets[task] = ImageInputs(
-            rows,
-            _processor(base),
-            getattr(options, f"{task}_image_column"),
-            getattr(options, f"{task}_label_column"),
-            labels_needed=False,
-        )
+        sets[task] = model_inputs(base, options, task, evaluation_rows(options, task), labels_needed=False)
     device = "cuda" if torch.cuda.is_available() else None
     report = evaluate_immunization(
         model.model,
@@ -191,60 +189,6 @@ def _check_checkpoints(work: Path, options: argparse.Namespace) -> None:
             )
         if int(os.environ.get("RANK", "0")) == 0:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _load_task(options: argparse.Namespace, task: str) -> tuple[Dataset, Dataset, str]:
-    train, evaluation, described = load_train_and_eval(
-        getattr(options, task),
-        getattr(options, f"{task}_split"),
-        getattr(options, f"{task}_eval_split"),
-        config=getattr(options, f"{task}_config"),
-        seed=options.seed,
-    )
-    if len(evaluation) < 2:
-        raise ValueError(
-            f"The {task} data have {len(evaluation)} row to evaluate on; RIR needs two, better 100 or more."
-        )
-    return train, evaluation, described
-
-
-def _evaluation_rows(options: argparse.Namespace, task: str) -> Dataset:
-    name, split = getattr(options, task), getattr(options, f"{task}_split")
-    if split is None:
-        try:
-            return load_images(name, "test", config=getattr(options, f"{task}_config"))
-        except ValueError as error:
-            if "has the splits" not in str(error):
-                raise
-    return load_images(name, split, config=getattr(options, f"{task}_config"))
-
-
-def _inputs(
-    loaded: LoadedModel, options: argparse.Namespace, task: str, parts: tuple[Dataset, Dataset, str]
-) -> tuple[ImageInputs, ImageInputs]:
-    train, evaluation = (
-        ImageInputs(
-            part,
-            _processor(loaded),
-            getattr(options, f"{task}_image_column"),
-            getattr(options, f"{task}_label_column"),
-            labels_needed=task != "harmful" or options.objective == "imma",
-        )
-        for part in parts[:2]
-    )
-    return train, evaluation
-
-
-def _processor(loaded: LoadedModel) -> Any:
-    return lambda images, return_tensors: {"pixel_values": loaded.preprocess(images)}
-
-
-def _check_processor(loaded: LoadedModel) -> None:
-    if loaded.image_processor is None:
-        raise ValueError(
-            f"{loaded.name} holds no image processor, so raw images cannot be prepared for it. Save one beside it: "
-            "AutoImageProcessor.from_pretrained(…).save_pretrained(folder)."
-        )
 
 
 def _check_head(loaded: LoadedModel, primary: tuple[ImageInputs, ImageInputs]) -> None:

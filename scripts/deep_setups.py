@@ -25,7 +25,7 @@ from hf_immunize.image_processing import TimmImageProcessor
 from hf_immunize.quickstart import efficientnet_lite0, images_dataset, mnist, rotated, split_by_class
 from hf_immunize.workflow import Recipe, cache_tasks, tail_features, train_cached
 
-__all__ = ["BACKBONES", "TASKS", "load", "new_model", "prepare"]
+__all__ = ["BACKBONES", "TASKS", "extract", "first", "inputs_of", "load", "prepare"]
 
 GARMENTS = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 TASKS = ("fashion_mnist", "five_five")
@@ -78,10 +78,18 @@ def datasets_of(task: str, data: Path, n_fit: int, seed: int = 0) -> dict[str, t
     }
 
 
-def new_model(backbone: Backbone, n_classes: int, pretrained: bool = True) -> nn.Module:
+def inputs_of(name: str, task: str, data: Path) -> dict[str, tuple[ImageInputs, ImageInputs]]:
+    """The images of every task as a backbone takes them: ``primary``, ``harmful``, ``benign`` → train, evaluation."""
+    backbone = BACKBONES[name]
+    processor = TimmImageProcessor.from_model(new_model(backbone, 2), image_size=backbone.image_size)
+    sets = datasets_of(task, data, backbone.n_fit)
+    return {key: tuple(ImageInputs(part, processor) for part in parts) for key, parts in sets.items()}
+
+
+def new_model(backbone: Backbone, n_classes: int) -> nn.Module:
     """The architecture before the primary task: random weights, or ImageNet's with a new head where it has them."""
     torch.manual_seed(0)
-    if backbone.pretrained and pretrained:
+    if backbone.pretrained:
         return efficientnet_lite0(num_classes=n_classes)
     extra = {"img_size": 32, "patch_size": 8} if "vit" in backbone.architecture else {}
     return timm.create_model(backbone.architecture, num_classes=n_classes, **extra)
@@ -90,36 +98,29 @@ def new_model(backbone: Backbone, n_classes: int, pretrained: bool = True) -> nn
 def prepare(name: str, task: str, data: Path, work: Path) -> Path:
     """Fits θ0 on the primary task and caches the activations before its last stage; done once for all methods.
 
-    The file holds the model, what trains, the cached tasks, θ0's features and those of the same architecture with
-    random weights ("scratch").
+    The file holds the model, what trains, the cached tasks, and θ0's features.
     """
     target = work / f"{name}-{task}.pt"
     if target.exists():
         return target
     backbone = BACKBONES[name]
-    sets = datasets_of(task, data, backbone.n_fit)
-    n_classes = len(sets["primary"][0].features["label"].names)
-    model = new_model(backbone, n_classes)
-    processor = TimmImageProcessor.from_model(model, image_size=backbone.image_size)
-    inputs = {key: tuple(ImageInputs(part, processor) for part in parts) for key, parts in sets.items()}
+    inputs = inputs_of(name, task, data)
+    model = new_model(backbone, 5 if task == "five_five" else 10)
     images = collate_images([inputs["primary"][0][index] for index in range(4)])["pixel_values"]
     if not backbone.pretrained:
         fit_all(model, inputs["primary"][0], backbone)
     selection = select_trainable(model, "last", images)
-    few = {key: (_first(train, N_TRAIN), evaluation) for key, (train, evaluation) in inputs.items()}
+    few = {key: (first(train, N_TRAIN), evaluation) for key, (train, evaluation) in inputs.items()}
     tasks = cache_tasks(model, selection, few, progress=False)
     if backbone.pretrained:
         recipe = Recipe(backbone.fit_steps, backbone.fit_rate, optim="adamw_torch")
         train_cached(model, selection, tasks["primary"].train, None, recipe, images, progress=False)
-    scratch = new_model(backbone, n_classes, pretrained=False).eval()
-    random_tasks = cache_tasks(scratch, select_trainable(scratch, "last", images), few, progress=False)
     kept = {
         "model": model,
         "selection": selection,
         "tasks": tasks,
         "images": images,
         "features": extract(model, selection, tasks, images),
-        "scratch": extract(scratch, selection, random_tasks, images),
     }
     work.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f".{os.getpid()}")
@@ -163,5 +164,5 @@ def fit_all(model: nn.Module, data: ImageInputs, backbone: Backbone, batch_size:
     model.eval()
 
 
-def _first(data: ImageInputs, count: int) -> torch.utils.data.Subset:
+def first(data: ImageInputs, count: int) -> torch.utils.data.Subset:
     return torch.utils.data.Subset(data, range(min(count, len(data))))

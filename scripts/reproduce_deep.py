@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -19,23 +17,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import disable_progress_bars
-from deep_setups import BACKBONES, TASKS, extract, load, prepare
-from matplotlib.figure import Figure
+from deep_report import Results, draw, report
+from deep_setups import BACKBONES, TASKS, extract, first, inputs_of, load, prepare
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from hf_immunize.attacks import Budgets
-from hf_immunize.attacks.report import largest
-from hf_immunize.attacks.suite import compare_features
+from hf_immunize.attacks.suite import compare_models
 from hf_immunize.evaluation import Extracted, Protocol, rir_report
-from hf_immunize.ratio import SIGN
-from hf_immunize.record import library_versions
 from hf_immunize.workflow import Recipe, train_cached
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_cards" / "deep"
@@ -61,8 +55,8 @@ SEARCH: dict[str, list[tuple[float, float]]] = {
 }
 
 
-#: What the attackers of a model of seed 0 may spend, and the harmful images that they have.
-ATTACK_BUDGETS, N_ATTACK = Budgets(samples=(None,), steps=(10, 30, 100, 300)), 2_000
+#: What the attackers of a model of seed 0 may spend, the images of a task that they have, and those that judge them.
+ATTACK_BUDGETS, N_ATTACK, N_JUDGE = Budgets(samples=(10, None), steps=(10, 30, 100, 300)), 1_000, 500
 #: Backbone and task, name of the row, method, seed, recipe.
 Job = tuple[tuple[str, str], str, str, int, Recipe]
 
@@ -119,26 +113,32 @@ def fine_tune(train: Extracted, eval: Extracted, epochs: int = 6) -> list[float]
     return curve
 
 
-def attack(path: Path, weights: dict[str, Path]) -> dict[str, Any]:
-    """The probes on θ0, random weights and every method's model of seed 0; a report for each method.
+def attack(path: Path, pair: tuple[str, str], data: Path, weights: dict[str, Path]) -> dict[str, Any]:
+    """Every attacker on θ0, random weights and every method's model of seed 0; a report for each method.
 
     Args:
         path: what :func:`deep_setups.prepare` wrote.
+        pair: backbone and task.
+        data: the folder of Fashion-MNIST.
         weights: method → the weights of its run.
     """
     torch.set_num_threads(1)
-    kept = load(path)
-    found = {"initial": kept["features"], "scratch": kept["scratch"]}
+    models = {"initial": load(path)["model"]}
     for method, file in weights.items():
-        model = copy.deepcopy(kept["model"])
-        model.load_state_dict(load_file(file), strict=False)
-        found[method] = extract(model, kept["selection"], kept["tasks"], kept["images"])
-
-    def of(task: str) -> dict[str, dict[str, Extracted]]:
-        return {name: {"train": _few(one[task]["train"]), "test": one[task]["eval"]} for name, one in found.items()}
-
-    methods = ["initial", *weights]
-    reports = compare_features(of("harmful"), methods, benign=of("benign"), budgets=ATTACK_BUDGETS)
+        models[method] = copy.deepcopy(models["initial"])
+        models[method].load_state_dict(load_file(file), strict=False)
+    inputs = inputs_of(*pair, data)
+    reports = compare_models(
+        models,
+        list(models),
+        first(inputs["harmful"][0], N_ATTACK),
+        first(inputs["harmful"][1], N_JUDGE),
+        primary=first(inputs["primary"][0], N_ATTACK),
+        benign_train=first(inputs["benign"][0], N_ATTACK),
+        benign_test=first(inputs["benign"][1], N_JUDGE),
+        attackers="all",
+        budgets=ATTACK_BUDGETS,
+    )
     return {("init" if name == "initial" else name): _rounded(report.to_dict()) for name, report in reports.items()}
 
 
@@ -149,34 +149,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(one) for one in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _few(one: Extracted) -> Extracted:
-    return Extracted(one.features[:N_ATTACK], one.logits[:N_ATTACK], one.labels[:N_ATTACK])
-
-
-class Results:
-    """Finished runs in one JSON file, written whole each time, so that an interrupted reproduction goes on."""
-
-    def __init__(self, path: Path, command: str, indent: int | None = 1) -> None:
-        self.path, self.indent = path, indent
-        self.values: dict[str, Any] = {"rows": {}}
-        if path.exists():
-            self.values = json.loads(path.read_text(encoding="utf-8"))
-        self.values |= {"command": command, "versions": library_versions()}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.values["rows"]
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        return self.values["rows"][key]
-
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        self.values["rows"][key] = row
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values, indent=self.indent, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
 
 
 def attempt(path: Path, method: str, seed: int, recipe: Recipe, weights: Path | None) -> dict[str, Any]:
@@ -197,161 +169,6 @@ def best_index(results: Results, backbone: str, task: str, method: str) -> int:
     if good:
         return max(good, key=lambda index: rows[index]["rir"]["rir"]["median"])
     return max(usable, key=lambda index: rows[index]["primary_accuracy"], default=0)
-
-
-def table(results: Results, backbones: list[str], tasks: list[str]) -> str:
-    """The paper's columns, mean and spread over seeds, as Markdown."""
-    lines = [
-        "| backbone | harmful task | method | (i) | (ii) | RIR | rank | RIR, all samples | primary accuracy |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for backbone in backbones:
-        for task in tasks:
-            for method in ["init", *METHODS]:
-                rows = [
-                    row for key, row in results.values["rows"].items() if key.startswith(f"{backbone}/{task}/{method}/")
-                ]
-                done = [row for row in rows if "stopped" not in row]
-                if not done:
-                    if rows:
-                        lines.append(f"| {backbone} | {task} | {method} | stopped: {rows[0]['stopped']} | | | | | |")
-                    continue
-                cells = [_over_seeds([row["rir"][name] for row in done]) for name in ("rir_i", "rir_ii", "rir")]
-                ranks = {
-                    f"{row['rir']['ranks']['initial_harmful']}→{row['rir']['ranks']['immunized_harmful']}"
-                    for row in done
-                }
-                whole = [
-                    {"mean": row["rir"]["all_samples"]["rir"], "bound": row["rir"]["all_samples"]["rir_bound"]}
-                    for row in done
-                ]
-                accuracy = [100 * row["primary_accuracy"] for row in done]
-                stopped = f" ({len(rows) - len(done)} of {len(rows)} seeds stopped)" if len(done) < len(rows) else ""
-                lines.append(
-                    f"| {backbone} | {task} | {method}{stopped} | {' | '.join(cells)} | {', '.join(sorted(ranks))} | "
-                    f"{_over_seeds(whole)} | {_mean(accuracy):.1f} ± {_spread(accuracy):.1f} |"
-                )
-    return "\n".join(lines)
-
-
-def overview(results: Results, attacked: Results, pairs: list[tuple[str, str]]) -> str:
-    """Two tables with a column a backbone and task: RIR, and what the strongest probe recovers."""
-    head = [
-        "| method | " + " | ".join(f"{backbone}, {task}" for backbone, task in pairs) + " |",
-        "|---|" + "---|" * len(pairs),
-    ]
-    ratios, recoveries = list(head), list(head)
-    for method in ["init", *METHODS]:
-        cells, attacks = [], []
-        for pair in pairs:
-            key = "/".join(pair)
-            rows = [row for name, row in results.values["rows"].items() if name.startswith(f"{key}/{method}/")]
-            done = [row for row in rows if "stopped" not in row]
-            cost = [100 * (row["primary_accuracy"] - row["initial_primary_accuracy"]) for row in done]
-            cells.append(
-                f"{_over_seeds([row['rir']['rir'] for row in done])} ({_mean(cost):+.1f})" if done else "stopped"
-            )
-            report = attacked.values["rows"].get(key, {}).get(method)
-            if report is None:
-                attacks.append("–")
-                continue
-            strongest = largest(report["worst_case"]["probe"]["immunized"])
-            value = report["recovery"][strongest["attacker"]]["value"]
-            share = "" if value is None else f" ({value:.2f})"
-            benign = report["selectivity"]["immunized"]["mean"]
-            attacks.append(f"{100 * strongest['mean']:.1f} %{share}; {100 * benign:.1f} %")
-        ratios.append(f"| {method} | {' | '.join(cells)} |")
-        recoveries.append(f"| {method} | {' | '.join(attacks)} |")
-    return "\n".join(
-        [
-            "RIR, mean and spread over seeds; in brackets the points of primary accuracy against θ0.",
-            "",
-            *ratios,
-            "",
-            "Seed 0: accuracy of the strongest probe on the harmful task, in brackets its recovery; after the "
-            "semicolon the strongest on the benign task.",
-            "",
-            *recoveries,
-        ]
-    )
-
-
-def attack_table(results: Results, attacked: Results) -> str:
-    """RIR beside what the strongest probe reaches and recovers, and the cost on the benign task; models of seed 0."""
-    lines = [
-        "| backbone | harmful task | method | RIR, median | strongest probe | its accuracy | recovery | benign task | "
-        "verdict on the probes |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    pairs = []
-    for key, reports in attacked.values["rows"].items():
-        for method in ["init", *METHODS]:
-            if method not in reports:
-                continue
-            report = reports[method]
-            strongest = largest(report["worst_case"]["probe"]["immunized"])
-            recovery = report["recovery"][strongest["attacker"]]
-            ratio = results[f"{key}/{method}/0"]["rir"]["rir"]
-            share = "–"
-            if recovery["value"] is not None:
-                share = f"{recovery['value']:.2f} ({recovery['low']:.2f} to {recovery['high']:.2f})"
-                pairs.append((ratio["median"], recovery["value"]))
-            backbone, task = key.split("/")
-            lines.append(
-                f"| {backbone} | {task} | {method} | {SIGN[ratio['bound']]}{ratio['median']:.3g} | "
-                f"{strongest['attacker']} | {100 * strongest['mean']:.1f} % | {share} | "
-                f"{100 * report['selectivity']['immunized']['mean']:.1f} % | {report['verdict']['outcome']['probe']} |"
-            )
-    ranks = [np.argsort(np.argsort(column)) for column in zip(*pairs, strict=True)]
-    rho = np.corrcoef(*ranks)[0, 1]
-    lines += ["", f"Rank correlation of median RIR and recovery over these {len(pairs)} models: {rho:.2f}."]
-    return "\n".join(lines)
-
-
-def _over_seeds(values: list[dict[str, Any]]) -> str:
-    bounds = {value["bound"] for value in values} - {"exact"}
-    sign = "" if not bounds else SIGN[bounds.pop()] if len(bounds) == 1 else SIGN["undetermined"]
-    means = [value["mean"] for value in values]
-    return f"{sign}{_mean(means):.3g} ± {_spread(means):.2g}"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _spread(values: list[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def draw(results: Results, backbones: list[str], tasks: list[str], path: Path) -> None:
-    """Harmful accuracy over epochs of fitting a head, init against each method (the paper's last figure)."""
-    figure = Figure(figsize=(4.2 * len(tasks), 3.2 * len(backbones)), layout="constrained")
-    axes = figure.subplots(len(backbones), len(tasks), squeeze=False, sharex=True)
-    colours = dict(
-        zip(
-            ["init", *METHODS],
-            ("#000000", "#8c8c8c", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#e69f00", "#d55e00"),
-            strict=True,
-        )
-    )
-    for row, backbone in enumerate(backbones):
-        for column, task in enumerate(tasks):
-            axis = axes[row][column]
-            for method, colour in colours.items():
-                key = f"{backbone}/{task}/{method}/0"
-                if key in results and "fine_tuning" in results[key]:
-                    curve = [100 * value for value in results[key]["fine_tuning"]["harmful"]]
-                    style = "--" if method in ("init", "control") else "-"
-                    axis.plot(range(1, len(curve) + 1), curve, style, color=colour, marker="o", ms=3, label=method)
-            axis.set_title(f"{backbone}, {task}", fontsize=10)
-            axis.grid(alpha=0.3)
-            if column == 0:
-                axis.set_ylabel("harmful accuracy (%)")
-            if row == len(backbones) - 1:
-                axis.set_xlabel("epochs of the harmful head")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -398,16 +215,15 @@ def main() -> None:
         _work(pool, jobs, paths, results, "other seeds of the weights found", options.work_dir)
         attacked = Results(options.output_dir / "attacks.json", results.values["command"], indent=None)
         waiting = {}
-        for pair in pairs:
+        # The backbone that takes longest first.
+        for pair in reversed(pairs):
             key = "/".join(pair)
             weights = _weights_of_seed_0(options.work_dir, results, pair, options.methods)
             if key not in attacked and weights:
-                waiting[pool.submit(attack, paths[pair], weights)] = key
+                waiting[pool.submit(attack, paths[pair], pair, options.data, weights)] = key
         for finished in tqdm(as_completed(waiting), total=len(waiting), desc="attacks"):
             attacked.add(waiting[finished], finished.result())
-    text = table(results, options.backbones, options.tasks)
-    if attacked.values["rows"]:
-        text = f"{overview(results, attacked, pairs)}\n\n{text}\n\n{attack_table(results, attacked)}"
+    text = report(results, attacked, pairs)
     (options.output_dir / "deep.md").write_text(text + "\n", encoding="utf-8")
     draw(results, options.backbones, options.tasks, options.output_dir / "deep.png")
     print(text)

@@ -1,0 +1,238 @@
+"""Tables and figure of the deep stand-ins, from the finished runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hf_immunize.attacks.report import largest
+from hf_immunize.ratio import SIGN
+from hf_immunize.record import library_versions
+
+__all__ = ["Results", "draw", "report"]
+
+#: Methods in the order of the tables, each with its colour.
+COLOURS = {
+    "init": "#000000",
+    "control": "#8c8c8c",
+    "r_ill_only": "#56b4e9",
+    "imma": "#009e73",
+    "opt_kappa": "#cc79a7",
+    "opt_log_kappa": "#0072b2",
+    "condition_raw": "#e69f00",
+    "condition": "#d55e00",
+}
+KINDS = {"probe": "probe", "fine-tuning": "fine-tuning attacker"}
+
+
+class Results:
+    """Finished runs in one JSON file, written whole each time, so that an interrupted reproduction goes on."""
+
+    def __init__(self, path: Path, command: str, indent: int | None = 1) -> None:
+        self.path, self.indent = path, indent
+        self.values: dict[str, Any] = {"rows": {}}
+        if path.exists():
+            self.values = json.loads(path.read_text(encoding="utf-8"))
+        self.values |= {"command": command, "versions": library_versions()}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values["rows"]
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self.values["rows"][key]
+
+    def of(self, pair: tuple[str, str], method: str) -> list[dict[str, Any]]:
+        """The runs of a method, one a seed."""
+        return [row for key, row in self.values["rows"].items() if key.startswith(f"{pair[0]}/{pair[1]}/{method}/")]
+
+    def reports(self, pair: tuple[str, str]) -> dict[str, Any]:
+        """Where the runs are those of attackers: a report for each method."""
+        return self.values["rows"].get("/".join(pair), {})
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        self.values["rows"][key] = row
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.values, indent=self.indent) + "\n", encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+def report(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]) -> str:
+    """Everything as Markdown: overviews with a column a backbone and task, the paper's columns, the attackers."""
+    heads = [f"{backbone}, {task}" for backbone, task in pairs]
+    parts = [
+        "RIR, mean and spread over seeds; in brackets the points of primary accuracy against θ0.",
+        _grid(heads, [(method, [_ratio_cell(results, pair, method) for pair in pairs]) for method in COLOURS]),
+    ]
+    if attacked.values["rows"]:
+        for kind, name in KINDS.items():
+            parts += [
+                f"Seed 0: accuracy of the strongest {name} on the harmful task, in brackets its recovery.",
+                _grid(
+                    heads,
+                    [(method, [_attack_cell(attacked, pair, method, kind) for pair in pairs]) for method in COLOURS],
+                ),
+            ]
+        parts += [
+            "Seed 0: accuracy of the strongest probe on the benign task.",
+            _grid(heads, [(method, [_benign_cell(attacked, pair, method) for pair in pairs]) for method in COLOURS]),
+            *(correlation(results, attacked, pairs, kind) for kind in KINDS),
+        ]
+    parts.append(table(results, pairs))
+    if attacked.values["rows"]:
+        parts.append(attack_table(results, attacked, pairs))
+    return "\n\n".join(parts)
+
+
+def _grid(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
+
+
+def _ratio_cell(results: Results, pair: tuple[str, str], method: str) -> str:
+    done = [row for row in results.of(pair, method) if "stopped" not in row]
+    if not done:
+        return "stopped"
+    cost = _mean([100 * (row["primary_accuracy"] - row["initial_primary_accuracy"]) for row in done])
+    return f"{_over_seeds([row['rir']['rir'] for row in done])} ({cost:+.1f})"
+
+
+def _attack_cell(attacked: Results, pair: tuple[str, str], method: str, kind: str) -> str:
+    found = attacked.reports(pair).get(method)
+    if found is None:
+        return "–"
+    strongest = largest(found["worst_case"][kind]["immunized"])
+    value = found["recovery"][strongest["attacker"]]["value"]
+    return f"{100 * strongest['mean']:.1f} %" + ("" if value is None else f" ({value:.2f})")
+
+
+def _benign_cell(attacked: Results, pair: tuple[str, str], method: str) -> str:
+    found = attacked.reports(pair).get(method)
+    return "–" if found is None else f"{100 * found['selectivity']['immunized']['mean']:.1f} %"
+
+
+def table(results: Results, pairs: Sequence[tuple[str, str]]) -> str:
+    """The paper's columns, mean and spread over seeds."""
+    lines = [
+        "| backbone | harmful task | method | (i) | (ii) | RIR | rank | RIR, all samples | primary accuracy |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in pairs:
+        for method in COLOURS:
+            rows = results.of(pair, method)
+            done = [row for row in rows if "stopped" not in row]
+            if not done:
+                if rows:
+                    lines.append(f"| {' | '.join(pair)} | {method} | stopped: {rows[0]['stopped']} | | | | | |")
+                continue
+            cells = [_over_seeds([row["rir"][name] for row in done]) for name in ("rir_i", "rir_ii", "rir")]
+            ranks = {
+                f"{row['rir']['ranks']['initial_harmful']}→{row['rir']['ranks']['immunized_harmful']}" for row in done
+            }
+            whole = [
+                {"mean": row["rir"]["all_samples"]["rir"], "bound": row["rir"]["all_samples"]["rir_bound"]}
+                for row in done
+            ]
+            accuracy = [100 * row["primary_accuracy"] for row in done]
+            stopped = f" ({len(rows) - len(done)} of {len(rows)} seeds stopped)" if len(done) < len(rows) else ""
+            lines.append(
+                f"| {' | '.join(pair)} | {method}{stopped} | {' | '.join(cells)} | {', '.join(sorted(ranks))} | "
+                f"{_over_seeds(whole)} | {_mean(accuracy):.1f} ± {_spread(accuracy):.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]) -> str:
+    """RIR beside what the strongest attackers reach and recover, and the cost on the benign task; models of seed 0."""
+    lines = [
+        "| backbone | harmful task | method | RIR, median | attackers | strongest | its accuracy | recovery | "
+        "steps to 90 %, θ0 → model | benign task | outcome |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair, method, found, ratio in _attacked_models(results, attacked, pairs):
+        for kind in KINDS:
+            strongest = largest(found["worst_case"][kind]["immunized"])
+            recovery = found["recovery"][strongest["attacker"]]
+            share = "–"
+            if recovery["value"] is not None:
+                share = f"{recovery['value']:.2f} ({recovery['low']:.2f} to {recovery['high']:.2f})"
+            steps = found["cost_ratio"][kind]["steps"]
+            cost = f"{steps['initial']} → {steps['immunized'] if steps['reached'] else 'not reached'}"
+            lines.append(
+                f"| {' | '.join(pair)} | {method} | {SIGN[ratio['bound']]}{ratio['median']:.3g} | {kind} | "
+                f"{strongest['attacker']} | {100 * strongest['mean']:.1f} % | {share} | {cost} | "
+                f"{100 * found['selectivity']['immunized']['mean']:.1f} % | {found['verdict']['outcome'][kind]} |"
+            )
+    return "\n".join(lines)
+
+
+def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str) -> str:
+    """Whether RIR predicts what the strongest attacker of a kind recovers, in a sentence."""
+    points = []
+    for _, _, found, ratio in _attacked_models(results, attacked, pairs):
+        value = found["recovery"][largest(found["worst_case"][kind]["immunized"])["attacker"]]["value"]
+        if value is not None:
+            points.append((ratio["median"], value))
+    if len(points) < 3:
+        return f"Too few models to tell whether RIR predicts the recovery of the strongest {KINDS[kind]}."
+    ranks = [np.argsort(np.argsort(column)) for column in zip(*points, strict=True)]
+    rho = np.corrcoef(*ranks)[0, 1]
+    return (
+        f"Rank correlation of median RIR and recovery by the strongest {KINDS[kind]}, {len(points)} models: {rho:.2f}."
+    )
+
+
+def _attacked_models(
+    results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], str, dict[str, Any], dict[str, Any]]]:
+    """Backbone and task, method, report of the attackers, RIR over groups."""
+    for pair in pairs:
+        reports = attacked.reports(pair)
+        for method in COLOURS:
+            if method in reports:
+                yield pair, method, reports[method], results["/".join((*pair, method, "0"))]["rir"]["rir"]
+
+
+def _over_seeds(values: list[dict[str, Any]]) -> str:
+    bounds = {value["bound"] for value in values} - {"exact"}
+    sign = "" if not bounds else SIGN[bounds.pop()] if len(bounds) == 1 else SIGN["undetermined"]
+    means = [value["mean"] for value in values]
+    return f"{sign}{_mean(means):.3g} ± {_spread(means):.2g}"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _spread(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def draw(results: Results, backbones: Sequence[str], tasks: Sequence[str], path: Path) -> None:
+    """Harmful accuracy over epochs of fitting a head, init against each method (the paper's last figure)."""
+    figure = Figure(figsize=(4.2 * len(tasks), 3.2 * len(backbones)), layout="constrained")
+    axes = figure.subplots(len(backbones), len(tasks), squeeze=False, sharex=True)
+    for row, backbone in enumerate(backbones):
+        for column, task in enumerate(tasks):
+            axis = axes[row][column]
+            for method, colour in COLOURS.items():
+                key = f"{backbone}/{task}/{method}/0"
+                if key in results and "fine_tuning" in results[key]:
+                    curve = [100 * value for value in results[key]["fine_tuning"]["harmful"]]
+                    style = "--" if method in ("init", "control") else "-"
+                    axis.plot(range(1, len(curve) + 1), curve, style, color=colour, marker="o", ms=3, label=method)
+            axis.set_title(f"{backbone}, {task}", fontsize=10)
+            axis.grid(alpha=0.3)
+            if column == 0:
+                axis.set_ylabel("harmful accuracy (%)")
+            if row == len(backbones) - 1:
+                axis.set_xlabel("epochs of the harmful head")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
