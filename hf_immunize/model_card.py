@@ -174,6 +174,17 @@ def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
         }
         for row in report.rows()
     ]
+    by_budget = [
+        {
+            "kind": kind,
+            "samples": samples,
+            "steps": steps,
+            "cells": [_worst_cell(by_model[model][samples][steps]) for model in report.models],
+        }
+        for kind, by_model in report.worst_case.items()
+        for samples, by_steps in by_model["initial"].items()
+        for steps in by_steps
+    ]
     worst = [
         {"kind": kind, "cells": [_with_interval(largest(by_model[model])) for model in report.models]}
         for kind, by_model in report.worst_case.items()
@@ -183,6 +194,7 @@ def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
         "models": [{"initial": "θ0", "scratch": "random weights"}.get(model, model) for model in report.models],
         "rows": rows,
         "worst": worst,
+        "by_budget": by_budget,
         "fine_tuning": "fine-tuning" in report.worst_case,
         "cost_sentences": _cost_sentences(report),
     }
@@ -194,6 +206,10 @@ def _with_interval(cell: dict[str, Any], percent: bool = True) -> str:
     if percent:
         return f"{100 * cell['mean']:.1f} % ({100 * cell['low']:.0f}–{100 * cell['high']:.0f})"
     return f"{cell['mean']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+
+
+def _worst_cell(cell: dict[str, Any]) -> str:
+    return f"{100 * cell['mean']:.1f} % ({cell['attacker']})"
 
 
 def _cost(cost: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def plot_attacks(attacks: AttackReport | None) -> Figure | None:
     figure = _figure(max(7.6, 5.6 * len(kinds)), 4.4)
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axis, kind in zip(axes, kinds, strict=True):
-        for model in attacks.models:
+        for order, model in enumerate(attacks.models):
             style = _STYLES[model]
             for one in attacks.attackers.values():
                 if one["kind"] == kind:
@@ -88,7 +88,8 @@ def plot_attacks(attacks: AttackReport | None) -> Figure | None:
             points = _at_most_samples(attacks.worst_case[kind][model])
             steps = [int(step) for step in points]
             low, mean, high = ([100 * cell[key] for cell in points.values()] for key in ("low", "mean", "high"))
-            axis.plot(steps, mean, linewidth=2.8, markersize=5, **style)
+            # The dashes of θ0 over the line of a model that does as well, not under it.
+            axis.plot(steps, mean, linewidth=2.8, markersize=5, zorder=5 - 0.1 * order, **style)
             axis.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
         axis.axhline(100 * attacks.chance, color=_INK, linewidth=1, linestyle=":", label="chance")
         axis.set_xscale("log")

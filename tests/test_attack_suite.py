@@ -152,13 +152,19 @@ def fits_of(name, *, settings=None, answers=()):
 
 
 def test_fine_tuning_goes_on_with_the_settings_of_the_best_validation_accuracy():
-    first = fits_of("all weights")
-    assert [steps for _, steps in first] == [1] * 4 + [2] * 2 + [3]
-    names = [name for name, _ in first[:4]]
-    assert len(set(names)) == 4
-    # The last and the second go on, then the second alone.
+    first = fits_of("last block")
+    assert [steps for _, steps in first] == [1] * 6 + [2] * 3 + [3]
+    names = [name for name, _ in first[:6]]
+    assert len(set(names)) == 6
+    found = fits_of("last block", answers=(0.1, 0.7, 0.2, 0.8, 0.3, 0.2, 0.5, 0.9, 0.6))
+    assert found[6:] == [(names[3], 2), (names[1], 2), (names[4], 2), (names[1], 3)]
+
+
+def test_the_best_with_batch_normalisation_still_and_without_both_go_on():
+    names = [name for name, _ in fits_of("all weights")[:4]]
+    assert [name.endswith("BatchNorm still") for name in names] == [True, False, True, False]
     found = fits_of("all weights", answers=(0.1, 0.7, 0.2, 0.8, 0.5, 0.9))
-    assert found[4:] == [(names[3], 2), (names[1], 2), (names[1], 3)]
+    assert found[4:] == [(names[3], 2), (names[2], 2), (names[2], 3), (names[3], 3)]
 
 
 def test_with_further_seeds_only_what_was_chosen_runs_each_to_its_last_budget():

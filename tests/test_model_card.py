@@ -106,6 +106,10 @@ def test_every_measured_figure_is_on_the_card():
     assert "not over seeds" in text
     assert re.search(r"\| Adam, best rate \| all \| 300 \| 95\.4 % \(9\d–9\d\) \| 93\.0 % \(.*?\) \| 68\.4 % ", text)
     assert "weakened, not stopped; the strongest, Adam, best rate, recovers 51 % of what θ0 gives" in text
+    assert re.search(
+        r"\| probe \| all \| 10 \| 47\.6 % \(Adam, best rate\) \|.*\| 34\.2 % \(Adam, best rate\) \|", text
+    )
+    assert re.search(r"\| probe \| all \| 300 \| 95\.4 % \(Adam, best rate\) \|", text)
     assert "79.0 % on the control, 75.0 % on the immunized model" in text
     assert "Its cost against the control is 4.0 points" in text
     assert "| 1.0 % | 900 | > 1e15 |" in text

@@ -52,10 +52,10 @@ WHOLE_GRID = (
     Setting("AdamW", 3e-4, still=True),
     Setting("AdamW", 1e-3),
 )
-ADAPTER_GRID = (Setting("SGD", 0.03), Setting("SGD", 0.1), Setting("AdamW", 1e-3), Setting("AdamW", 3e-3))
+ADAPTER_GRID = (Setting("SGD", 0.01), Setting("SGD", 0.03), Setting("AdamW", 3e-4), Setting("AdamW", 1e-3))
 BATCH = 16
-#: Settings that go on after the first and after the second budget of steps: of cheap steps, and of costly ones.
-SURVIVORS = {"tail": (3, 1), "images": (2, 1)}
+#: Settings that go on after the first and after the second budget of steps; of all weights fewer, the costliest.
+SURVIVORS, SURVIVORS_WHOLE = (3, 1), (2, 1)
 EVAL_BATCH = 32
 #: Convolutions, depthwise ones above all, run about twice as fast in it on a CPU.
 LAYOUT = torch.channels_last
@@ -79,7 +79,7 @@ class HarmfulClassifier(nn.Module):
 @attacker("last block", view="tail")
 def last_block(task: AttackTask) -> Fits:
     """Fine-tuning of the last block and a new head."""
-    yield from _fine_tune(task, task.model(), TAIL_GRID, SURVIVORS["tail"])
+    yield from _fine_tune(task, task.model(), TAIL_GRID, SURVIVORS)
 
 
 @attacker("last block, re-initialised", view="tail")
@@ -91,7 +91,7 @@ def reinitialised(task: AttackTask) -> Fits:
     for name, module in model.named_modules():
         if name in trained and hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS["tail"])
+    yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS)
 
 
 @attacker("primary task first, then the last block", view="tail", needs_primary=True)
@@ -105,7 +105,7 @@ def primary_first(task: AttackTask) -> Fits:
         optimizer.zero_grad()
         F.cross_entropy(features_and_logits(model, batch)[1], batch["labels"]).backward()
         optimizer.step()
-    yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS["tail"])
+    yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS)
 
 
 @attacker("all weights", view="images")
@@ -113,7 +113,7 @@ def all_weights(task: AttackTask) -> Fits:
     """Fine-tuning of every weight and a new head."""
     model = task.model()
     select_trainable(model, "all", _sample(task, model))
-    yield from _fine_tune(task, model, WHOLE_GRID, SURVIVORS["images"])
+    yield from _fine_tune(task, model, WHOLE_GRID, SURVIVORS_WHOLE)
 
 
 @attacker("LoRA", view="images", requires=("peft", "attacks"))
@@ -131,14 +131,15 @@ def lora(task: AttackTask) -> Fits:
     ]
     torch.manual_seed(task.seed)
     config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=targets)
-    yield from _fine_tune(task, inject_adapter_in_model(config, model), ADAPTER_GRID, SURVIVORS["images"])
+    yield from _fine_tune(task, inject_adapter_in_model(config, model), ADAPTER_GRID, SURVIVORS)
 
 
 class _Run:
     """One setting: its own copy of the classifier, its optimizer, its place in the data, its validation accuracy."""
 
     def __init__(self, classifier: HarmfulClassifier, name: str, setting: Setting, task: AttackTask) -> None:
-        self.classifier, self.name, self.still = copy.deepcopy(classifier), name, setting.still
+        self.classifier, self.name = copy.deepcopy(classifier), name
+        self.still = setting.still and bool(_trained_norms(classifier))
         trained = [one for one in self.classifier.parameters() if one.requires_grad]
         if setting.optimizer == "SGD":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
@@ -191,8 +192,15 @@ def _fine_tune(task: AttackTask, model: nn.Module, grid: Sequence[Setting], surv
             run.accuracy = (yield Fit(run.name, step, run.scores)) or 0.0
         done = step
         if chosen is None:
-            left = survivors[min(position, len(survivors) - 1)]
-            runs = sorted(runs, key=lambda run: -run.accuracy)[:left]
+            runs = _best(runs, survivors[min(position, len(survivors) - 1)])
+
+
+def _best(runs: list[_Run], count: int) -> list[_Run]:
+    """The ``count`` runs of the highest validation accuracy, and at least the best with BatchNorm still and without."""
+    ranked = sorted(runs, key=lambda run: -run.accuracy)
+    kept = [next(run for run in ranked if run.still == still) for still in {run.still for run in ranked}]
+    rest = [run for run in ranked if run not in kept]
+    return sorted(kept + rest[: max(0, count - len(kept))], key=ranked.index)
 
 
 def _trained_norms(model: nn.Module) -> list[nn.Module]:

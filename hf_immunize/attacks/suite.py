@@ -21,7 +21,7 @@ from hf_immunize.evaluation import Extracted
 __all__ = ["CARD_BUDGETS", "attack_features", "compare_models", "run_attacks"]
 
 #: What a card's attackers may spend: a minute or two for a few thousand images.
-CARD_BUDGETS = Budgets(samples=(None,), steps=(10, 30, 100, 300))
+CARD_BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300))
 #: Images from which the BatchNorm statistics of random weights are taken.
 SCRATCH_IMAGES = 256
 
