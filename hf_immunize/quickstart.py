@@ -155,7 +155,7 @@ def _results(
         )
         return measure(models, selection, tasks, images, attack=False) | {"attacks": attacks.to_dict()}
     few = collate_images([data["harmful"][0][index] for index in range(256)])["pixel_values"]
-    scratch = random_weights(models["initial"], [few])
+    scratch = random_weights(models["initial"], [few]).double()
     untrained = {
         task: {
             split: extract_features(scratch, part, progress=f"random weights, {task} images" if progress else None)

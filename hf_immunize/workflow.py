@@ -144,10 +144,14 @@ def train_cached(
 
 
 def tail_features(
-    model: nn.Module, selection: TrainableSelection, data: CachedActivations, images: torch.Tensor
+    model: nn.Module,
+    selection: TrainableSelection,
+    data: CachedActivations,
+    images: torch.Tensor,
+    dtype: torch.dtype | None = None,
 ) -> Extracted:
-    """Features, logits and labels of cached activations, in the activations' precision."""
-    dtype = data.activations.dtype
+    """Features, logits and labels of cached activations, in the activations' precision or a given one."""
+    dtype = dtype or data.activations.dtype
     ready = copy.deepcopy(model).to(dtype)
     images = images.to(next(ready.parameters()).device, dtype)
     select_trainable(ready, list(selection.modules), images)
@@ -178,7 +182,7 @@ def measure(
     found = {
         name: {
             task: {
-                "train": tail_features(model, selection, cached.train, images),
+                "train": tail_features(model, selection, cached.train, images, torch.float64),
                 "test": tail_features(model, selection, cached.eval, images),
             }
             for task, cached in tasks.items()

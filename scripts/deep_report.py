@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from hf_immunize.attacks.report import largest
@@ -175,14 +176,15 @@ def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str,
 def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str) -> str:
     """Whether RIR predicts what the strongest attacker of a kind recovers, in a sentence."""
     points = []
-    for _, _, found, ratio in _attacked_models(results, attacked, pairs):
+    for _, method, found, ratio in _attacked_models(results, attacked, pairs):
+        if method == "init":
+            continue
         value = found["recovery"][largest(found["worst_case"][kind]["immunized"])["attacker"]]["value"]
         if value is not None:
             points.append((ratio["median"], value))
     if len(points) < 3:
         return f"Too few models to tell whether RIR predicts the recovery of the strongest {KINDS[kind]}."
-    ranks = [np.argsort(np.argsort(column)) for column in zip(*points, strict=True)]
-    rho = np.corrcoef(*ranks)[0, 1]
+    rho = pd.DataFrame(points).rank().corr().iloc[0, 1]
     return (
         f"Rank correlation of median RIR and recovery by the strongest {KINDS[kind]}, {len(points)} models: {rho:.2f}."
     )

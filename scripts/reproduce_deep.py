@@ -219,7 +219,7 @@ def main() -> None:
         for pair in reversed(pairs):
             key = "/".join(pair)
             weights = _weights_of_seed_0(options.work_dir, results, pair, options.methods)
-            if key not in attacked and weights:
+            if not set(weights) <= set(attacked.reports(pair)):
                 waiting[pool.submit(attack, paths[pair], pair, options.data, weights)] = key
         for finished in tqdm(as_completed(waiting), total=len(waiting), desc="attacks"):
             attacked.add(waiting[finished], finished.result())

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import Images, TinyNet
 from samples import ACCURACY, attack_report, outcomes, tiny_timm, tiny_vit
+from torch.utils.data import Subset
 
 from hf_immunize import run_attacks
 from hf_immunize.attacks import ATTACKERS, AttackReport, BrokenAttackerError, Budgets, Fit, attack_features, attacker
@@ -326,7 +327,8 @@ def test_fine_tuning_brings_back_what_no_probe_finds():
     with torch.no_grad():
         dead.widen.weight.zero_()
         dead.widen.bias.fill_(1.0)
-    data, test = Images(240, seed=0), Images(120, seed=0)
+    images = Images(480, seed=0)
+    data, test = Subset(images, range(300)), Subset(images, range(300, 480))
     budgets = Budgets((None,), (30,), (None,), (20, 60), seeds=(0,))
     report = run_attacks(
         dead, base, data, test, attackers=["probes", "last block, re-initialised"], budgets=budgets, scratch=False

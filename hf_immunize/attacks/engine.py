@@ -34,23 +34,38 @@ def attack_subjects(
 ) -> dict[str, AttackReport]:
     """Attacks every model once; a report for each method, which stands there as the immunized model."""
     self_check(attackers)
+    # The caller's random numbers go on where they were.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        return _attack(subjects, methods, benign, attackers, budgets, notes, progress)
+
+
+def _attack(
+    subjects: Mapping[str, Subject],
+    methods: Sequence[str],
+    benign: Mapping[str, Subject] | None,
+    attackers: Sequence[Attacker],
+    budgets: Budgets,
+    notes: list[str],
+    progress: bool,
+) -> dict[str, AttackReport]:
     labels = {split: _labels(subjects, split) for split in ("train", "test")}
     n_classes = _check_classes(labels["train"], labels["test"])
-    counts = torch.bincount(labels["train"])
+    counts = labels["train"].unique(return_counts=True)[1]
     wanted = [count for one in attackers for count in budgets.of(one)[0] if count is not None]
     if wanted and max(wanted) > (1 - VALIDATION_SHARE) * int(counts.min()):
         notes.append(
             f"The smallest class has {int(counts.min())} training images, validation among them: budgets above that "
             "took what there is."
         )
+    if benign is not None:
+        known = {split: _labels(benign, split) for split in ("train", "test")}
+        classes = _check_classes(known["train"], known["test"])
     outcomes: Outcomes = {}
     for name, subject in subjects.items():
         label = f"attacks on the {name} model" if progress else None
         outcomes |= _outcomes(attackers, name, subject, labels, n_classes, budgets, label)
     found: Outcomes = {}
     if benign is not None:
-        known = {split: _labels(benign, split) for split in ("train", "test")}
-        classes = _check_classes(known["train"], known["test"])
         last = Budgets(budgets.samples[-1:], budgets.steps[-1:], seeds=budgets.seeds)
         probes = _strongest_probes(outcomes, attackers, last)
         for name, subject in benign.items():

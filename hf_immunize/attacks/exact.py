@@ -20,7 +20,8 @@ def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     does not decide: the labels' weight in the slow directions does (compare arXiv 2505.23760, section 3).
 
     Args:
-        features: X, (n, d), any float type; worked out in float64.
+        features: X, (n, d), worked out in float64; directions under the floor of rounding of its own precision are
+            left out, so give it in float64 where small ones matter.
         labels: (n,) of 0 … n_classes − 1.
         n_classes: number of classes.
 
@@ -31,6 +32,9 @@ def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     if not values[0] > 0:
         return dict.fromkeys(SHARES)
     kept = values > max(features.shape) * torch.finfo(features.dtype).eps * values[0]
+    if not kept.any():
+        # Half precision and many rows: all that there is may be rounding.
+        return dict.fromkeys(SHARES)
     weight = (left[:, kept].mT @ F.one_hot(labels, n_classes).double()).square().sum(1)
     # log(1 − x) keeps what 1 − x rounds away; the first direction is fitted in one step.
     decay = torch.log1p(-(values[kept] / values[0]).square())

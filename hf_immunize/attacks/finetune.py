@@ -57,8 +57,6 @@ BATCH = 16
 #: Settings that go on after the first and after the second budget of steps; of all weights fewer, the costliest.
 SURVIVORS, SURVIVORS_WHOLE = (3, 1), (2, 1)
 EVAL_BATCH = 32
-#: Convolutions, depthwise ones above all, run about twice as fast in it on a CPU.
-LAYOUT = torch.channels_last
 LORA_RANK = 8
 PRIMARY_STEPS, PRIMARY_RATE = 30, 1e-3
 
@@ -174,7 +172,7 @@ def _fine_tune(task: AttackTask, model: nn.Module, grid: Sequence[Setting], surv
         n_features = features_and_logits(model, sample)[0].shape[1]
     torch.manual_seed(task.seed)
     device = next(model.parameters()).device
-    classifier = HarmfulClassifier(model, n_features, task.n_classes).to(device, memory_format=LAYOUT)
+    classifier = _in_fast_layout(HarmfulClassifier(model, n_features, task.n_classes).to(device), sample)
     moving = bool(_trained_norms(model))
     named = {
         f"{one.optimizer}, rate {one.rate:g}" + (", BatchNorm still" if one.still and moving else ""): one
@@ -193,6 +191,20 @@ def _fine_tune(task: AttackTask, model: nn.Module, grid: Sequence[Setting], surv
         done = step
         if chosen is None:
             runs = _best(runs, survivors[min(position, len(survivors) - 1)])
+
+
+def _in_fast_layout(classifier: HarmfulClassifier, sample: dict[str, torch.Tensor]) -> HarmfulClassifier:
+    """Channels last, in which convolutions, depthwise ones above all, run about twice as fast on a CPU.
+
+    Models that ``view`` their activations as one row cannot run in it and stay as they are.
+    """
+    ready = copy.deepcopy(classifier).to(memory_format=torch.channels_last).eval()
+    try:
+        with torch.no_grad():
+            ready(sample)
+    except RuntimeError:
+        return classifier
+    return ready
 
 
 def _best(runs: list[_Run], count: int) -> list[_Run]:
@@ -240,10 +252,7 @@ def _batches(
 
 
 def _on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    return {
-        name: value.to(device, memory_format=LAYOUT if value.dim() == 4 else torch.preserve_format)
-        for name, value in batch.items()
-    }
+    return {name: value.to(device) for name, value in batch.items()}
 
 
 def _sample(task: AttackTask, model: nn.Module) -> dict[str, torch.Tensor]:

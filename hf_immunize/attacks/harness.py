@@ -26,7 +26,8 @@ class Budgets:
     """What attackers may spend.
 
     Args:
-        samples: harmful training images a class; None is all that there are.
+        samples: harmful images a class to fit on, a quarter as many more to choose by; None is all that there are, a
+            fifth of them to choose by.
         steps: optimizer steps of a probe.
         finetune_samples: images a class of a fine-tuning attacker.
         finetune_steps: its optimizer steps.
@@ -51,8 +52,11 @@ class Budgets:
                 (value is None and "samples" not in name) or (value is not None and value < low) for value in values
             ):
                 raise ValueError(f"{name} must hold whole numbers of at least {low}, got {values!r}.")
-        object.__setattr__(self, "steps", tuple(sorted(set(self.steps))))
-        object.__setattr__(self, "finetune_steps", tuple(sorted(set(self.finetune_steps))))
+        for name in ("samples", "steps", "finetune_samples", "finetune_steps"):
+            # Ascending, and what there is last.
+            found = sorted(set(getattr(self, name)), key=lambda one: float("inf") if one is None else one)
+            object.__setattr__(self, name, tuple(found))
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
 
     def of(self, attacker: Attacker) -> tuple[tuple[int | None, ...], tuple[int, ...]]:
         """Samples and steps of this attacker."""
@@ -111,6 +115,15 @@ class Draw:
         """Rows of a view, ``per_class`` of each class (None: all), drawn by the seed."""
         train, validation = split_rows(labels, seed)
         train = budget_rows(train, labels, per_class)
+        if per_class is not None:
+            # Few images to fit on are few to choose by too.
+            fewer = max(1, round(per_class * VALIDATION_SHARE / (1 - VALIDATION_SHARE)))
+            validation = budget_rows(validation, labels, fewer)
+        if len(validation) == 0:
+            raise ValueError(
+                "Every class has one training image alone, so that none is left for an attacker to choose its rate by. "
+                "Give two images of a class or more."
+            )
         rows, test = material.rows["train"], material.rows["test"]
         if view == "features":
             return cls(rows[train], labels[train], torch.cat([rows[validation], test.to(rows)]), labels[validation])

@@ -31,7 +31,8 @@ class AttackReport:
         worst_case: kind (``probe``, ``fine-tuning``) → model → samples → steps → ``attacker``, ``mean``, …
         recovery: attacker → ``value``, ``low``, ``high``, ``steps``, ``samples``: (accuracy on θᴵ − worst case from
             scratch) / (worst case on θ0 − worst case from scratch) at its largest budget, worst cases of its kind.
-        slowdown: attacker → steps that it needs on θ0 and on θᴵ to reach 90 % of its own accuracy on θ0.
+        slowdown: attacker → steps that it needs on θ0 and on θᴵ to reach 90 % of its own accuracy on θ0, their
+            ``ratio``, and whether that is ``at_least``.
         cost_ratio: kind → ``steps`` and ``samples`` that the worst case needs on θᴵ over θ0 to reach 90 % of θ0's.
         selectivity: model → worst case of the probes on the benign task; ``cost`` against the control.
         exact_steps: model → share of the excess least-squares loss left → steps of gradient descent at 1/L.
@@ -185,4 +186,5 @@ def _share(recovery: Mapping[str, Any]) -> str:
 
 def _slow(cost: Mapping[str, Any]) -> str:
     text = f"{cost['ratio']:.3g}" if cost["ratio"] is not None else "not reached" if not cost["reached"] else "?"
+    text = f"≥ {text}" if cost["at_least"] and cost["ratio"] is not None else text
     return text.rjust(14)

@@ -26,18 +26,24 @@ Sets = Mapping[str, Any]
 
 
 class KeptImages(Dataset):
-    """A data set whose processed samples stay in memory: several models and attackers read the same ones."""
+    """A data set whose processed samples stay in memory: several models and attackers read the same ones.
+
+    Images are float32, labels whole numbers, whatever form the samples have.
+    """
 
     def __init__(self, data: Any) -> None:
         self.data = data
-        self._kept: dict[int, Any] = {}
+        self._kept: dict[int, dict[str, torch.Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if index not in self._kept:
-            self._kept[index] = self.data[index]
+            sample = collate_images([self.data[index]])
+            self._kept[index] = {
+                name: (value.float() if value.is_floating_point() else value)[0] for name, value in sample.items()
+            }
         return self._kept[index]
 
 
@@ -53,13 +59,13 @@ class Subject:
     """A model and the data of an attack on it.
 
     Args:
-        model: the classifier; never changed.
+        model: the classifier; never changed. Attackers train copies in float32, whatever precision it was saved in.
         sets: ``train``, ``test`` and perhaps ``primary``: map-style data sets of model inputs.
         batch_size: of forward passes.
-        device: where the model runs; its own if not given.
+        device: where the copies run; the model's own if not given.
         progress: a label for progress bars, None for none.
         shared: activations by the frozen part that gave them, for subjects with the same data: models that differ in
-            their last stage alone run the rest once.
+            their last stage alone run the rest once. Given, features are made from these activations too.
     """
 
     def __init__(
@@ -72,8 +78,7 @@ class Subject:
         progress: str | None = None,
         shared: dict[tuple[bytes, str], CachedActivations] | None = None,
     ) -> None:
-        self.shared = {} if shared is None else shared
-        self.model, self.sets = model, sets
+        self.model, self.sets, self.shared = model, sets, shared
         self.batch_size, self.progress = batch_size, progress
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
 
@@ -86,65 +91,78 @@ class Subject:
 
     @cached_property
     def features(self) -> dict[str, Extracted]:
-        """Features, logits and labels of the harmful training and test rows.
+        """Features, logits and labels of the harmful training and test rows, in float64.
 
-        Raises:
-            ValueError: a feature that is not finite.
+        In float32 a direction a millionth as strong as the first one is lost in rounding, and an attacker who runs the
+        model in float64 would find what is hidden there.
         """
-        model = self.model.to(self.device)
-        found = {
+        where = torch.device("cpu") if self.device.type == "mps" else self.device
+        model = self._copy().to(where, torch.float64)
+        rows = self.sets
+        if self.shared is not None and self._prefix is not None:
+            images = self._few_images.to(where, torch.float64)
+            select_trainable(model, self._selected[1], images)
+            model, rows = FrozenPrefix(model, images).tail, self._tail.rows
+        return {
             split: extract_features(
                 model,
-                self.sets[split],
+                rows[split],
                 batch_size=self.batch_size,
-                device=self.device,
-                progress=f"{self.progress}, harmful {split} images" if self.progress else None,
+                device=where,
+                dtype=torch.float64,
+                progress=f"{self.progress}, {split} images" if self.progress else None,
             )
             for split in ("train", "test")
         }
-        return found
 
     def material(self, view: View) -> Material:
         """Rows and model for attackers of a view."""
         if view == "features":
             return Material({split: one.features for split, one in self.features.items()})
-        return self._tail if view == "tail" else self._images
+        return Material(self.sets, self._copy) if view == "images" else self._tail
+
+    def _copy(self) -> nn.Module:
+        return copy.deepcopy(self.model).to(self.device, torch.float32).eval()
 
     @cached_property
-    def _images(self) -> Material:
-        kept = self.model
+    def _few_images(self) -> torch.Tensor:
+        return collate_images([self.sets["train"][index] for index in range(2)])["pixel_values"].to(self.device)
 
-        def fresh() -> nn.Module:
-            return copy.deepcopy(kept).to(self.device)
+    @cached_property
+    def _selected(self) -> tuple[nn.Module, list[str]]:
+        """A copy of which the last stage alone trains, and the names of what trains."""
+        model = self._copy()
+        return model, list(select_trainable(model, "last", self._few_images).modules)
 
-        return Material(self.sets, fresh)
+    @cached_property
+    def _prefix(self) -> FrozenPrefix | None:
+        """The frozen part; None where it cannot be run apart."""
+        try:
+            return FrozenPrefix(self._selected[0], self._few_images)
+        except ValueError:
+            return None
 
     @cached_property
     def _tail(self) -> Material:
         """The frozen part run once; the whole model and the images where it cannot be split."""
-        model = copy.deepcopy(self.model).to(self.device)
-        images = collate_images([self.sets["train"][index] for index in range(2)])["pixel_values"].to(self.device)
-        selection = select_trainable(model, "last", images)
-        try:
-            prefix = FrozenPrefix(model, images)
-        except ValueError:
-            return self._images
-        label = f"{self.progress}, frozen part over the {{}} images" if self.progress else None
-        frozen = _digest(model, selection.modules)
-        rows = {}
-        for role, data in self.sets.items():
-            if (frozen, role) not in self.shared:
-                self.shared[frozen, role] = CachedActivations(
-                    prefix, data, self.batch_size, progress=label and label.format(role)
-                )
-            rows[role] = self.shared[frozen, role]
+        prefix, (selected, modules) = self._prefix, self._selected
 
         def fresh() -> nn.Module:
-            own = copy.deepcopy(model)
-            select_trainable(own, list(selection.modules), images)
-            return FrozenPrefix(own, images).tail
+            own = copy.deepcopy(selected)
+            select_trainable(own, modules, self._few_images)
+            return own if prefix is None else FrozenPrefix(own, self._few_images).tail
 
-        return Material(rows, fresh)
+        if prefix is None:
+            return Material(self.sets, fresh)
+        label = f"{self.progress}, frozen part over the {{}} images" if self.progress else None
+        kept = {} if self.shared is None else self.shared
+        frozen = _digest(selected, modules)
+        for role, data in self.sets.items():
+            if (frozen, role) not in kept:
+                kept[frozen, role] = CachedActivations(
+                    prefix, data, self.batch_size, progress=label and label.format(role)
+                )
+        return Material({role: kept[frozen, role] for role in self.sets}, fresh)
 
 
 def _digest(model: nn.Module, trained: Sequence[str]) -> bytes:

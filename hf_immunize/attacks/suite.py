@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,23 +143,38 @@ def _reports(
         _check_labelled(sets[role], f"harmful {role}")
     if any(one.needs_primary for one in chosen):
         _check_primary(models["initial"], sets["primary"])
+    for name, one in models.items():
+        _check_weights(name, one)
     if scratch:
         models = {**models, "scratch": _scratch_of(models["initial"], sets["train"], batch_size)}
-    settings = {"batch_size": batch_size, "device": device}
-    shared: dict[Any, Any] = {}
-    subjects = {
-        name: Subject(one, sets, progress=f"{name} model" if progress else None, shared=shared, **settings)
-        for name, one in models.items()
-    }
+    tail = any(one.view == "tail" for one in chosen)
+
+    def subjects(of: Mapping[str, KeptImages], task: str) -> dict[str, Subject]:
+        shared: dict[Any, Any] | None = {} if tail else None
+        return {
+            name: Subject(
+                one,
+                of,
+                batch_size=batch_size,
+                device=device,
+                progress=f"{name} model, {task}" if progress else None,
+                shared=shared,
+            )
+            for name, one in models.items()
+        }
+
     benign = None
     if benign_train is not None:
         benign_sets = kept(train=benign_train, test=benign_test)
-        benign = {name: Subject(one, benign_sets, **settings) for name, one in models.items()}
-    return attack_subjects(subjects, methods, benign, chosen, budgets or Budgets(), notes, progress)
+        for role, one in benign_sets.items():
+            _check_labelled(one, f"benign {role}")
+        benign = subjects(benign_sets, "benign")
+    return attack_subjects(subjects(sets, "harmful"), methods, benign, chosen, budgets or Budgets(), notes, progress)
 
 
 def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int) -> nn.Module:
     """Random weights, with the BatchNorm statistics of the first images."""
+    model = copy.deepcopy(model).float()
     where = next(model.parameters()).device
     few = range(min(SCRATCH_IMAGES, len(images)))
     batches = [
@@ -209,7 +225,17 @@ def _check_labelled(data: Any, name: str) -> None:
 def _check_primary(model: nn.Module, primary: KeptImages) -> None:
     """An attacker trains the model's own head on the primary labels."""
     _check_labelled(primary, "primary")
-    where = next(model.parameters()).device
-    sample = collate_images([primary[index] for index in range(min(2, len(primary)))])["pixel_values"].to(where)
+    own = next(model.parameters())
+    few = collate_images([primary[index] for index in range(min(2, len(primary)))])["pixel_values"]
+    sample = few.to(own.device, own.dtype)
     labels = [int(primary[index]["labels"]) for index in range(len(primary))]
     check_labels(labels, find_head(model, sample).n_classes, "primary")
+
+
+def _check_weights(name: str, model: nn.Module) -> None:
+    for parameter, value in model.named_parameters():
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{parameter} of the {name} model holds NaN or infinite values, so its features would too. Was its "
+                "training stable, and its file read whole?"
+            )
