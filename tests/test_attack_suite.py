@@ -18,12 +18,13 @@ from torch.utils.data import Subset
 from hf_immunize import run_attacks
 from hf_immunize.attacks import ATTACKERS, AttackReport, BrokenAttackerError, Budgets, Fit, attack_features, attacker
 from hf_immunize.attacks.attacker import AttackTask, choose_attackers, probe_names
-from hf_immunize.attacks.harness import Draw, budget_rows, judge, split_rows
+from hf_immunize.attacks.harness import Draw, Outcome, budget_rows, judge, split_rows
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.scratch import random_weights
 from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Material, Subject
 from hf_immunize.attacks.suite import compare_models
+from hf_immunize.attacks.summary import summarise
 from hf_immunize.attacks.verdict import THRESHOLDS, verdict
 from hf_immunize.evaluation import Extracted
 
@@ -290,6 +291,8 @@ def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
     assert set(report.exact_steps) == {"initial", "control", "immunized", "scratch"}
     for one, kept in zip(two_models, before, strict=True):
         assert all(torch.equal(value, kept[name]) for name, value in one.state_dict().items())
+    assert set(report.seconds) == set(report.attackers)
+    assert min(report.seconds.values()) > 0
     again = AttackReport.from_dict(json.loads(json.dumps(report.to_dict())))
     assert again == report
     assert str(again) == str(report)
@@ -569,3 +572,184 @@ def test_features_alone_take_probes_only():
 def test_planted_outcomes_are_what_they_say():
     planted = outcomes(m=1000)
     assert np.isclose(float(planted["Adam, best rate", "immunized", None, 300][0].correct.double().mean()), 0.684)
+
+
+class Hidden(TinyNet):
+    """A harmful direction a millionth as strong as the others: lost where features are rounded to float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        rotation = torch.linalg.qr(torch.randn(24, 24, generator=generator, dtype=torch.float64))[0]
+        scale = torch.ones(24, dtype=torch.float64)
+        scale[:3] = 1e-6
+        self.mix = torch.nn.Linear(24, 24, bias=False)
+        self.mix.weight.data = (torch.diag(scale) @ rotation).float()
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.score(self.mix(pixel_values.flatten(1)[:, :24]))
+
+
+def test_a_direction_under_the_rounding_of_float32_is_found():
+    labels = torch.arange(400) % 3
+    torch.manual_seed(0)
+    model = Hidden().eval()
+    clean = torch.randn(400, 24, dtype=torch.float64)
+    clean[:, :3] = torch.nn.functional.one_hot(labels) + 0.1 * torch.randn(400, 3)
+    rotation = torch.diag(torch.ones(24, dtype=torch.float64))
+    rotation[range(3), range(3)] = 1e6
+    # Images from which the layer's weights make the clean features, their first three a millionth in size.
+    images = clean @ torch.linalg.inv((rotation @ model.mix.weight.double()).mT)
+    data = [
+        {"pixel_values": image.float().reshape(3, 8, 1), "labels": label}
+        for image, label in zip(images, labels, strict=True)
+    ]
+    report = run_attacks(
+        model, model, data[:300], data[300:], attackers=["ridge regression", "L-BFGS"], budgets=QUICK, scratch=False
+    )
+    for one in report.attackers.values():
+        assert largest(one["accuracy"]["immunized"])["mean"] > 0.9
+
+
+class Skips(TinyNet):
+    """The stem's output also goes around the blocks, so that no frozen part can be run apart."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        stem = self.stem(pixel_values)
+        return self.score(torch.relu(self.widen(self.blocks(stem) + stem)).mean((2, 3)))
+
+
+class Views(TinyNet):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        stem = self.blocks(self.stem(pixel_values))
+        stem = stem.view(stem.shape[0], -1).view(stem.shape)
+        return self.score(torch.relu(self.widen(stem)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("case", ["bfloat16", "float64 images", "skips", "views", "frozen", "pairs", "training"])
+def test_models_and_data_of_every_form_are_attacked_and_left_as_they_were(case):
+    torch.manual_seed(0)
+    model = {"skips": Skips, "views": Views}.get(case, TinyNet)().eval()
+    data = Images(40, n_classes=2)
+    if case == "bfloat16":
+        model = model.bfloat16()
+    if case == "float64 images":
+        data.x = data.x.double()
+    if case == "frozen":
+        model.requires_grad_(False)
+    if case == "training":
+        model.train()
+    if case == "pairs":
+        data = [(data[index]["pixel_values"], int(data[index]["labels"])) for index in range(40)]
+    base = copy.deepcopy(model)
+    before = copy.deepcopy(model)
+    state = torch.get_rng_state()
+    report = run_attacks(
+        model,
+        base,
+        data,
+        data,
+        primary=data,
+        attackers=["ridge regression", *FINETUNING],
+        budgets=Budgets((None,), (5,), (None,), (1, 2), seeds=(0,)),
+    )
+    assert list(report.attackers) == ["ridge regression", *FINETUNING]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [one.training for one in model.modules()] == [one.training for one in before.modules()]
+    for (name, one), other in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert one.requires_grad == other.requires_grad, name
+        assert one.dtype == other.dtype, name
+        assert torch.equal(one, other), name
+
+
+def test_only_the_last_block_trains_where_no_frozen_part_can_be_run_apart():
+    model = Subject(Skips().eval(), {"train": Images(8), "test": Images(8)}).material("tail").model()
+    trained = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
+    assert trained == {"blocks", "widen", "score"}
+    assert not model.blocks[0].conv.weight.requires_grad
+
+
+def test_few_images_to_fit_on_are_few_to_choose_by():
+    labels = torch.arange(1000) % 5
+    rows = torch.randn(1000, 4)
+    material = Material({"train": rows, "test": rows})
+    for per_class, train, validation in ((8, 40, 10), (80, 400, 100), (None, 800, 200)):
+        draw = Draw.of(material, "features", labels, per_class=per_class, seed=0)
+        assert (len(draw.labels), len(draw.validation_labels)) == (train, validation)
+
+
+def test_budgets_ascend_and_repeat_nothing():
+    budgets = Budgets((None, 5, 10, 5), (30, 10), (None, 100), (100, 30), seeds=(1, 0, 1))
+    assert budgets.samples == (5, 10, None)
+    assert budgets.finetune_samples == (100, None)
+    assert budgets.finetune_steps == (30, 100)
+    assert budgets.seeds == (1, 0)
+
+
+def test_a_recovery_needs_headroom_beyond_chance():
+    near = {name: one | {"scratch": one["initial"] - 0.04} for name, one in ACCURACY.items()}
+    assert attack_report(near).recovery["Adam, best rate"]["value"] is None
+    # Six points are enough of 500 rows, but within chance of 40.
+    near = {"Adam, best rate": {"initial": 0.6, "control": 0.6, "immunized": 0.1, "scratch": 0.5}}
+    enough, few = (
+        summarise(
+            outcomes(near, m=m),
+            [ATTACKERS["Adam, best rate"]],
+            Budgets((None,), (10, 300), seeds=(0, 1)),
+            benign={},
+            exact={},
+            chance=0.2,
+            n_train=100,
+            n_test=m,
+            notes=[],
+        )
+        for m in (500, 30)
+    )
+    assert enough.recovery["Adam, best rate"]["value"] == pytest.approx(-4, abs=0.1)
+    assert few.verdict["outcome"]["probe"] == "undecided"
+
+
+def test_the_cost_is_steps_on_the_immunized_model_over_steps_on_the_initial_one():
+    found = {
+        ("Adam, best rate", model, None, step): [Outcome("", 0, torch.arange(100) < 100 * share)]
+        for model, shares in (("initial", (0.2, 0.9, 0.9)), ("immunized", (0.2, 0.3, 0.85)))
+        for step, share in zip((10, 30, 300), shares, strict=True)
+    }
+    report = summarise(
+        found,
+        [ATTACKERS["Adam, best rate"]],
+        Budgets((None,), (10, 30, 300), seeds=(0,)),
+        benign={},
+        exact={},
+        chance=0.2,
+        n_train=100,
+        n_test=100,
+        notes=[],
+    )
+    cost = report.slowdown["Adam, best rate"]
+    assert (cost["initial"], cost["immunized"], cost["ratio"], cost["at_least"]) == ("30", "300", 10.0, False)
+    assert report.verdict["slowed"] == {"Adam, best rate": 10.0}
+
+
+def test_sentences_name_what_was_measured_against():
+    slow = {"Adam": {"ratio": 3.0, "reached": True, "at_least": True}}
+    judged = verdict({"Adam": {"value": 0.2}}, slow, {"Adam": "probe"}, 0.2, against="initial", reference="chance")
+    assert "beyond chance" in judged["text"]
+    assert "against θ0" in judged["text"]
+    assert "Adam (at least 3 times the steps)" in judged["text"]
+    assert "random weights" not in judged["text"]
+    assert "the control" not in judged["text"]
+
+
+def test_weights_that_are_not_finite_are_said(two_models):
+    with torch.no_grad():
+        two_models[0].widen.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"widen\.weight of the immunized model holds NaN"):
+        run_attacks(*two_models, Images(40), Images(20), budgets=QUICK)
+
+
+def test_one_image_a_class_leaves_none_to_choose_by(two_models):
+    data = Images(60)
+    one_each = Subset(data, [int(torch.nonzero(data.y == label)[0]) for label in range(3)])
+    with pytest.raises(ValueError, match="Give two images of a class or more"):
+        run_attacks(*two_models, one_each, data, budgets=QUICK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -61,9 +62,10 @@ def _attack(
         known = {split: _labels(benign, split) for split in ("train", "test")}
         classes = _check_classes(known["train"], known["test"])
     outcomes: Outcomes = {}
+    seconds = {one.name: 0.0 for one in attackers}
     for name, subject in subjects.items():
         label = f"attacks on the {name} model" if progress else None
-        outcomes |= _outcomes(attackers, name, subject, labels, n_classes, budgets, label)
+        outcomes |= _outcomes(attackers, name, subject, labels, n_classes, budgets, label, seconds)
     found: Outcomes = {}
     if benign is not None:
         last = Budgets(budgets.samples[-1:], budgets.steps[-1:], seeds=budgets.seeds)
@@ -89,6 +91,7 @@ def _attack(
             n_train=len(labels["train"]),
             n_test=len(labels["test"]),
             notes=notes,
+            seconds={name: round(spent, 2) for name, spent in seconds.items()},
         )
         for method in methods
     }
@@ -118,8 +121,12 @@ def _outcomes(
     n_classes: int,
     budgets: Budgets,
     progress: str | None,
+    seconds: dict[str, float] | None = None,
 ) -> Outcomes:
-    """Every attacker on one model. Attackers of a view share each draw, and what they work out from it."""
+    """Every attacker on one model. Attackers of a view share each draw, and what they work out from it.
+
+    What each of them takes is added to ``seconds``.
+    """
     found: Outcomes = {}
     #: What costly attackers chose with the first seed.
     chosen: dict[tuple[str, int | None], dict[str, int]] = {}
@@ -133,11 +140,14 @@ def _outcomes(
         for one in attackers:
             if one.view != view:
                 continue
+            start = time.perf_counter()
             settings = chosen.get((one.name, count))
             by_steps = judge(one, draw, material, labels["test"], n_classes, steps=steps, seed=seed, settings=settings)
             if one.kind == "fine-tuning" and settings is None:
                 # Budgets ascend, so that the last one that chose a setting stays.
                 chosen[one.name, count] = {outcome.setting: step for step, outcome in by_steps.items()}
+            if seconds is not None:
+                seconds[one.name] += time.perf_counter() - start
             for step, outcome in by_steps.items():
                 found.setdefault((one.name, name, count, step), []).append(outcome)
     return found

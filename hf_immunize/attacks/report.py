@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class AttackReport:
         n_train, n_test: harmful rows given to attack with (validation rows among them) and to judge by.
         budgets: as given.
         notes: what a reader must know of this run, in sentences.
+        seconds: attacker → what it took on all models with all seeds, on that machine.
     """
 
     attackers: dict[str, dict[str, Any]]
@@ -58,6 +59,7 @@ class AttackReport:
     n_test: int
     budgets: dict[str, Any]
     notes: list[str]
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def models(self) -> list[str]:
@@ -151,6 +153,10 @@ class AttackReport:
             )
             lines.append("benign task, strongest probe".ljust(42) + cells)
         lines += ["", self.verdict["text"], *self.notes]
+        for kind, label in (("probe", "The probes"), ("fine-tuning", "The fine-tuning attackers")):
+            spent = [self.seconds.get(name, 0.0) for name, one in self.attackers.items() if one["kind"] == kind]
+            if any(spent):
+                lines.append(f"{label} took {sum(spent):.0f} s on {len(models)} models.")
         return "\n".join(lines)
 
 

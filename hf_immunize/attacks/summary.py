@@ -35,6 +35,7 @@ def summarise(
     n_train: int,
     n_test: int,
     notes: Sequence[str],
+    seconds: Mapping[str, float] | None = None,
 ) -> AttackReport:
     """The report of all outcomes. Bootstrap draws are those of one fixed seed, the same test rows for every model."""
     curves = {key: torch.stack([one.correct.double() for one in seeds]).mean(0) for key, seeds in outcomes.items()}
@@ -132,6 +133,7 @@ def summarise(
         n_test=n_test,
         budgets=json.loads(json.dumps(asdict(budgets))),
         notes=list(notes),
+        seconds=dict(seconds or {}),
     )
 
 
