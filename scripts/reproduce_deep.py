@@ -28,6 +28,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from hf_immunize.attacks import Budgets
+from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.suite import compare_models
 from hf_immunize.evaluation import Extracted, Protocol, rir_report
 from hf_immunize.workflow import Recipe, train_cached
@@ -113,7 +114,9 @@ def fine_tune(train: Extracted, eval: Extracted, epochs: int = 6) -> list[float]
     return curve
 
 
-def attack(path: Path, pair: tuple[str, str], data: Path, weights: dict[str, Path]) -> dict[str, Any]:
+def attack(
+    path: Path, pair: tuple[str, str], data: Path, weights: dict[str, Path], attackers: list[str]
+) -> dict[str, Any]:
     """Every attacker on θ0, random weights and every method's model of seed 0; a report for each method.
 
     Args:
@@ -121,6 +124,7 @@ def attack(path: Path, pair: tuple[str, str], data: Path, weights: dict[str, Pat
         pair: backbone and task.
         data: the folder of Fashion-MNIST.
         weights: method → the weights of its run.
+        attackers: names, or ``all``, ``probes``, ``finetuning``.
     """
     torch.set_num_threads(1)
     models = {"initial": load(path)["model"]}
@@ -136,7 +140,7 @@ def attack(path: Path, pair: tuple[str, str], data: Path, weights: dict[str, Pat
         primary=first(inputs["primary"][0], N_ATTACK),
         benign_train=first(inputs["benign"][0], N_ATTACK),
         benign_test=first(inputs["benign"][1], N_JUDGE),
-        attackers="all",
+        attackers=attackers,
         budgets=ATTACK_BUDGETS,
     )
     return {("init" if name == "initial" else name): _rounded(report.to_dict()) for name, report in reports.items()}
@@ -181,8 +185,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--attackers", nargs="+", default=["all"], help="all, probes, finetuning, or names in quotes")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    choose_attackers(options.attackers)
     torch.set_num_threads(1)
     results = Results(options.output_dir / "deep.json", "python scripts/reproduce_deep.py --data DIR")
     pairs = [(backbone, task) for task in options.tasks for backbone in options.backbones]
@@ -220,7 +226,7 @@ def main() -> None:
             key = "/".join(pair)
             weights = _weights_of_seed_0(options.work_dir, results, pair, options.methods)
             if not set(weights) <= set(attacked.reports(pair)):
-                waiting[pool.submit(attack, paths[pair], pair, options.data, weights)] = key
+                waiting[pool.submit(attack, paths[pair], pair, options.data, weights, options.attackers)] = key
         for finished in tqdm(as_completed(waiting), total=len(waiting), desc="attacks"):
             attacked.add(waiting[finished], finished.result())
     text = report(results, attacked, pairs)
