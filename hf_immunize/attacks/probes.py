@@ -155,7 +155,9 @@ def nearest_neighbours(task: AttackTask) -> Fits:
 
         @_remembered
         def nearest(held: torch.Tensor, prepare=prepare, train=train, most=most) -> torch.Tensor:
-            return torch.cdist(prepare(held), train).topk(most, largest=False).indices
+            # A few rows at a time: all distances at once would be the largest matrix of the whole suite.
+            parts = prepare(held).split(BATCH)
+            return torch.cat([torch.cdist(part, train).topk(most, largest=False).indices for part in parts])
 
         for k in NEIGHBOURS:
             if k <= most:
