@@ -192,5 +192,5 @@ def _share(recovery: Mapping[str, Any]) -> str:
 
 def _slow(cost: Mapping[str, Any]) -> str:
     text = f"{cost['ratio']:.3g}" if cost["ratio"] is not None else "not reached" if not cost["reached"] else "?"
-    text = f"≥ {text}" if cost["at_least"] and cost["ratio"] is not None else text
+    text = f"≥ {text}" if cost.get("at_least") and cost["ratio"] is not None else text
     return text.rjust(14)
