@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -22,8 +24,21 @@ __all__ = ["attack_subjects"]
 Outcomes = dict[tuple[str, str, int | None, int], list[Outcome]]
 #: What the benign task is probed with where the harmful one is attacked by fine-tuning alone.
 BENIGN_PROBES = ("ridge regression", "two-layer head")
+T = TypeVar("T")
 
 
+def _random_numbers_kept(attack: Callable[..., T]) -> Callable[..., T]:
+    """The caller's random numbers go on where they were: attackers and data loaders draw from the same generator."""
+
+    @functools.wraps(attack)
+    def kept(*args: Any, **kwargs: Any) -> T:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            return attack(*args, **kwargs)
+
+    return kept
+
+
+@_random_numbers_kept
 def attack_subjects(
     subjects: Mapping[str, Subject],
     methods: Sequence[str],
@@ -35,20 +50,6 @@ def attack_subjects(
 ) -> dict[str, AttackReport]:
     """Attacks every model once; a report for each method, which stands there as the immunized model."""
     self_check(attackers)
-    # The caller's random numbers go on where they were.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        return _attack(subjects, methods, benign, attackers, budgets, notes, progress)
-
-
-def _attack(
-    subjects: Mapping[str, Subject],
-    methods: Sequence[str],
-    benign: Mapping[str, Subject] | None,
-    attackers: Sequence[Attacker],
-    budgets: Budgets,
-    notes: list[str],
-    progress: bool,
-) -> dict[str, AttackReport]:
     labels = {split: _labels(subjects, split) for split in ("train", "test")}
     n_classes = _check_classes(labels["train"], labels["test"])
     counts = labels["train"].unique(return_counts=True)[1]
