@@ -64,7 +64,7 @@ def test_a_grid_of_rates_is_each_rate_by_itself_as_torch_takes_it(rule):
     rows, labels, _, _ = planted(150, 9)
     rates = (1e-3, 3e-2, 0.4)
     for step, running, heads in softmax_descent(rows, labels, 4, rates, (1, 7, 30), rule=rule):
-        assert running == list(rates)
+        assert running == [0, 1, 2]
         for rate, head in zip(rates, heads, strict=True):
             expected = one_by_one(rows, labels, 4, rule, rate, (step,))[step]
             torch.testing.assert_close(head, expected, rtol=1e-9, atol=1e-11)
@@ -98,8 +98,19 @@ def test_only_the_rates_that_fit_best_go_on():
     rows, labels, _, _ = planted(200, 6)
     rates = (1e-6, 1e-4, 0.1, 1e9, 0.3)
     (_, first, _), (_, second, _) = softmax_descent(rows, labels, 4, rates, (5, 20), keep=(5, 2))
-    assert first == list(rates)
-    assert second == [0.1, 0.3]
+    assert first == [0, 1, 2, 3, 4]
+    assert second == [2, 4]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_head_of_fewer_features_is_the_head_fitted_on_those_alone(rule):
+    rows, labels, _, _ = planted(150, 9)
+    widths = (2, 9, 5)
+    ((_, _, heads),) = softmax_descent(rows, labels, 4, (0.1,) * 3, (20,), rule=rule, widths=widths, keep=(10, 3))
+    for width, head in zip(widths, heads, strict=True):
+        ((_, _, (alone,)),) = softmax_descent(rows[:, :width], labels, 4, (0.1,), (20,), rule=rule)
+        torch.testing.assert_close(head[[*range(width), 9]], alone, rtol=1e-9, atol=1e-12)
+        assert not head[width:9].any()
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40)])
@@ -117,13 +128,35 @@ def test_the_curvature_bounds_the_softmax_hessian(shape):
 
 def test_whitening_gives_unit_covariance_on_the_span():
     rows, _, held, _ = planted(300, 12)
-    whiten = _whitening(rows)
+    labels = torch.arange(300) % 2
+    whiten, values = _whitening(AttackTask(rows, labels, 2, (1,)))
     torch.testing.assert_close(torch.cov(whiten(rows).mT, correction=0), torch.eye(12).double(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(whiten(held)[3:5], whiten(held[3:5]))
+    np.testing.assert_allclose(values, np.linalg.svd((rows - rows.mean(0)).numpy(), compute_uv=False), rtol=1e-10)
     # Ten directions in twelve columns, with rounding of float32: the other two are left out and not blown up.
     lost = (rows[:, :10] @ torch.randn(10, 12, dtype=torch.float64)).float()
-    assert _whitening(lost)(lost).shape == (300, 10)
-    assert _whitening(torch.ones(5, 3)) is None
+    whiten, values = _whitening(AttackTask(lost, labels, 2, (1,)))
+    assert whiten(lost).shape == (300, 10)
+    assert len(values) == 10
+    assert _whitening(AttackTask(torch.ones(5, 3), labels[:5], 2, (1,))) is None
+
+
+def test_whitening_may_leave_out_directions_of_noise():
+    """Two strong directions tell the classes apart; eighty weak ones, for a hundred rows, are noise blown up."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2000) % 3
+    strong = 4 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])[labels]
+    rows = torch.randn(2000, 82, generator=generator) * 1e-3
+    rows[:, :2] += strong + torch.randn(2000, 2, generator=generator)
+    task = AttackTask(rows[:100], labels[:100], 3, (300,))
+    accuracies = {
+        int(fit.setting.split()[0]): float((fit.scores(rows[100:]).argmax(1) == labels[100:]).double().mean())
+        for fit in ATTACKERS["PCA-whitened, gradient descent"](task)
+        if "step 2.00e+00" in fit.setting
+    }
+    assert {2, 82} <= set(accuracies)
+    assert accuracies[2] > 0.98
+    assert accuracies[82] < 0.9
 
 
 def test_every_probe_reaches_what_scikit_learn_reaches():

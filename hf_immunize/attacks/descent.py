@@ -39,9 +39,10 @@ def softmax_descent(
     rule: Literal["sgd", "nesterov", "adam"] = "sgd",
     momentum: float = 0.9,
     batch_size: int | None = None,
+    widths: Sequence[int] | None = None,
     keep: tuple[int, int] | None = None,
     seed: int = 0,
-) -> Iterator[tuple[int, list[float], torch.Tensor]]:
+) -> Iterator[tuple[int, list[int], torch.Tensor]]:
     """Fits one head a rate from zero, all at once.
 
     Args:
@@ -53,20 +54,25 @@ def softmax_descent(
         rule: gradient descent, Nesterov momentum, or Adam.
         momentum: of the rule ``nesterov``.
         batch_size: rows a step, drawn in epochs by ``seed``; None or at least n: all rows, no draw.
+        widths: how many features the head of each rate may use, counted from the first; None: all of them.
         keep: ``(step, count)``: after that step only the ``count`` rates with the lowest loss on all rows go on. What a
             smaller rate reaches later, a larger stable one has passed at an earlier checkpoint.
         seed: of the batches.
 
     Yields:
-        the step, the rates that still run, and their heads, (rates, d + 1, classes), the bias last.
+        the step, the indices of the rates that still run, and their heads, (rates, d + 1, classes), the bias last.
     """
     x = with_bias(rows)
     n, width = x.shape
-    rates = list(rates)
+    running = list(range(len(rates)))
     targets = F.one_hot(labels, n_classes).to(x).mT.contiguous()
-    weights = x.new_zeros(len(rates) * n_classes, width)
+    weights = x.new_zeros(len(running) * n_classes, width)
     moments = [torch.zeros_like(weights) for _ in range({"sgd": 0, "nesterov": 1, "adam": 2}[rule])]
-    steps = x.new_tensor(rates).repeat_interleave(n_classes)[:, None]
+    steps = x.new_tensor(list(rates)).repeat_interleave(n_classes)[:, None]
+    if widths is not None:
+        used = torch.arange(width - 1) < torch.tensor(list(widths))[:, None]
+        # A rate of 0 keeps the weights of the other features where they start, at 0.
+        steps = steps * with_bias(used.to(x)).repeat_interleave(n_classes, dim=0)
     generator = torch.Generator().manual_seed(seed)
     whole = batch_size is None or batch_size >= n
     order: list[torch.Tensor] = []
@@ -77,7 +83,7 @@ def softmax_descent(
                 order = list(torch.randperm(n, generator=generator).split(batch_size))
             picked = order.pop()
             batch, wanted = x[picked], targets[:, picked]
-        residual = (weights @ batch.mT).view(len(rates), n_classes, len(batch)).softmax(1)
+        residual = (weights @ batch.mT).view(len(running), n_classes, len(batch)).softmax(1)
         residual -= wanted
         gradient = residual.view(-1, len(batch)) @ batch
         gradient /= len(batch)
@@ -92,12 +98,12 @@ def softmax_descent(
             size = moments[1].sqrt().div_(math.sqrt(1 - BETAS[1] ** step)).add_(EPSILON)
             weights.addcdiv_(moments[0] * steps, size, value=-1 / (1 - BETAS[0] ** step))
         if step in checkpoints:
-            yield step, rates, weights.view(len(rates), n_classes, width).mT.clone()
-        if keep is not None and step == keep[0] and len(rates) > keep[1]:
-            losses = _losses(x, labels, weights.view(len(rates), n_classes, width))
+            yield step, running, weights.view(len(running), n_classes, width).mT.clone()
+        if keep is not None and step == keep[0] and len(running) > keep[1]:
+            losses = _losses(x, labels, weights.view(len(running), n_classes, width))
             best = sorted(losses.nan_to_num(nan=math.inf).argsort()[: keep[1]].tolist())
             own = torch.cat([torch.arange(one * n_classes, (one + 1) * n_classes) for one in best])
-            rates = [rates[one] for one in best]
+            running = [running[one] for one in best]
             weights, steps, moments = weights[own], steps[own], [one[own] for one in moments]
 
 

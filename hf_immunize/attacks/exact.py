@@ -1,16 +1,33 @@
-"""How long gradient descent takes for least squares, exactly: from the spectrum and where the labels lie in it."""
+"""Least squares, exactly: the spectrum, where the labels lie in it, and how long gradient descent takes for it."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["SHARES", "exact_steps"]
+__all__ = ["SHARES", "decompose", "exact_steps"]
 
 #: Shares of the excess loss that are left.
 SHARES = (0.5, 0.1, 0.01)
 #: Above this many steps the answer is that it does not happen.
 MOST_STEPS = 10**15
+
+
+def decompose(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The singular value decomposition X = UΣVᵀ of rows (n, d), in float64, with UᵀY in place of U.
+
+    Args:
+        rows: X, (n, d).
+        targets: Y, (n, c).
+
+    Returns:
+        singular values (r,) descending, Vᵀ (r, d) and UᵀY (r, c), r = min(n, d).
+    """
+    width, rank = rows.shape[1], min(rows.shape)
+    # The triangular factor of [X Y] has QᵀY in its last columns, so that neither Q nor U is ever there.
+    factor = torch.linalg.qr(torch.cat([rows.double(), targets.double()], dim=1), mode="r").R[:rank]
+    left, values, directions = torch.linalg.svd(factor[:, :width], full_matrices=False)
+    return values, directions, left.mT @ factor[:, width:]
 
 
 def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) -> dict[float, int | None]:
@@ -28,14 +45,14 @@ def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     Returns:
         for each of :data:`SHARES` the steps, None for more than 1e15; all None where the features are zero.
     """
-    left, values, _ = torch.linalg.svd(features.double(), full_matrices=False)
+    values, _, projections = decompose(features, F.one_hot(labels, n_classes))
     if not values[0] > 0:
         return dict.fromkeys(SHARES)
     kept = values > max(features.shape) * torch.finfo(features.dtype).eps * values[0]
     if not kept.any():
         # Half precision and many rows: all that there is may be rounding.
         return dict.fromkeys(SHARES)
-    weight = (left[:, kept].mT @ F.one_hot(labels, n_classes).double()).square().sum(1)
+    weight = projections[kept].square().sum(1)
     # log(1 − x) keeps what 1 − x rounds away; the first direction is fitted in one step.
     decay = torch.log1p(-(values[kept] / values[0]).square())
 

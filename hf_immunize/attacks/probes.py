@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,16 +17,19 @@ from torch import nn
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
 from hf_immunize.attacks.descent import curvature, softmax_descent, with_bias
+from hf_immunize.attacks.exact import decompose
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
-#: The rows last decomposed, their mean, and the decomposition: three attackers need it of the same rows.
+#: The task last decomposed, the mean of its rows, and the decomposition: three attackers need it of the same rows.
 _LAST: list[Any] = []
 #: Multiples of 1/L for gradient descent and momentum; Adam's rates on features of root mean square 1.
 STEP_MULTIPLES = tuple(10.0 ** (power / 2) for power in range(-2, 11))
 ADAM_RATES = tuple(10.0 ** (power / 3) for power in range(-12, 1))
 #: For features that were rescaled first, where κ is small and steps near 1/L are near the best.
 RESCALED_MULTIPLES = (1.0, 4.0, 16.0, 64.0)
+#: Whitening drops directions below these shares of the strongest one: those just above rounding hold little but noise.
+WHITENING_FLOORS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 RIDGE_PENALTIES = tuple(10.0**power for power in (*range(-24, -10, 2), *range(-10, 3)))
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 BATCH = 256
@@ -66,10 +69,14 @@ def adam(task: AttackTask) -> Fits:
 @attacker("L-BFGS")
 def lbfgs(task: AttackTask) -> Fits:
     """Softmax regression by L-BFGS in float64 to convergence or 300 steps, on features as they are and whitened."""
-    size = task.rows.double().square().mean().sqrt().clamp_min(1e-300)
-    coordinates: list[tuple[str, Prepare]] = [("as they are", lambda held: held.double() / size)]
-    if whiten := _whitening(task.rows):
-        coordinates.append(("whitened", whiten))
+    size = _root_mean_square(task.rows) or 1.0
+
+    def scaled(held: torch.Tensor) -> torch.Tensor:
+        return held.to(torch.float64, copy=True).div_(size)
+
+    coordinates: list[tuple[str, Prepare]] = [("as they are", scaled)]
+    if whitening := _whitening(task):
+        coordinates.append(("whitened", whitening[0]))
     for name, prepare in coordinates:
         prepare = _remembered(lambda held, prepare=prepare: with_bias(prepare(held)))
         for step, head in _lbfgs(prepare(task.rows), task.labels, task.n_classes, task.checkpoints):
@@ -121,43 +128,47 @@ def standardised(task: AttackTask) -> Fits:
 
 @attacker("PCA-whitened, gradient descent")
 def whitened(task: AttackTask) -> Fits:
-    """PCA-whitening, which makes κ = 1, then gradient descent with the best of four steps."""
-    if whiten := _whitening(task.rows):
-        yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES)
-    else:
+    """PCA-whitening, which makes κ = 1, then gradient descent: the best of four steps and five truncations."""
+    whitening = _whitening(task)
+    if whitening is None:
         yield _same_for_all(task)
+        return
+    whiten, values = whitening
+    widths = sorted({int((values > floor * values[0]).sum()) for floor in WHITENING_FLOORS})
+    yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES, widths=widths)
 
 
 @attacker("ridge regression")
 def ridge(task: AttackTask) -> Fits:
     """Least squares on one-hot labels in closed form, float64, with the best of 20 penalties."""
-    mean, (left, values, directions) = _decomposed(task.rows)
-    targets = F.one_hot(task.labels, task.n_classes).double()
-    centre = targets.mean(0)
+    mean, (values, directions, projections) = _decomposed(task)
+    centre = _targets(task).mean(0)
     for penalty in RIDGE_PENALTIES:
         shrink = values / (values.square() + penalty * values.square().mean().clamp_min(1e-300))
-        head = directions.mT @ (shrink[:, None] * (left.mT @ (targets - centre)))
-        yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: (held.double() - mean) @ head + centre)
+        head = directions.mT @ (shrink[:, None] * projections)
+        yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: (held - mean) @ head + centre)
 
 
 @attacker("k nearest neighbours")
 def nearest_neighbours(task: AttackTask) -> Fits:
     """Votes of the nearest training rows, by Euclidean and by cosine distance, with the best k of six."""
-    votes = F.one_hot(task.labels, task.n_classes).double()
-    mean = task.rows.double().mean(0)
+    votes = _targets(task)
+    mean = _mean(task.rows)
 
     def centred(held: torch.Tensor) -> torch.Tensor:
-        return held.double() - mean
+        return held - mean
 
     for name, prepare in (("Euclidean", centred), ("cosine", lambda held: F.normalize(centred(held)))):
         train = prepare(task.rows)
+        half = train.square().sum(1) / 2
         most = min(max(NEIGHBOURS), len(train))
 
         @_remembered
-        def nearest(held: torch.Tensor, prepare=prepare, train=train, most=most) -> torch.Tensor:
-            # A few rows at a time: all distances at once would be the largest matrix of the whole suite.
-            parts = prepare(held).split(BATCH)
-            return torch.cat([torch.cdist(part, train).topk(most, largest=False).indices for part in parts])
+        def nearest(held: torch.Tensor, prepare=prepare, train=train, half=half, most=most) -> torch.Tensor:
+            # ‖a − b‖²/2 without ‖a‖²/2, which is the same for all b; a few rows at a time, since the whole matrix would
+            # be the largest of the suite.
+            parts = held.split(BATCH)
+            return torch.cat([(half - prepare(part) @ train.mT).topk(most, largest=False).indices for part in parts])
 
         for k in NEIGHBOURS:
             if k <= most:
@@ -225,37 +236,54 @@ def _remembered(prepare: Prepare) -> Prepare:
 
 def _unscaled(rows: torch.Tensor) -> Prepare:
     """Features in units of their root mean square, float32."""
-    size = rows.double().square().mean().sqrt()
-    size = size if size > 0 else size.new_tensor(1.0)
-    return lambda held: (held.double() / size).float()
+    size = _root_mean_square(rows) or 1.0
+    # float32 rows need no copy in float64 here, and half precision no second rounding.
+    return lambda held: (held.to(torch.promote_types(held.dtype, torch.float32)) / size).float()
+
+
+def _root_mean_square(rows: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(rows, dtype=torch.float64)) / rows.numel() ** 0.5
 
 
 def _standardised(rows: torch.Tensor) -> Prepare:
     """Features of mean 0 and variance 1 on the training rows, float32; constant ones become 0."""
-    mean, spread = rows.double().mean(0), rows.double().std(0, correction=0)
+    mean, spread = _mean(rows), rows.double().std(0, correction=0)
     scale = torch.where(spread > 1e-12 * spread.max(), spread, torch.inf)
-    return lambda held: ((held.double() - mean) / scale).float()
+    return lambda held: (held - mean).div_(scale).float()
 
 
-def _decomposed(rows: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Mean and singular value decomposition of the centred rows in float64, worked out once for rows in a row."""
-    if not _LAST or _LAST[0]() is not rows:
-        mean = rows.double().mean(0)
-        _LAST[:] = [weakref.ref(rows), mean, torch.linalg.svd(rows.double() - mean, full_matrices=False)]
-    return _LAST[1], _LAST[2]
+def _mean(rows: torch.Tensor) -> torch.Tensor:
+    """In float64, so that what is taken away from it becomes float64 too."""
+    return rows.mean(0, dtype=torch.float64)
 
 
-def _whitening(rows: torch.Tensor) -> Prepare | None:
+def _targets(task: AttackTask) -> torch.Tensor:
+    """One-hot labels, (n, classes), float64."""
+    return F.one_hot(task.labels, task.n_classes).double()
+
+
+def _decomposed(task: AttackTask) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Mean of the rows, and the decomposition of centred rows and targets; once for tasks of the same rows."""
+    rows = task.rows
+    if not _LAST or _LAST[0]() is not rows or _LAST[1]() is not task.labels:
+        mean, targets = _mean(rows), _targets(task)
+        found = decompose(rows - mean, targets - targets.mean(0))
+        _LAST[:] = [weakref.ref(rows), weakref.ref(task.labels), mean, found]
+    return _LAST[2], _LAST[3]
+
+
+def _whitening(task: AttackTask) -> tuple[Prepare, torch.Tensor] | None:
     """PCA-whitening of the span in float64: centred, every direction above rounding to unit variance.
 
-    None where all rows are the same.
+    Strongest directions first, with their singular values. None where all rows are the same.
     """
-    mean, (_, values, directions) = _decomposed(rows)
+    rows = task.rows
+    mean, (values, directions, _) = _decomposed(task)
     kept = values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]
     if not kept.any():
         return None
     onto = directions[kept].mT / values[kept] * len(rows) ** 0.5
-    return lambda held: (held.double() - mean) @ onto
+    return lambda held: (held - mean) @ onto, values[kept]
 
 
 def _descend(task: AttackTask, prepare: Prepare, multiples: tuple[float, ...], **options: Any) -> Fits:
@@ -263,13 +291,26 @@ def _descend(task: AttackTask, prepare: Prepare, multiples: tuple[float, ...], *
     yield from _fits(task, prepare, tuple(rate * one for one in multiples), "step", **options)
 
 
-def _fits(task: AttackTask, prepare: Prepare, rates: tuple[float, ...], unit: str, **options: Any) -> Fits:
+def _fits(
+    task: AttackTask,
+    prepare: Prepare,
+    rates: Sequence[float],
+    unit: str,
+    widths: Sequence[int] = (),
+    **options: Any,
+) -> Fits:
+    """Heads of every rate; where there are widths, of every rate at every width."""
+    names = [f"{unit} {rate:.2e}" for rate in rates]
+    if widths:
+        names = [f"{width} directions, {name}" for width in widths for name in names]
+        options["widths"] = [width for width in widths for _ in rates]
+        rates = [*rates] * len(widths)
     rows = prepare(task.rows)
     prepare = _remembered(prepare)
     found = softmax_descent(rows, task.labels, task.n_classes, rates, task.checkpoints, seed=task.seed, **options)
     for step, running, heads in found:
-        for rate, head in zip(running, heads, strict=True):
-            yield Fit(f"{unit} {rate:.2e}", step, lambda held, head=head: with_bias(prepare(held)) @ head)
+        for one, head in zip(running, heads, strict=True):
+            yield Fit(names[one], step, lambda held, head=head: with_bias(prepare(held)) @ head)
 
 
 def _same_for_all(task: AttackTask) -> Fit:
