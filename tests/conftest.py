@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 # Before any import of the libraries that read them.
@@ -15,6 +16,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from torch import nn
+
+from hf_immunize.attacks import ATTACKERS, attacker
 
 torch.set_num_threads(1)
 
@@ -92,3 +95,22 @@ def picture_dataset(n: int = 40, n_classes: int = 2, size: int = 8, seed: int = 
         {"image": [PILImage.fromarray(one) for one in pixels], "label": labels},
         features=Features({"image": Image(), "label": ClassLabel(names=[f"class {k}" for k in range(n_classes)])}),
     )
+
+
+@pytest.fixture
+def own_attacker():
+    """Registers attackers that are gone after the test."""
+    before = dict(ATTACKERS)
+    yield attacker
+    ATTACKERS.clear()
+    ATTACKERS.update(before)
+
+
+@pytest.fixture
+def two_models():
+    torch.manual_seed(1)
+    base = TinyNet().eval()
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model.widen.weight += 0.1 * torch.randn_like(model.widen.weight)
+    return model, base

@@ -15,7 +15,7 @@ from hf_immunize.attacks.exact import exact_steps
 from hf_immunize.attacks.harness import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
 from hf_immunize.attacks.report import MODELS, AttackReport
 from hf_immunize.attacks.self_check import self_check
-from hf_immunize.attacks.subject import Subject
+from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
 
 __all__ = ["attack_subjects"]
@@ -40,9 +40,9 @@ def _random_numbers_kept(attack: Callable[..., T]) -> Callable[..., T]:
 
 @_random_numbers_kept
 def attack_subjects(
-    subjects: Mapping[str, Subject],
+    subjects: Mapping[str, Subject | Redrawn],
     methods: Sequence[str],
-    benign: Mapping[str, Subject] | None,
+    benign: Mapping[str, Subject | Redrawn] | None,
     attackers: Sequence[Attacker],
     budgets: Budgets,
     notes: list[str],
@@ -50,7 +50,7 @@ def attack_subjects(
 ) -> dict[str, AttackReport]:
     """Attacks every model once; a report for each method, which stands there as the immunized model."""
     self_check(attackers)
-    labels = {split: _labels(subjects, split) for split in ("train", "test")}
+    labels = _labels(subjects, budgets)
     n_classes = _check_classes(labels["train"], labels["test"])
     counts = labels["train"].unique(return_counts=True)[1]
     wanted = [count for one in attackers for count in budgets.of(one)[0] if count is not None]
@@ -60,13 +60,18 @@ def attack_subjects(
             "took what there is."
         )
     if benign is not None:
-        known = {split: _labels(benign, split) for split in ("train", "test")}
+        known = _labels(benign, budgets)
         classes = _check_classes(known["train"], known["test"])
     outcomes: Outcomes = {}
+    exact: dict[str, dict[float, int | None]] = {}
     seconds = {one.name: 0.0 for one in attackers}
     for name, subject in subjects.items():
         label = f"attacks on the {name} model" if progress else None
         outcomes |= _outcomes(attackers, name, subject, labels, n_classes, budgets, label, seconds)
+        if any(one.kind == "probe" for one in attackers):
+            # The last seed's, which is at hand.
+            features = subject.at(budgets.seeds[-1]).features["train"].features
+            exact[name] = exact_steps(features, labels["train"], n_classes)
     found: Outcomes = {}
     if benign is not None:
         last = Budgets(budgets.samples[-1:], budgets.steps[-1:], seeds=budgets.seeds)
@@ -74,12 +79,6 @@ def attack_subjects(
         for name, subject in benign.items():
             label = f"benign task on the {name} model" if progress else None
             found |= _outcomes(probes, name, subject, known, classes, last, label)
-    exact = {}
-    if any(one.kind == "probe" for one in attackers):
-        exact = {
-            name: exact_steps(one.features["train"].features, labels["train"], n_classes)
-            for name, one in subjects.items()
-        }
     test_counts = torch.bincount(labels["test"])
     return {
         method: summarise(
@@ -117,7 +116,7 @@ def _as_immunized(outcomes: Outcomes, method: str) -> Outcomes:
 def _outcomes(
     attackers: Sequence[Attacker],
     name: str,
-    subject: Subject,
+    subject: Subject | Redrawn,
     labels: Mapping[str, torch.Tensor],
     n_classes: int,
     budgets: Budgets,
@@ -132,9 +131,10 @@ def _outcomes(
     #: What costly attackers chose with the first seed.
     chosen: dict[tuple[str, int | None], dict[str, int]] = {}
     views = list(dict.fromkeys((one.view, *budgets.of(one)) for one in attackers))
-    jobs = [(view, steps, count, seed) for view, samples, steps in views for count in samples for seed in budgets.seeds]
-    for view, steps, count, seed in tqdm(jobs, desc=progress, disable=progress is None, leave=False):
-        material = subject.material(view)
+    # Seed by seed, so that of a subject which is drawn anew one draw is there at a time.
+    jobs = [(seed, view, steps, count) for seed in budgets.seeds for view, samples, steps in views for count in samples]
+    for seed, view, steps, count in tqdm(jobs, desc=progress, disable=progress is None, leave=False):
+        material = subject.at(seed).material(view)
         if view == "features":
             _check_finite(name, material.rows)
         draw = Draw.of(material, view, labels["train"], per_class=count, seed=seed)
@@ -169,13 +169,15 @@ def _strongest_probes(outcomes: Outcomes, attackers: Sequence[Attacker], last: B
     return [one for one in probes if one.name in best]
 
 
-def _labels(subjects: Mapping[str, Subject], split: str) -> torch.Tensor:
-    labels = next(iter(subjects.values())).features[split].labels
-    if labels is None:
-        raise ValueError(
-            f"The {split} images have no labels. Training needs none, but an attacker fits the task and does."
-        )
-    return labels
+def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict[str, torch.Tensor]:
+    """Split → labels, which are the same for every model."""
+    features = next(iter(subjects.values())).at(budgets.seeds[0]).features
+    for split, one in features.items():
+        if one.labels is None:
+            raise ValueError(
+                f"The {split} images have no labels. Training needs none, but an attacker fits the task and does."
+            )
+    return {split: one.labels for split, one in features.items()}
 
 
 def _check_classes(train: torch.Tensor, test: torch.Tensor) -> int:

@@ -19,7 +19,7 @@ from hf_immunize.data import collate_images
 from hf_immunize.evaluation import Extracted, extract_features
 from hf_immunize.frozen_prefix import CachedActivations, FrozenPrefix
 
-__all__ = ["KeptImages", "Material", "Subject"]
+__all__ = ["KeptImages", "Material", "Redrawn", "Subject"]
 
 #: Data sets by their role: ``train`` and ``test`` of the harmful task, ``primary`` where there is one.
 Sets = Mapping[str, Any]
@@ -88,6 +88,10 @@ class Subject:
         subject = cls.__new__(cls)
         subject.__dict__["features"] = dict(extracted)
         return subject
+
+    def at(self, seed: int) -> Subject:
+        """The subject that attacks of this seed are on: this one for all of them."""
+        return self
 
     @cached_property
     def features(self) -> dict[str, Extracted]:
@@ -163,6 +167,27 @@ class Subject:
                     prefix, data, self.batch_size, progress=label and label.format(role)
                 )
         return Material({role: kept[frozen, role] for role in self.sets}, fresh)
+
+
+class Redrawn:
+    """A subject that is another one for each seed, such as random weights; one at a time is kept.
+
+    Args:
+        make: from a seed to its subject.
+    """
+
+    def __init__(self, make: Callable[[int], Subject]) -> None:
+        self._make = make
+        self._seed: int | None = None
+        self._subject: Subject | None = None
+
+    def at(self, seed: int) -> Subject:
+        """The subject that attacks of this seed are on."""
+        if self._subject is None or self._seed != seed:
+            # The one before goes first: its activations may be the largest thing in memory.
+            self._subject = None
+            self._seed, self._subject = seed, self._make(seed)
+        return self._subject
 
 
 def _digest(model: nn.Module, trained: Sequence[str]) -> bytes:

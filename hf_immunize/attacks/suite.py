@@ -14,7 +14,7 @@ from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.harness import Budgets
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.attacks.scratch import random_weights
-from hf_immunize.attacks.subject import KeptImages, Subject
+from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.backbones import find_head
 from hf_immunize.data import as_inputs, check_labels, collate_images
 from hf_immunize.evaluation import Extracted
@@ -59,7 +59,8 @@ def run_attacks(
         image_processor: needed for raw images.
         attackers: ``"probes"``, ``"finetuning"``, ``"all"``, or names of :data:`hf_immunize.attacks.ATTACKERS`.
         budgets: samples, steps and seeds.
-        scratch: also attack the same architecture with random weights, the reference of a recovery.
+        scratch: also attack the same architecture with random weights, drawn anew for every seed: the reference of a
+            recovery.
         batch_size: of the forward passes.
         device: where the models run; their own if not given.
         progress: show progress bars.
@@ -145,23 +146,25 @@ def _reports(
         _check_primary(models["initial"], sets["primary"])
     for name, one in models.items():
         _check_weights(name, one)
-    if scratch:
-        models = {**models, "scratch": _scratch_of(models["initial"], sets["train"], batch_size)}
     tail = any(one.view == "tail" for one in chosen)
 
-    def subjects(of: Mapping[str, KeptImages], task: str) -> dict[str, Subject]:
-        shared: dict[Any, Any] | None = {} if tail else None
-        return {
-            name: Subject(
+    def subjects(of: Mapping[str, KeptImages], task: str) -> dict[str, Subject | Redrawn]:
+        def subject(name: str, one: nn.Module, shared: dict[Any, Any]) -> Subject:
+            return Subject(
                 one,
                 of,
                 batch_size=batch_size,
                 device=device,
                 progress=f"{name} model, {task}" if progress else None,
-                shared=shared,
+                shared=shared if tail else None,
             )
-            for name, one in models.items()
-        }
+
+        def random(seed: int) -> Subject:
+            return subject("scratch", _scratch_of(models["initial"], sets["train"], batch_size, seed), {})
+
+        shared: dict[Any, Any] = {}
+        found: dict[str, Subject | Redrawn] = {name: subject(name, one, shared) for name, one in models.items()}
+        return found | ({"scratch": Redrawn(random)} if scratch else {})
 
     benign = None
     if benign_train is not None:
@@ -172,7 +175,7 @@ def _reports(
     return attack_subjects(subjects(sets, "harmful"), methods, benign, chosen, budgets or Budgets(), notes, progress)
 
 
-def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int) -> nn.Module:
+def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int) -> nn.Module:
     """Random weights, with the BatchNorm statistics of the first images."""
     model = copy.deepcopy(model).float()
     where = next(model.parameters()).device
@@ -183,6 +186,7 @@ def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int) -> nn.Mod
     return random_weights(
         model,
         [{name: one.to(where) for name, one in batch.items()} for batch in batches if len(batch["labels"]) > 1],
+        seed,
     )
 
 
