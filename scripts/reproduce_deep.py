@@ -3,7 +3,8 @@
     python scripts/reproduce_deep.py --data DIR          # everything; DIR holds Fashion-MNIST's four idx .gz files
     python scripts/reproduce_deep.py --data DIR --backbones efficientnet_lite0 --tasks five_five --seeds 0
 
-`deep_setups.py` says where images and weights come from. Finished runs are kept in --output_dir and not repeated.
+`deep_setups.py` says where images and weights come from. Finished runs are kept in --output_dir and not repeated;
+model_cards/deep has them all.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from hf_immunize.attacks.suite import compare_models
 from hf_immunize.evaluation import Extracted, Protocol, rir_report
 from hf_immunize.workflow import Recipe, train_cached
 
-FOLDER = Path(__file__).resolve().parent.parent / "model_cards" / "deep"
 #: The defaults of `ImmunizationArguments`.
 OURS = Recipe(
     steps=300, learning_rate=5e-4, lambda_primary=1.0, lambda_harmful=0.3, warmup_steps=30, optim="adamw_torch"
@@ -179,8 +179,7 @@ def main() -> None:
     """Prepares θ0, runs what is not there yet, prints the table and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four idx .gz files")
-    parser.add_argument("--output_dir", type=Path, default=FOLDER, help="deep.json, deep.md and deep.png go here")
-    parser.add_argument("--work_dir", type=Path, default=Path("runs/deep"), help="θ0, activations, weights of seed 0")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/deep"), help="figures, θ0, weights of seed 0")
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -194,7 +193,7 @@ def main() -> None:
     pairs = [(backbone, task) for task in options.tasks for backbone in options.backbones]
     searched = [method for method in options.methods if method in SEARCH]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), initializer=_quiet) as pool:
-        waiting = {pair: pool.submit(prepare, *pair, options.data, options.work_dir) for pair in pairs}
+        waiting = {pair: pool.submit(prepare, *pair, options.data, options.output_dir) for pair in pairs}
         paths = {pair: one.result() for pair, one in tqdm(waiting.items(), desc="θ0")}
         jobs: list[Job] = [(pair, "init", "init", 0, OURS) for pair in pairs]
         for pair in pairs:
@@ -210,7 +209,7 @@ def main() -> None:
                 for method in options.methods
                 if method not in SEARCH
             ]
-        _work(pool, jobs, paths, results, "runs", options.work_dir)
+        _work(pool, jobs, paths, results, "runs", options.output_dir)
         jobs = []
         for pair in pairs:
             for method in searched:
@@ -218,15 +217,21 @@ def main() -> None:
                 results.add(f"{pair[0]}/{pair[1]}/{method}/0", results[f"{pair[0]}/{pair[1]}/{method}:{best}/0"])
                 recipe = _weighted(method, best)
                 jobs += [(pair, method, method, seed, recipe) for seed in options.seeds if seed != 0]
-        _work(pool, jobs, paths, results, "other seeds of the weights found", options.work_dir)
+        _work(pool, jobs, paths, results, "other seeds of the weights found", options.output_dir)
         attacked = Results(options.output_dir / "attacks.json", results.values["command"], indent=None)
-        waiting = {}
+        trained = {pair: _weights_of_seed_0(options.output_dir, results, pair, options.methods) for pair in pairs}
         # The backbone that takes longest first.
-        for pair in reversed(pairs):
-            key = "/".join(pair)
-            weights = _weights_of_seed_0(options.work_dir, results, pair, options.methods)
-            if not set(weights) <= set(attacked.reports(pair)):
-                waiting[pool.submit(attack, paths[pair], pair, options.data, weights, options.attackers)] = key
+        left = [pair for pair in reversed(pairs) if not set(trained[pair]) <= set(attacked.reports(pair))]
+        lost = [file.name for pair in left for file in trained[pair].values() if not file.exists()]
+        if lost:
+            raise SystemExit(
+                f"{results.path} has finished runs whose weights, which the attackers need, are gone: "
+                f"{', '.join(lost)}. Give another --output_dir to run them again."
+            )
+        waiting = {
+            pool.submit(attack, paths[pair], pair, options.data, trained[pair], options.attackers): "/".join(pair)
+            for pair in left
+        }
         for finished in tqdm(as_completed(waiting), total=len(waiting), desc="attacks"):
             attacked.add(waiting[finished], finished.result())
     text = report(results, attacked, pairs)
@@ -247,9 +252,9 @@ def _weights_of_seed_0(work: Path, results: Results, pair: tuple[str, str], meth
         if f"{pair[0]}/{pair[1]}/{method}/0" not in results:
             continue
         name = f"{method}:{best_index(results, *pair, method)}" if method in SEARCH else method
-        file = _weights_file(work, f"{pair[0]}/{pair[1]}/{name}/0")
-        if file.exists():
-            found[method] = file
+        key = f"{pair[0]}/{pair[1]}/{name}/0"
+        if "stopped" not in results[key]:
+            found[method] = _weights_file(work, key)
     return found
 
 

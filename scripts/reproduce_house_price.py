@@ -6,7 +6,7 @@
 Primary: LotArea on D1 (MSZoning RM, FV, RH, C); harmful: SalePrice on D2 (RL). All other columns are features: text as
 category codes of its own table (missing -1), missing numbers 0, each column standardised over its table. The paper's
 split is the first 200 rows of each table. A run that was interrupted goes on where it stopped: finished methods are
-read from the JSON.
+read from the JSON in --output_dir. model_cards/linear has a finished run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from hf_immunize.linear_optimum import optimal_linear_extractor
 from hf_immunize.objectives import IMMA, OptKappa
 from hf_immunize.ratio import relative_immunization_ratio
 
-FOLDER = Path(__file__).resolve().parent.parent / "model_cards" / "linear"
 #: (i), (ii), RIR with their spread: the House Price table of arXiv 2505.23760 as printed on its slides.
 PRINTED = {
     "r_ill_only": {"rir_i": (90.02, 3.773), "rir_ii": (72.415, 3.545), "rir": (1.244, 0.021)},
@@ -287,7 +286,6 @@ def draw(record: dict[str, Any], path: Path) -> None:
         )
         panel.set_ylabel("‖w_t − w*‖² / ‖w_0 − w*‖²")
     axes[0].set_ylim(5e-9, 2)
-    axes[0].legend(fontsize=8)
     for name in METHODS:
         values = regular[name]["rir_every_10_steps"]
         axes[2].plot(10 * np.arange(len(values)), values, color=colours[name], label=name, linewidth=1.5)
@@ -296,9 +294,11 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axes[2].set(
         yscale="log", xlabel="step of immunization", ylabel="RIR", ylim=(1e-4, 1e7), title="73 columns, 200 rows"
     )
-    axes[2].legend(fontsize=8, loc="lower right")
     for panel in axes:
         panel.grid(alpha=0.3)
+    drawn = [dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)) for panel in (axes[0], axes[2])]
+    lines = drawn[0] | drawn[1]
+    figure.legend(lines.values(), lines, loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with D1.csv and D2.csv")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output_dir", type=Path, default=FOLDER)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/linear"))
     args = parser.parse_args()
     torch.set_num_threads(1)
 
