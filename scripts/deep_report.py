@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from hf_immunize.attacks.report import largest
 from hf_immunize.ratio import SIGN
 from hf_immunize.record import library_versions
 
-__all__ = ["Results", "draw", "report"]
+__all__ = ["Results", "draw", "draw_recovery", "report"]
 
 #: Methods in the order of the tables, each with its colour.
 COLOURS = {
@@ -30,6 +31,8 @@ COLOURS = {
     "condition": "#d55e00",
 }
 KINDS = {"probe": "probe", "fine-tuning": "fine-tuning attacker"}
+#: Markers of backbones in a figure; a harmful task has its own filling.
+MARKERS = ("o", "s", "^", "D", "v")
 
 
 class Results:
@@ -74,7 +77,8 @@ def report(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]
     if attacked.values["rows"]:
         for kind, name in KINDS.items():
             parts += [
-                f"Seed 0: accuracy of the strongest {name} on the harmful task, in brackets its recovery.",
+                f"Seed 0: accuracy of the strongest {name} on the harmful task, in brackets its recovery; after the "
+                "stroke the points that the benign task has more or less than on the control.",
                 _grid(
                     heads,
                     [(method, [_attack_cell(attacked, pair, method, kind) for pair in pairs]) for method in COLOURS],
@@ -110,12 +114,19 @@ def _attack_cell(attacked: Results, pair: tuple[str, str], method: str, kind: st
         return "–"
     strongest = largest(found["worst_case"][kind]["immunized"])
     value = found["recovery"][strongest["attacker"]]["value"]
-    return f"{100 * strongest['mean']:.1f} %" + ("" if value is None else f" ({value:.2f})")
+    recovery = "" if value is None else f" ({value:.2f})"
+    return f"{100 * strongest['mean']:.1f} %{recovery} / {_benign_change(found)}"
 
 
 def _benign_cell(attacked: Results, pair: tuple[str, str], method: str) -> str:
     found = attacked.reports(pair).get(method)
     return "–" if found is None else f"{100 * found['selectivity']['immunized']['mean']:.1f} %"
+
+
+def _benign_change(found: dict[str, Any]) -> str:
+    """Points of the benign task against the control, or against θ0 where no control was attacked."""
+    # + 0.0: no difference is +0.0 and not -0.0.
+    return f"{-100 * found['selectivity']['cost'] + 0.0:+.1f}"
 
 
 def table(results: Results, pairs: Sequence[tuple[str, str]]) -> str:
@@ -153,7 +164,7 @@ def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str,
     """RIR beside what the strongest attackers reach and recover, and the cost on the benign task; models of seed 0."""
     lines = [
         "| backbone | harmful task | method | RIR, median | attackers | strongest | its accuracy | recovery | "
-        "steps to 90 %, θ0 → model | benign task | outcome |",
+        "steps to 90 %, θ0 → model | benign task (against the control) | outcome |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for pair, method, found, ratio in _attacked_models(results, attacked, pairs):
@@ -168,26 +179,33 @@ def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str,
             lines.append(
                 f"| {' | '.join(pair)} | {method} | {SIGN[ratio['bound']]}{ratio['median']:.3g} | {kind} | "
                 f"{strongest['attacker']} | {100 * strongest['mean']:.1f} % | {share} | {cost} | "
-                f"{100 * found['selectivity']['immunized']['mean']:.1f} % | {found['verdict']['outcome'][kind]} |"
+                f"{100 * found['selectivity']['immunized']['mean']:.1f} % ({_benign_change(found)}) | "
+                f"{found['verdict']['outcome'][kind]} |"
             )
     return "\n".join(lines)
 
 
 def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str) -> str:
     """Whether RIR predicts what the strongest attacker of a kind recovers, in a sentence."""
-    points = []
-    for _, method, found, ratio in _attacked_models(results, attacked, pairs):
-        if method == "init":
-            continue
-        value = found["recovery"][largest(found["worst_case"][kind]["immunized"])["attacker"]]["value"]
-        if value is not None:
-            points.append((ratio["median"], value))
+    points = [(ratio, value) for _, _, ratio, value in _recoveries(results, attacked, pairs, kind)]
     if len(points) < 3:
         return f"Too few models to tell whether RIR predicts the recovery of the strongest {KINDS[kind]}."
     rho = pd.DataFrame(points).rank().corr().iloc[0, 1]
     return (
         f"Rank correlation of median RIR and recovery by the strongest {KINDS[kind]}, {len(points)} models: {rho:.2f}."
     )
+
+
+def _recoveries(
+    results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str
+) -> list[tuple[tuple[str, str], str, float, float]]:
+    """Backbone and task, method, median RIR, recovery by the strongest attacker of a kind, where there is one."""
+    points = []
+    for pair, method, found, ratio in _attacked_models(results, attacked, pairs):
+        value = found["recovery"][largest(found["worst_case"][kind]["immunized"])["attacker"]]["value"]
+        if method != "init" and value is not None:
+            points.append((pair, method, ratio["median"], value))
+    return points
 
 
 def _attacked_models(
@@ -237,4 +255,32 @@ def draw(results: Results, backbones: Sequence[str], tasks: Sequence[str], path:
                 axis.set_xlabel("epochs of the harmful head")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_recovery(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], path: Path) -> None:
+    """What the strongest attacker recovers over RIR, a point a model: whether RIR predicts anything."""
+    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
+    axes = figure.subplots(1, len(KINDS), sharex=True, sharey=True)
+    backbones, tasks = (list(dict.fromkeys(pair[index] for pair in pairs)) for index in (0, 1))
+    for axis, (kind, name) in zip(axes, KINDS.items(), strict=True):
+        for (backbone, task), method, ratio, value in _recoveries(results, attacked, pairs, kind):
+            filled = COLOURS[method] if task == tasks[0] else "none"
+            marker = MARKERS[backbones.index(backbone)]
+            axis.plot(ratio, value, marker, ms=8, mew=1.8, color=COLOURS[method], markerfacecolor=filled)
+        axis.axhline(1, color="black", linewidth=1, linestyle="--")
+        axis.axhline(0, color="black", linewidth=1, linestyle=":")
+        axis.set_xscale("log")
+        axis.set_xlabel("RIR, median over groups")
+        axis.set_title(f"strongest {name}", fontsize=11)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("recovery (0: random weights, 1: θ0)")
+    entries = [(colour, "o", colour, method) for method, colour in COLOURS.items() if method != "init"]
+    entries += [("black", MARKERS[index], "black", backbone) for index, backbone in enumerate(backbones)]
+    entries += [("black", "o", "black" if task == tasks[0] else "none", task) for task in tasks]
+    handles = [
+        Line2D([], [], linestyle="none", color=colour, marker=marker, markerfacecolor=filled, label=label)
+        for colour, marker, filled, label in entries
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=8.5, frameon=False)
     figure.savefig(path, dpi=120)

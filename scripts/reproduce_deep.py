@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from datasets import disable_progress_bars
-from deep_report import Results, draw, report
+from deep_report import Results, draw, draw_recovery, report
 from deep_setups import BACKBONES, TASKS, extract, first, inputs_of, load, prepare
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -237,6 +237,7 @@ def main() -> None:
     text = report(results, attacked, pairs)
     (options.output_dir / "deep.md").write_text(text + "\n", encoding="utf-8")
     draw(results, options.backbones, options.tasks, options.output_dir / "deep.png")
+    draw_recovery(results, attacked, pairs, options.output_dir / "recovery.png")
     print(text)
 
 

@@ -31,7 +31,7 @@ class Budgets:
         steps: optimizer steps of a probe.
         finetune_samples: images a class of a fine-tuning attacker.
         finetune_steps: its optimizer steps.
-        seeds: of the split, the draw of the budget and everything random in the attackers.
+        seeds: of the split, the draw of the budget, the random weights of reference and all that is random in attackers.
 
     Raises:
         ValueError: an empty or negative budget.
