@@ -11,6 +11,7 @@ import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hf_immunize.attacks.scratch import random_weights
 from hf_immunize.attacks.suite import CARD_BUDGETS, run_attacks
 from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import ImageInputs, collate_images
-from hf_immunize.evaluation import extract_features
+from hf_immunize.evaluation import Extracted, extract_features
 from hf_immunize.image_processing import TimmImageProcessor
 from hf_immunize.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.saving import check_target, save_immunized
@@ -155,15 +156,15 @@ def _results(
         )
         return measure(models, selection, tasks, images, attack=False) | {"attacks": attacks.to_dict()}
     few = collate_images([data["harmful"][0][index] for index in range(256)])["pixel_values"]
-    scratch = random_weights(models["initial"], [few]).double()
-    untrained = {
-        task: {
-            split: extract_features(scratch, part, progress=f"random weights, {task} images" if progress else None)
-            for split, part in zip(("train", "test"), data[task], strict=True)
-        }
-        for task in ("harmful", "benign")
-    }
-    return measure(models, selection, tasks, images, scratch=untrained, progress=progress)
+
+    def untrained(task: str, seed: int) -> dict[str, Extracted]:
+        scratch = random_weights(models["initial"], [few], seed).double()
+        label = f"random weights {seed}, {task} images" if progress else None
+        parts = zip(("train", "test"), data[task], strict=True)
+        return {split: extract_features(scratch, part, progress=label) for split, part in parts}
+
+    drawn = {task: partial(untrained, task) for task in ("harmful", "benign")}
+    return measure(models, selection, tasks, images, scratch=drawn, progress=progress)
 
 
 def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -164,7 +165,7 @@ def measure(
     tasks: dict[str, CachedTask],
     images: torch.Tensor,
     *,
-    scratch: dict[str, dict[str, Extracted]] | None = None,
+    scratch: Mapping[str, Callable[[int], Mapping[str, Extracted]]] | None = None,
     attack: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def measure(
         selection: what trained.
         tasks: activations by task, ``primary`` and ``harmful`` among them; with ``benign`` the probes run on it too.
         images: a batch of images to split the models with, (n, C, H, W).
-        scratch: features of random weights, task → ``train`` and ``test``; the reference of the attackers.
+        scratch: features of random weights, task → seed → ``train`` and ``test``; the reference of the attackers.
         attack: run the probes.
         progress: show a progress bar.
     """
@@ -208,7 +209,7 @@ def measure(
     }
     if not attack:
         return results
-    attacked = found | ({} if scratch is None else {"scratch": scratch})
+    attacked: dict[str, Mapping[str, Any]] = found | ({} if scratch is None else {"scratch": scratch})
     attacks = attack_features(
         {name: one["harmful"] for name, one in attacked.items()},
         benign={name: one["benign"] for name, one in attacked.items()} if "benign" in tasks else None,

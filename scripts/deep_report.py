@@ -33,6 +33,8 @@ COLOURS = {
 KINDS = {"probe": "probe", "fine-tuning": "fine-tuning attacker"}
 #: Markers of backbones in a figure; a harmful task has its own filling.
 MARKERS = ("o", "s", "^", "D", "v")
+#: Where the true RIR lies from the point drawn, for bounds: text and its alignment.
+ARROWS = {"lower": ("   →", "left"), "upper": ("←   ", "right"), "undetermined": ("   ?", "left")}
 
 
 class Results:
@@ -74,11 +76,12 @@ def report(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]
         "RIR, mean and spread over seeds; in brackets the points of primary accuracy against θ0.",
         _grid(heads, [(method, [_ratio_cell(results, pair, method) for pair in pairs]) for method in COLOURS]),
     ]
-    if attacked.values["rows"]:
-        for kind, name in KINDS.items():
+    kinds = _kinds(attacked, pairs)
+    if kinds:
+        for kind in kinds:
             parts += [
-                f"Seed 0: accuracy of the strongest {name} on the harmful task, in brackets its recovery; after the "
-                "stroke the points that the benign task has more or less than on the control.",
+                f"Seed 0: accuracy of the strongest {KINDS[kind]} on the harmful task, in brackets its recovery; after "
+                "the stroke the points that the benign task has more or less than on the control.",
                 _grid(
                     heads,
                     [(method, [_attack_cell(attacked, pair, method, kind) for pair in pairs]) for method in COLOURS],
@@ -87,10 +90,10 @@ def report(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]
         parts += [
             "Seed 0: accuracy of the strongest probe on the benign task.",
             _grid(heads, [(method, [_benign_cell(attacked, pair, method) for pair in pairs]) for method in COLOURS]),
-            *(correlation(results, attacked, pairs, kind) for kind in KINDS),
+            *(correlation(results, attacked, pairs, kind) for kind in kinds),
         ]
     parts.append(table(results, pairs))
-    if attacked.values["rows"]:
+    if kinds:
         parts.append(attack_table(results, attacked, pairs))
     return "\n\n".join(parts)
 
@@ -110,7 +113,7 @@ def _ratio_cell(results: Results, pair: tuple[str, str], method: str) -> str:
 
 def _attack_cell(attacked: Results, pair: tuple[str, str], method: str, kind: str) -> str:
     found = attacked.reports(pair).get(method)
-    if found is None:
+    if found is None or kind not in found["worst_case"]:
         return "–"
     strongest = largest(found["worst_case"][kind]["immunized"])
     value = found["recovery"][strongest["attacker"]]["value"]
@@ -124,9 +127,17 @@ def _benign_cell(attacked: Results, pair: tuple[str, str], method: str) -> str:
 
 
 def _benign_change(found: dict[str, Any]) -> str:
-    """Points of the benign task against the control, or against θ0 where no control was attacked."""
+    """Points of the benign task against the control."""
+    if found["selectivity"]["against"] != "control":
+        return "no control"
     # + 0.0: no difference is +0.0 and not -0.0.
     return f"{-100 * found['selectivity']['cost'] + 0.0:+.1f}"
+
+
+def _kinds(attacked: Results, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The kinds of attackers that were run, in the order of the tables."""
+    run = {kind for pair in pairs for found in attacked.reports(pair).values() for kind in found["worst_case"]}
+    return [kind for kind in KINDS if kind in run]
 
 
 def table(results: Results, pairs: Sequence[tuple[str, str]]) -> str:
@@ -168,7 +179,7 @@ def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str,
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for pair, method, found, ratio in _attacked_models(results, attacked, pairs):
-        for kind in KINDS:
+        for kind in [kind for kind in KINDS if kind in found["worst_case"]]:
             strongest = largest(found["worst_case"][kind]["immunized"])
             recovery = found["recovery"][strongest["attacker"]]
             share = "–"
@@ -187,7 +198,7 @@ def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str,
 
 def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str) -> str:
     """Whether RIR predicts what the strongest attacker of a kind recovers, in a sentence."""
-    points = [(ratio, value) for _, _, ratio, value in _recoveries(results, attacked, pairs, kind)]
+    points = [(ratio["median"], value) for _, _, ratio, value in _recoveries(results, attacked, pairs, kind)]
     if len(points) < 3:
         return f"Too few models to tell whether RIR predicts the recovery of the strongest {KINDS[kind]}."
     rho = pd.DataFrame(points).rank().corr().iloc[0, 1]
@@ -198,13 +209,15 @@ def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, 
 
 def _recoveries(
     results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str
-) -> list[tuple[tuple[str, str], str, float, float]]:
-    """Backbone and task, method, median RIR, recovery by the strongest attacker of a kind, where there is one."""
+) -> list[tuple[tuple[str, str], str, dict[str, Any], float]]:
+    """Backbone and task, method, RIR over groups, recovery by the strongest attacker of a kind, where there is one."""
     points = []
     for pair, method, found, ratio in _attacked_models(results, attacked, pairs):
+        if kind not in found["worst_case"]:
+            continue
         value = found["recovery"][largest(found["worst_case"][kind]["immunized"])["attacker"]]["value"]
         if method != "init" and value is not None:
-            points.append((pair, method, ratio["median"], value))
+            points.append((pair, method, ratio, value))
     return points
 
 
@@ -260,19 +273,26 @@ def draw(results: Results, backbones: Sequence[str], tasks: Sequence[str], path:
 
 def draw_recovery(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], path: Path) -> None:
     """What the strongest attacker recovers over RIR, a point a model: whether RIR predicts anything."""
-    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
-    axes = figure.subplots(1, len(KINDS), sharex=True, sharey=True)
+    kinds = _kinds(attacked, pairs)
+    if not kinds:
+        return
+    figure = Figure(figsize=(max(7.5, 5.25 * len(kinds)), 5.2), layout="constrained")
+    axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     backbones, tasks = (list(dict.fromkeys(pair[index] for pair in pairs)) for index in (0, 1))
-    for axis, (kind, name) in zip(axes, KINDS.items(), strict=True):
+    for axis, kind in zip(axes, kinds, strict=True):
         for (backbone, task), method, ratio, value in _recoveries(results, attacked, pairs, kind):
             filled = COLOURS[method] if task == tasks[0] else "none"
             marker = MARKERS[backbones.index(backbone)]
-            axis.plot(ratio, value, marker, ms=8, mew=1.8, color=COLOURS[method], markerfacecolor=filled)
+            axis.plot(ratio["median"], value, marker, ms=8, mew=1.8, color=COLOURS[method], markerfacecolor=filled)
+            if ratio["bound"] in ARROWS:
+                arrow, side = ARROWS[ratio["bound"]]
+                axis.text(ratio["median"], value, arrow, ha=side, va="center", fontsize=9, color=COLOURS[method])
         axis.axhline(1, color="black", linewidth=1, linestyle="--")
         axis.axhline(0, color="black", linewidth=1, linestyle=":")
         axis.set_xscale("log")
-        axis.set_xlabel("RIR, median over groups")
-        axis.set_title(f"strongest {name}", fontsize=11)
+        axis.set_xlabel("RIR, median over groups (an arrow: a bound)")
+        axis.set_title(f"strongest {KINDS[kind]}", fontsize=11)
+        axis.margins(x=0.1)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("recovery (0: random weights, 1: θ0)")
     entries = [(colour, "o", colour, method) for method, colour in COLOURS.items() if method != "init"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
 import json
 import math
@@ -18,7 +19,7 @@ from hf_immunize.attacks import AttackReport, Budgets, Fit, attack_features
 from hf_immunize.attacks.attacker import choose_attackers, probe_names
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.scratch import random_weights
-from hf_immunize.attacks.subject import Redrawn
+from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.suite import compare_models
 from hf_immunize.evaluation import Extracted
 
@@ -291,3 +292,47 @@ def test_one_draw_is_kept_at_a_time():
     redrawn.at(5)
     redrawn.at(3)
     assert len(draws) == 3
+
+
+def test_nothing_of_a_draw_outlives_its_seed(two_models, monkeypatch):
+    """The activations of random weights may be the largest thing in memory: no draw waits for the garbage collector."""
+    drawn = []
+
+    class Watched(Subject):
+        def __init__(self, model, *args, **kwargs):
+            super().__init__(model, *args, **kwargs)
+            if not any(model is one for one in two_models):
+                assert all(one() is None for one in drawn)
+                drawn.append(weakref.ref(self))
+
+    monkeypatch.setattr("hf_immunize.attacks.suite.Subject", Watched)
+    budgets = Budgets((None,), (5,), (None,), (2,), seeds=(0, 1, 2))
+    gc.disable()
+    try:
+        attackers = ["ridge regression", "last block", "all weights"]
+        run_attacks(*two_models, Images(60), Images(30, seed=1), attackers=attackers, budgets=budgets)
+    finally:
+        gc.enable()
+    assert len(drawn) == 3
+
+
+def test_features_of_random_weights_may_depend_on_the_seed():
+    labels = torch.arange(60) % 3
+    good = Extracted(torch.nn.functional.one_hot(labels).double(), torch.zeros(60, 3), labels)
+    useless = Extracted(torch.zeros(60, 3).double(), torch.zeros(60, 3), labels)
+    splits = {"train": good, "test": good}
+    asked = []
+
+    def scratch(seed):
+        asked.append(seed)
+        return splits if seed == 0 else {"train": useless, "test": useless}
+
+    report = attack_features(
+        {"initial": splits | {"unlabelled": Extracted(good.features, good.logits, None)}, "immunized": splits}
+        | {"scratch": scratch},
+        attackers="ridge regression",
+        budgets=Budgets((None,), (5,), seeds=(0, 1)),
+    )
+    found = report.attackers["ridge regression"]["accuracy"]["scratch"]["all"]["5"]["seeds"]
+    assert found == [1, pytest.approx(1 / 3)]
+    assert asked == [0, 1]

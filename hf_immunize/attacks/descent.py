@@ -71,7 +71,7 @@ def softmax_descent(
     steps = x.new_tensor(list(rates)).repeat_interleave(n_classes)[:, None]
     if widths is not None:
         used = torch.arange(width - 1) < torch.tensor(list(widths))[:, None]
-        # A rate of 0 keeps the weights of the other features where they start, at 0.
+        # A rate of 0 keeps the weights of the other features where they start, at 0, while the head is finite.
         steps = steps * with_bias(used.to(x)).repeat_interleave(n_classes, dim=0)
     generator = torch.Generator().manual_seed(seed)
     whole = batch_size is None or batch_size >= n

@@ -151,6 +151,8 @@ def _outcomes(
                 seconds[one.name] += time.perf_counter() - start
             for step, outcome in by_steps.items():
                 found.setdefault((one.name, name, count, step), []).append(outcome)
+        # Before the next seed's subject is made: what they hold of this one may be the largest thing in memory.
+        del material, draw
     return found
 
 
@@ -172,12 +174,13 @@ def _strongest_probes(outcomes: Outcomes, attackers: Sequence[Attacker], last: B
 def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict[str, torch.Tensor]:
     """Split → labels, which are the same for every model."""
     features = next(iter(subjects.values())).at(budgets.seeds[0]).features
-    for split, one in features.items():
-        if one.labels is None:
+    labels = {split: features[split].labels for split in ("train", "test")}
+    for split, known in labels.items():
+        if known is None:
             raise ValueError(
                 f"The {split} images have no labels. Training needs none, but an attacker fits the task and does."
             )
-    return {split: one.labels for split, one in features.items()}
+    return labels
 
 
 def _check_classes(train: torch.Tensor, test: torch.Tensor) -> int:

@@ -31,7 +31,7 @@ class Budgets:
         steps: optimizer steps of a probe.
         finetune_samples: images a class of a fine-tuning attacker.
         finetune_steps: its optimizer steps.
-        seeds: of the split, the draw of the budget, the random weights of reference and all that is random in attackers.
+        seeds: of the split, the draw of the budget, the random weights beside the models, and all else that is random.
 
     Raises:
         ValueError: an empty or negative budget.

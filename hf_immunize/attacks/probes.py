@@ -128,7 +128,7 @@ def standardised(task: AttackTask) -> Fits:
 
 @attacker("PCA-whitened, gradient descent")
 def whitened(task: AttackTask) -> Fits:
-    """PCA-whitening, which makes κ = 1, then gradient descent: the best of four steps and five truncations."""
+    """PCA-whitening, which makes κ = 1, then gradient descent: the best of four steps and up to five truncations."""
     whitening = _whitening(task)
     if whitening is None:
         yield _same_for_all(task)
@@ -265,11 +265,11 @@ def _targets(task: AttackTask) -> torch.Tensor:
 def _decomposed(task: AttackTask) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Mean of the rows, and the decomposition of centred rows and targets; once for tasks of the same rows."""
     rows = task.rows
-    if not _LAST or _LAST[0]() is not rows or _LAST[1]() is not task.labels:
+    if not _LAST or _LAST[0]() is not rows or _LAST[1]() is not task.labels or _LAST[2] != task.n_classes:
         mean, targets = _mean(rows), _targets(task)
         found = decompose(rows - mean, targets - targets.mean(0))
-        _LAST[:] = [weakref.ref(rows), weakref.ref(task.labels), mean, found]
-    return _LAST[2], _LAST[3]
+        _LAST[:] = [weakref.ref(rows), weakref.ref(task.labels), task.n_classes, mean, found]
+    return _LAST[3], _LAST[4]
 
 
 def _whitening(task: AttackTask) -> tuple[Prepare, torch.Tensor] | None:

@@ -35,7 +35,8 @@ class AttackReport:
             ``ratio``, and whether that is ``at_least``.
         cost_ratio: kind → ``steps`` and ``samples`` that the worst case needs on θᴵ over θ0 to reach 90 % of θ0's.
         selectivity: model → worst case of the probes on the benign task; ``cost`` against the control.
-        exact_steps: model → share of the excess least-squares loss left → steps of gradient descent at 1/L.
+        exact_steps: model → share of the excess least-squares loss left → steps of gradient descent at 1/L; of random
+            weights those of the last seed.
         verdict: see :func:`hf_immunize.attacks.verdict.verdict`.
         chance: share of the largest class among the test rows.
         reference: what stands for random weights: ``scratch`` or, where none was measured, ``chance``.

@@ -149,12 +149,14 @@ class Subject:
     @cached_property
     def _tail(self) -> Material:
         """The frozen part run once; the whole model and the images where it cannot be split."""
-        prefix, (selected, modules) = self._prefix, self._selected
+        # Names of its own, not self, for the function that the material keeps: a subject that nobody needs must go at
+        # once, with its activations.
+        prefix, (selected, modules), few = self._prefix, self._selected, self._few_images
 
         def fresh() -> nn.Module:
             own = copy.deepcopy(selected)
-            select_trainable(own, modules, self._few_images)
-            return own if prefix is None else FrozenPrefix(own, self._few_images).tail
+            select_trainable(own, modules, few)
+            return own if prefix is None else FrozenPrefix(own, few).tail
 
         if prefix is None:
             return Material(self.sets, fresh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from hf_immunize.evaluation import Extracted
 
 __all__ = ["CARD_BUDGETS", "attack_features", "compare_models", "run_attacks"]
 
+#: Of one model: ``train`` and ``test`` → features and labels; of random weights also from a seed to these.
+Features = Mapping[str, Extracted] | Callable[[int], Mapping[str, Extracted]]
 #: What a card's attackers may spend: a minute or two for a few thousand images.
 CARD_BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300))
 #: Images from which the BatchNorm statistics of random weights are taken.
@@ -191,9 +193,9 @@ def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int
 
 
 def attack_features(
-    extracted: Mapping[str, Mapping[str, Extracted]],
+    extracted: Mapping[str, Features],
     *,
-    benign: Mapping[str, Mapping[str, Extracted]] | None = None,
+    benign: Mapping[str, Features] | None = None,
     attackers: str | Sequence[str] = "probes",
     budgets: Budgets | None = None,
     progress: bool = False,
@@ -201,7 +203,8 @@ def attack_features(
     """The probes on features already extracted: model → ``train`` and ``test`` → features and labels.
 
     Args:
-        extracted: of the harmful task, for ``initial``, ``immunized`` and perhaps ``control`` and ``scratch``.
+        extracted: of the harmful task, for ``initial``, ``immunized`` and perhaps ``control`` and ``scratch``, which
+            may be a function from a seed to its features instead.
         benign: of a benign task, likewise.
         attackers: probes only.
         budgets: samples, steps and seeds.
@@ -211,8 +214,12 @@ def attack_features(
     wrong = [one.name for one in chosen if one.kind != "probe"]
     if wrong:
         raise ValueError(f"On features alone only probes can run, got {', '.join(wrong)}. Use run_attacks.")
-    subjects = {name: Subject.of_features(one) for name, one in extracted.items()}
-    beside = None if benign is None else {name: Subject.of_features(one) for name, one in benign.items()}
+
+    def subject(one: Features) -> Subject | Redrawn:
+        return Redrawn(lambda seed: Subject.of_features(one(seed))) if callable(one) else Subject.of_features(one)
+
+    subjects = {name: subject(one) for name, one in extracted.items()}
+    beside = None if benign is None else {name: subject(one) for name, one in benign.items()}
     return attack_subjects(subjects, ("immunized",), beside, chosen, budgets or Budgets(), [], progress)["immunized"]
 
 
