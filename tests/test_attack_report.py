@@ -78,6 +78,16 @@ def test_the_words_of_the_verdict_follow_the_thresholds(value, outcome):
     assert judged["thresholds"] == THRESHOLDS
 
 
+def test_names_that_hold_commas_can_be_told_apart_in_a_verdict():
+    names = ["last block, re-initialised", "all weights", "LoRA"]
+    recovery = {name: {"value": value} for name, value in zip(names, (0.97, 0.92, 0.4), strict=True)}
+    judged = verdict(recovery, {}, dict.fromkeys(names, "fine-tuning"), None)
+    assert (
+        "Fine-tuning of the features: broken by: last block, re-initialised; all weights. The strongest (last block, "
+        "re-initialised) recovers 97 % of what θ0 gives beyond random weights."
+    ) in judged["text"]
+
+
 def test_the_verdict_tells_slowness_cost_and_what_cannot_be_told():
     slow = {
         "Adam": {"ratio": 3.0, "reached": True},

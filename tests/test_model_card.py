@@ -105,7 +105,7 @@ def test_every_measured_figure_is_on_the_card():
     assert "| control | 20 groups of 100 | 690 ± 0.25 | 34 ± 0.25 | 26 ± 0.25 |" in text
     assert "not over seeds" in text
     assert re.search(r"\| Adam, best rate \| all \| 300 \| 95\.4 % \(9\d–9\d\) \| 93\.0 % \(.*?\) \| 68\.4 % ", text)
-    assert "weakened, not stopped; the strongest, Adam, best rate, recovers 51 % of what θ0 gives" in text
+    assert "weakened, not stopped. The strongest (Adam, best rate) recovers 51 % of what θ0 gives" in text
     assert re.search(
         r"\| probe \| all \| 10 \| 47\.6 % \(Adam, best rate\) \|.*\| 34\.2 % \(Adam, best rate\) \|", text
     )

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-__all__ = ["ATTACKERS", "AttackTask", "Attacker", "Fit", "Fits", "attacker", "choose_attackers", "probe_names"]
+__all__ = [
+    "ATTACKERS",
+    "AttackTask",
+    "Attacker",
+    "Fit",
+    "Fits",
+    "attacker",
+    "choose_attackers",
+    "listed",
+    "probe_names",
+]
 
 #: What an attacker works on: features of the frozen model, activations before its last stage, or images.
 View = Literal["features", "tail", "images"]
@@ -128,6 +138,11 @@ def probe_names() -> list[str]:
     return [name for name, one in ATTACKERS.items() if one.kind == "probe"]
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names of attackers in a sentence: they hold commas, so that semicolons stand between them."""
+    return "; ".join(names)
+
+
 def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
     """The attackers called ``"all"``, ``"probes"``, ``"finetuning"``, or by a list of such words and names.
 
@@ -142,14 +157,15 @@ def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
         "probes": probe_names(),
         "finetuning": [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"],
     }
+    known = listed([*groups["probes"], *groups["finetuning"]])
     chosen: dict[str, Attacker] = {}
     for name in given:
         if name not in groups and name not in ATTACKERS:
             near = difflib.get_close_matches(name, [*groups, *ATTACKERS], n=1, cutoff=0.0)[0]
-            raise ValueError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {', '.join(ATTACKERS)}.")
+            raise ValueError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {known}.")
         chosen |= {one: ATTACKERS[one] for one in groups.get(name, [name])}
     if not chosen:
-        raise ValueError(f"No attacker was named. Choose 'all', 'probes', or some of: {', '.join(ATTACKERS)}.")
+        raise ValueError(f"No attacker was named. Choose 'all', 'probes', or some of: {known}.")
     for one in chosen.values():
         if one.requires and importlib.util.find_spec(one.requires[0]) is None:
             raise ModuleNotFoundError(

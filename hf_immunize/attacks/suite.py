@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_immunize.attacks.attacker import choose_attackers
+from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.harness import Budgets
 from hf_immunize.attacks.report import AttackReport
@@ -131,7 +131,7 @@ def _reports(
     if primary is None and any(one.needs_primary for one in chosen):
         left_out = [one.name for one in chosen if one.needs_primary]
         chosen = [one for one in chosen if not one.needs_primary]
-        notes.append(f"Without primary images these attackers were left out: {', '.join(left_out)}.")
+        notes.append(f"Without primary images these attackers were left out: {listed(left_out)}.")
         if not chosen:
             raise ValueError(f"The attacker {left_out[0]!r} needs primary images with labels. Pass them (primary=…).")
     if (benign_train is None) != (benign_test is None):
@@ -213,7 +213,7 @@ def attack_features(
     chosen = choose_attackers(attackers)
     wrong = [one.name for one in chosen if one.kind != "probe"]
     if wrong:
-        raise ValueError(f"On features alone only probes can run, got {', '.join(wrong)}. Use run_attacks.")
+        raise ValueError(f"On features alone only probes can run, got {listed(wrong)}. Use run_attacks.")
 
     def subject(one: Features) -> Subject | Redrawn:
         return Redrawn(lambda seed: Subject.of_features(one(seed))) if callable(one) else Subject.of_features(one)
