@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from hf_immunize.attacks.suite import CARD_BUDGETS, attack_features
+from hf_immunize.attacks.suite import CARD_BUDGETS, Features, attack_features
 from hf_immunize.backbones import TrainableSelection, select_trainable
 from hf_immunize.data import collate_images
 from hf_immunize.evaluation import Extracted, Protocol, extract_features, rir_report
@@ -165,7 +165,7 @@ def measure(
     tasks: dict[str, CachedTask],
     images: torch.Tensor,
     *,
-    scratch: Mapping[str, Callable[[int], Mapping[str, Extracted]]] | None = None,
+    scratch: Mapping[str, Features] | None = None,
     attack: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def measure(
         selection: what trained.
         tasks: activations by task, ``primary`` and ``harmful`` among them; with ``benign`` the probes run on it too.
         images: a batch of images to split the models with, (n, C, H, W).
-        scratch: features of random weights, task → seed → ``train`` and ``test``; the reference of the attackers.
+        scratch: task → features of random weights, or a function from a seed to them; the reference of the attackers.
         attack: run the probes.
         progress: show a progress bar.
     """

@@ -19,7 +19,7 @@ from hf_immunize.backbones import find_head
 from hf_immunize.data import as_inputs, check_labels, collate_images
 from hf_immunize.evaluation import Extracted
 
-__all__ = ["CARD_BUDGETS", "attack_features", "compare_models", "run_attacks"]
+__all__ = ["CARD_BUDGETS", "Features", "attack_features", "compare_models", "run_attacks"]
 
 #: Of one model: ``train`` and ``test`` → features and labels; of random weights also from a seed to these.
 Features = Mapping[str, Extracted] | Callable[[int], Mapping[str, Extracted]]
