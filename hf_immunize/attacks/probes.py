@@ -143,10 +143,11 @@ def ridge(task: AttackTask) -> Fits:
     """Least squares on one-hot labels in closed form, float64, with the best of 20 penalties."""
     mean, (values, directions, projections) = _decomposed(task)
     centre = _targets(task).mean(0)
+    centred = _remembered(lambda held: held - mean)
     for penalty in RIDGE_PENALTIES:
         shrink = values / (values.square() + penalty * values.square().mean().clamp_min(1e-300))
         head = directions.mT @ (shrink[:, None] * projections)
-        yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: (held - mean) @ head + centre)
+        yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: centred(held) @ head + centre)
 
 
 @attacker("k nearest neighbours")
@@ -306,11 +307,12 @@ def _fits(
         options["widths"] = [width for width in widths for _ in rates]
         rates = [*rates] * len(widths)
     rows = prepare(task.rows)
-    prepare = _remembered(prepare)
+    # Once for all fits: a copy for each leaves holes in memory that the small results between them keep open.
+    prepared = _remembered(lambda held: with_bias(prepare(held)))
     found = softmax_descent(rows, task.labels, task.n_classes, rates, task.checkpoints, seed=task.seed, **options)
     for step, running, heads in found:
         for one, head in zip(running, heads, strict=True):
-            yield Fit(names[one], step, lambda held, head=head: with_bias(prepare(held)) @ head)
+            yield Fit(names[one], step, lambda held, head=head: prepared(held) @ head)
 
 
 def _same_for_all(task: AttackTask) -> Fit:
