@@ -7,45 +7,51 @@ The method: Zheng, Bai, Bullins, Yeh, *Model Immunization from a Condition Numbe
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_immunize.attacks import AttackReport, run_attacks
-    from hf_immunize.backbones import features_and_logits, select_trainable
-    from hf_immunize.data import ImageInputs, load_images
-    from hf_immunize.evaluation import Protocol, RIRReport, evaluate_immunization
-    from hf_immunize.hub import push_to_hub
-    from hf_immunize.linear import LinearImmunization, immunize_linear, optimal_linear_extractor
-    from hf_immunize.loading import LoadedModel, load_model
-    from hf_immunize.metric import load_rir
-    from hf_immunize.ratio import RIR, relative_immunization_ratio
-    from hf_immunize.record import DatasetRecord, ImmunizationRecord
-    from hf_immunize.regularizers import features_r_ill, features_r_well, r_ill, r_well
-    from hf_immunize.saving import save_immunized
-    from hf_immunize.spectrum import FeatureGram, Spectrum, condition_number, spectrum
-    from hf_immunize.trainer import ImmunizationTrainer, NonFiniteLossError
-    from hf_immunize.training_args import ImmunizationArguments
+    from hf_immunize.attacks.report import AttackReport
+    from hf_immunize.attacks.suite import run_attacks
+    from hf_immunize.data.images import ImageInputs
+    from hf_immunize.data.sources import load_images
+    from hf_immunize.linear.immunize import LinearImmunization, immunize_linear
+    from hf_immunize.linear.optimum import optimal_linear_extractor
+    from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
+    from hf_immunize.metrics.load import load_rir
+    from hf_immunize.models.head import features_and_logits
+    from hf_immunize.models.loading import LoadedModel, load_model
+    from hf_immunize.models.trainable import select_trainable
+    from hf_immunize.release.folder import save_immunized
+    from hf_immunize.release.hub import push_to_hub
+    from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
+    from hf_immunize.spectra.ratio import RIR, relative_immunization_ratio
+    from hf_immunize.spectra.regularizers import features_r_ill, features_r_well, r_ill, r_well
+    from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, condition_number, spectrum
+    from hf_immunize.training.arguments import ImmunizationArguments
+    from hf_immunize.training.trainer import ImmunizationTrainer, NonFiniteLossError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attacks": ("AttackReport", "run_attacks"),
-    "backbones": ("features_and_logits", "select_trainable"),
-    "data": ("ImageInputs", "load_images"),
-    "evaluation": ("Protocol", "RIRReport", "evaluate_immunization"),
-    "hub": ("push_to_hub",),
-    "linear": ("LinearImmunization", "immunize_linear", "optimal_linear_extractor"),
-    "loading": ("LoadedModel", "load_model"),
-    "metric": ("load_rir",),
-    "ratio": ("RIR", "relative_immunization_ratio"),
-    "record": ("DatasetRecord", "ImmunizationRecord"),
-    "regularizers": ("features_r_ill", "features_r_well", "r_ill", "r_well"),
-    "saving": ("save_immunized",),
-    "spectrum": ("FeatureGram", "Spectrum", "condition_number", "spectrum"),
-    "trainer": ("ImmunizationTrainer", "NonFiniteLossError"),
-    "training_args": ("ImmunizationArguments",),
+    "attacks.report": ("AttackReport",),
+    "attacks.suite": ("run_attacks",),
+    "data.images": ("ImageInputs",),
+    "data.sources": ("load_images",),
+    "linear.immunize": ("LinearImmunization", "immunize_linear"),
+    "linear.optimum": ("optimal_linear_extractor",),
+    "metrics.evaluation": ("Protocol", "RIRReport", "evaluate_immunization"),
+    "metrics.load": ("load_rir",),
+    "models.head": ("features_and_logits",),
+    "models.loading": ("LoadedModel", "load_model"),
+    "models.trainable": ("select_trainable",),
+    "release.folder": ("save_immunized",),
+    "release.hub": ("push_to_hub",),
+    "release.record": ("DatasetRecord", "ImmunizationRecord"),
+    "spectra.ratio": ("RIR", "relative_immunization_ratio"),
+    "spectra.regularizers": ("features_r_ill", "features_r_well", "r_ill", "r_well"),
+    "spectra.spectrum": ("FeatureGram", "Spectrum", "condition_number", "spectrum"),
+    "training.arguments": ("ImmunizationArguments",),
+    "training.trainer": ("ImmunizationTrainer", "NonFiniteLossError"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -95,14 +101,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
-
-
-class _Package(types.ModuleType):
-    """Keeps the submodule `spectrum`, which importing sets as an attribute, from hiding the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, types.ModuleType) and name in _HOME_OF):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

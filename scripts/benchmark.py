@@ -24,11 +24,12 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from hf_immunize.backbones import features_and_logits, keep_still, select_trainable
-from hf_immunize.objectives import get_objective
-from hf_immunize.record import library_versions
-from hf_immunize.regularizers import FLOOR, features_r_ill, features_r_well
-from hf_immunize.spectrum import FeatureGram
+from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.trainable import keep_still, select_trainable
+from hf_immunize.objectives.registry import get_objective
+from hf_immunize.release.record import library_versions
+from hf_immunize.spectra.regularizers import FLOOR, features_r_ill, features_r_well
+from hf_immunize.spectra.spectrum import FeatureGram
 
 
 def alternate(sides: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:

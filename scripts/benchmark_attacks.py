@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from hf_immunize.attacks import Budgets, attack_features
-from hf_immunize.attacks.descent import softmax_descent, with_bias
 from hf_immunize.attacks.probes import ADAM_RATES, BATCH
-from hf_immunize.evaluation import Extracted
-from hf_immunize.record import library_versions
+from hf_immunize.attacks.softmax_heads import softmax_descent, with_bias
+from hf_immunize.models.extraction import Extracted
+from hf_immunize.release.record import library_versions
 
 N, D, CLASSES, N_TEST = 5_000, 512, 10, 1_000
 

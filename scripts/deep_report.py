@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hf_immunize.attacks.report import largest
-from hf_immunize.ratio import SIGN
-from hf_immunize.record import library_versions
+from hf_immunize.release.record import library_versions
+from hf_immunize.spectra.ratio import SIGN
 
 __all__ = ["Results", "draw", "draw_recovery", "report"]
 

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import nn
 
-from hf_immunize.backbones import select_trainable
-from hf_immunize.data import ImageInputs, collate_images
-from hf_immunize.idx import load_idx_split
-from hf_immunize.image_processing import TimmImageProcessor
-from hf_immunize.quickstart import efficientnet_lite0, images_dataset, mnist, rotated, split_by_class
-from hf_immunize.workflow import Recipe, cache_tasks, tail_features, train_cached
+from hf_immunize.data.idx import load_idx_split
+from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.packaged import images_dataset, mnist, rotated, split_by_class
+from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.models.packaged import efficientnet_lite0
+from hf_immunize.models.trainable import select_trainable
+from hf_immunize.training.workflow import Recipe, cache_tasks, tail_features, train_cached
 
 __all__ = ["BACKBONES", "TASKS", "extract", "first", "inputs_of", "load", "prepare"]
 

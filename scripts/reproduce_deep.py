@@ -31,8 +31,9 @@ from transformers.utils import logging as transformers_logging
 from hf_immunize.attacks import Budgets
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.suite import compare_models
-from hf_immunize.evaluation import Extracted, Protocol, rir_report
-from hf_immunize.workflow import Recipe, train_cached
+from hf_immunize.metrics.evaluation import Protocol, rir_report
+from hf_immunize.models.extraction import Extracted
+from hf_immunize.training.workflow import Recipe, train_cached
 
 #: The defaults of `ImmunizationArguments`.
 OURS = Recipe(

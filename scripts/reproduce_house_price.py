@@ -28,11 +28,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from hf_immunize.linear import DivergenceError, LinearImmunization, immunize_linear
-from hf_immunize.linear_curves import descent_curves
-from hf_immunize.linear_optimum import optimal_linear_extractor
-from hf_immunize.objectives import IMMA, OptKappa
-from hf_immunize.ratio import relative_immunization_ratio
+from hf_immunize.linear.curves import descent_curves
+from hf_immunize.linear.immunize import DivergenceError, LinearImmunization, immunize_linear
+from hf_immunize.linear.optimum import optimal_linear_extractor
+from hf_immunize.objectives.imma import IMMA
+from hf_immunize.objectives.opt_kappa import OptKappa
+from hf_immunize.spectra.ratio import relative_immunization_ratio
 
 #: (i), (ii), RIR with their spread: the House Price table of arXiv 2505.23760 as printed on its slides.
 PRINTED = {

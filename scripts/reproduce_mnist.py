@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hf_immunize.idx import load_idx_split
-from hf_immunize.linear import immunize_linear
+from hf_immunize.data.idx import load_idx_split
+from hf_immunize.linear.immunize import immunize_linear
 
 #: Measured with the authors' published code on the same 500 images a digit, 210 steps (RIR).
 PUBLISHED_CODE = {"0-1": 173, "3-8": 23, "4-9": 22, "7-2": 117}

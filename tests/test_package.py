@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import torch
 
 import hf_immunize
 
@@ -42,6 +45,11 @@ def test_every_public_name_is_there():
         assert name in dir(hf_immunize)
 
 
+def test_the_spectrum_is_a_function_whatever_modules_are_imported():
+    importlib.import_module("hf_immunize.spectra.spectrum")
+    assert hf_immunize.spectrum(torch.eye(3)).rank == 3
+
+
 def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(hf_immunize, "imunize")
 
@@ -66,11 +74,11 @@ def test_the_wheel_holds_the_package_and_its_data(tmp_path):
     inside = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_immunize").rglob("*.py")}
     inside |= {
         "hf_immunize/py.typed",
-        "hf_immunize/templates/model_card.md.jinja",
+        "hf_immunize/release/templates/model_card.md.jinja",
         "hf_immunize/metrics/rir/README.md",
         "hf_immunize/metrics/rir/requirements.txt",
     }
     assert inside <= set(names)
     assert not [name for name in names if name.startswith(("tests", "scripts", "model_cards"))]
     entry_points = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt")))
-    assert b"hf-immunize = hf_immunize.cli:main" in entry_points
+    assert b"hf-immunize = hf_immunize.cli.main:main" in entry_points

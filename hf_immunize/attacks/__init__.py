@@ -3,7 +3,7 @@
 from hf_immunize.attacks import finetune as finetune
 from hf_immunize.attacks import probes as probes
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker, AttackTask, Fit, attacker
-from hf_immunize.attacks.harness import Budgets
+from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.attacks.self_check import BrokenAttackerError
 from hf_immunize.attacks.suite import attack_features, run_attacks

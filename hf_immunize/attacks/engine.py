@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker
 from hf_immunize.attacks.exact import exact_steps
-from hf_immunize.attacks.harness import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
+from hf_immunize.attacks.judging import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
 from hf_immunize.attacks.report import MODELS, AttackReport
 from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Redrawn, Subject

@@ -19,8 +19,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
-from hf_immunize.backbones import features_and_logits, find_head, keep_still, select_trainable, unwrap
-from hf_immunize.data import collate_images
+from hf_immunize.data.images import collate_images
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.head import features_and_logits, find_head
+from hf_immunize.models.trainable import keep_still, select_trainable
 
 __all__ = ["HarmfulClassifier"]
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
-from hf_immunize.attacks.descent import curvature, softmax_descent, with_bias
 from hf_immunize.attacks.exact import decompose
+from hf_immunize.attacks.softmax_heads import curvature, softmax_descent, with_bias
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import Attacker
-from hf_immunize.attacks.harness import Draw, judge
+from hf_immunize.attacks.judging import Draw, judge
 from hf_immunize.attacks.subject import Subject
 
 __all__ = ["BrokenAttackerError", "self_check"]

@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import View
-from hf_immunize.backbones import select_trainable
-from hf_immunize.data import collate_images
-from hf_immunize.evaluation import Extracted, extract_features
-from hf_immunize.frozen_prefix import CachedActivations, FrozenPrefix
+from hf_immunize.data.images import collate_images
+from hf_immunize.models.extraction import Extracted, extract_features
+from hf_immunize.models.frozen_prefix import CachedActivations, FrozenPrefix
+from hf_immunize.models.trainable import select_trainable
 
 __all__ = ["KeptImages", "Material", "Redrawn", "Subject"]
 

@@ -11,13 +11,14 @@ from torch import nn
 
 from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.engine import attack_subjects
-from hf_immunize.attacks.harness import Budgets
+from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import AttackReport
-from hf_immunize.attacks.scratch import random_weights
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
-from hf_immunize.backbones import find_head
-from hf_immunize.data import as_inputs, check_labels, collate_images
-from hf_immunize.evaluation import Extracted
+from hf_immunize.data.images import as_inputs, collate_images
+from hf_immunize.data.labels import check_labels
+from hf_immunize.models.extraction import Extracted
+from hf_immunize.models.head import find_head
+from hf_immunize.models.random_weights import random_weights
 
 __all__ = ["CARD_BUDGETS", "Features", "attack_features", "compare_models", "run_attacks"]
 

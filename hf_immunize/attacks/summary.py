@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hf_immunize.attacks.attacker import Attacker
-from hf_immunize.attacks.harness import Budgets, Outcome
+from hf_immunize.attacks.judging import Budgets, Outcome
 from hf_immunize.attacks.report import MODELS, AttackReport, word
 from hf_immunize.attacks.verdict import THRESHOLDS, verdict
 

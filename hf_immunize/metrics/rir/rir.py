@@ -18,8 +18,8 @@ import filelock
 import safetensors.torch
 import torch
 
-from hf_immunize.ratio import relative_immunization_ratio
-from hf_immunize.spectrum import FeatureGram, check_features
+from hf_immunize.spectra.ratio import relative_immunization_ratio
+from hf_immunize.spectra.spectrum import FeatureGram, check_features
 
 TASKS = ("primary", "harmful")
 MODELS = ("immunized", "initial")

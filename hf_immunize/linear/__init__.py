@@ -1,0 +1,1 @@
+"""Algorithm 1 for linear extractors, its K⁻¹, the closed-form optimum and the ceiling."""

@@ -1,0 +1,1 @@
+"""RIR: two models and two data sets → a report; the `evaluate` module."""

@@ -1,0 +1,236 @@
+"""Models and data sets → features → RIR_θ0 with ranks and spreads, in both protocols."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from hf_immunize.data.images import as_inputs
+from hf_immunize.models.extraction import Extracted, extract_features
+from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
+from hf_immunize.spectra.spectrum import Spectrum, spectrum
+
+__all__ = ["Protocol", "RIRReport", "evaluate_immunization", "group_spectra", "rir_report"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The paper's protocol for deep nets (section 5.3): groups of samples, so that r is the group size.
+
+    Args:
+        groups: how many groups are drawn.
+        group_size: samples a group, drawn without replacement within a group.
+        seed: of the draw.
+    """
+
+    groups: int = 20
+    group_size: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.group_size < 2:
+            raise ValueError(
+                f"The protocol needs groups ≥ 1 and group_size ≥ 2, got {self.groups} and {self.group_size}."
+            )
+
+    def indices(self, n_samples: int) -> list[torch.Tensor]:
+        """The rows of each group; smaller groups where there are fewer samples than ``group_size``."""
+        if n_samples < 2:
+            raise ValueError(f"RIR needs two or more samples, got {n_samples}; the paper takes groups of 100.")
+        generator = torch.Generator().manual_seed(self.seed)
+        size = min(self.group_size, n_samples)
+        return [torch.randperm(n_samples, generator=generator)[:size] for _ in range(self.groups)]
+
+
+@dataclass(frozen=True)
+class RIRReport(RIR):
+    """RIR_θ0 in both protocols.
+
+    ``rir``, ``rir_i``, ``rir_ii`` are means over the groups of the paper's protocol, the headline for deep nets; the
+    four spectra and ``all_samples`` are those of all samples together.
+    """
+
+    groups: tuple[RIR, ...] = field(default=(), repr=False)
+    all_samples: RIR | None = None
+    protocol: Protocol = Protocol()
+    dtype: str = "float32"
+    primary_accuracy: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def precision_limited(self) -> bool:
+        """True where θ0's spectrum of a group runs into the floor of rounding."""
+        return any(group.precision_limited for group in self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for a record; spreads are standard deviations over groups of one model, not over seeds."""
+        assert self.all_samples is not None
+        ranks = {
+            name: min(getattr(group, name).rank for group in self.groups)
+            for name in ("initial_harmful", "immunized_harmful", "initial_primary", "immunized_primary")
+        }
+        return {
+            "protocol": {
+                "groups": self.protocol.groups,
+                "group_size": self.groups[0].initial_harmful.n_samples,
+                "seed": self.protocol.seed,
+                "dtype": self.dtype,
+            },
+            **{name: _statistics(self.groups, name) for name in ("rir", "rir_i", "rir_ii")},
+            "ranks": ranks,
+            "precision_limited": self.precision_limited,
+            "all_samples": self.all_samples.to_dict(),
+            "n_harmful": self.all_samples.initial_harmful.n_samples,
+            "n_primary": self.all_samples.initial_primary.n_samples,
+        }
+
+    def __str__(self) -> str:
+        size = self.groups[0].initial_harmful.n_samples
+        parts = []
+        for label, name in (("RIR", "rir"), ("(i)", "rir_i"), ("(ii)", "rir_ii")):
+            one = _statistics(self.groups, name)
+            parts.append(f"{label} {SIGN[one['bound']]}{one['mean']:.4g} ± {one['spread']:.2g}")
+        return (
+            f"{', '.join(parts)} (mean and spread over {len(self.groups)} groups of {size} samples"
+            f"{'; limited by precision' if self.precision_limited else ''}); all samples: {self.all_samples}"
+        )
+
+
+def evaluate_immunization(
+    model: nn.Module,
+    base_model: nn.Module,
+    primary: Any,
+    harmful: Any,
+    *,
+    image_processor: Any = None,
+    protocol: Protocol | None = None,
+    float64: bool = True,
+    batch_size: int = 64,
+    max_samples: int | None = 20_000,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> RIRReport:
+    """RIR_θ0 of a model against the model that it started from.
+
+    Args:
+        model: the immunized classifier, θᴵ.
+        base_model: the same architecture before, θ0.
+        primary: images of the primary task: a `datasets` data set, or any map-style data set of model inputs.
+        harmful: images of the harmful task; labels are not needed.
+        image_processor: needed for raw images.
+        protocol: 20 groups of 100 samples if not given.
+        float64: run copies of the models in float64, so that small singular values are the model's and not rounding.
+        batch_size: of the forward passes.
+        max_samples: no more than these of each task, drawn with the protocol's seed; None for all.
+        device: where to run; the model's own if not given.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: fewer than two samples of a task; the same object as both models.
+    """
+    if model is base_model:
+        raise ValueError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
+    protocol = protocol or Protocol()
+    dtype = torch.float64 if float64 else torch.float32
+    primary_data = _limited(as_inputs(primary, image_processor, labels_needed=False), max_samples, protocol.seed)
+    harmful_data = _limited(as_inputs(harmful, image_processor, labels_needed=False), max_samples, protocol.seed)
+    kept: dict[str, Extracted] = {}
+    for name, one in (("immunized", model), ("initial", base_model)):
+        with _in_precision(one, dtype, device) as (ready, where):
+            for task, data in (("primary", primary_data), ("harmful", harmful_data)):
+                kept[f"{name}_{task}"] = extract_features(
+                    ready,
+                    data,
+                    batch_size=batch_size,
+                    device=where,
+                    dtype=dtype,
+                    progress=f"{name} model, {task} images" if progress else None,
+                )
+    accuracy = {
+        name: score for name in ("initial", "immunized") if (score := kept[f"{name}_primary"].accuracy) is not None
+    }
+    return rir_report(
+        kept["immunized_harmful"].features,
+        kept["initial_harmful"].features,
+        kept["immunized_primary"].features,
+        kept["initial_primary"].features,
+        protocol=protocol,
+        primary_accuracy=accuracy,
+    )
+
+
+def group_spectra(features: torch.Tensor, protocol: Protocol) -> list[Spectrum]:
+    """The spectrum of each group of rows (paper, section 5.3: κ of 20 random groups of 100 samples)."""
+    return [spectrum(features[rows]) for rows in protocol.indices(features.shape[0])]
+
+
+def rir_report(
+    immunized_harmful: torch.Tensor,
+    initial_harmful: torch.Tensor,
+    immunized_primary: torch.Tensor,
+    initial_primary: torch.Tensor,
+    *,
+    protocol: Protocol,
+    primary_accuracy: dict[str, float] | None = None,
+) -> RIRReport:
+    """Both protocols from four feature matrices; rows of the same task must be the same samples in the same order."""
+    features = (immunized_harmful, initial_harmful, immunized_primary, initial_primary)
+    per_group = zip(*(group_spectra(one, protocol) for one in features), strict=True)
+    groups = tuple(relative_immunization_ratio(*four) for four in per_group)
+    everything = relative_immunization_ratio(*features)
+    means = {name: _statistics(groups, name) for name in ("rir", "rir_i", "rir_ii")}
+    return RIRReport(
+        rir=means["rir"]["mean"],
+        rir_i=means["rir_i"]["mean"],
+        rir_ii=means["rir_ii"]["mean"],
+        rir_bound=means["rir"]["bound"],
+        rir_i_bound=means["rir_i"]["bound"],
+        rir_ii_bound=means["rir_ii"]["bound"],
+        immunized_harmful=everything.immunized_harmful,
+        initial_harmful=everything.initial_harmful,
+        immunized_primary=everything.immunized_primary,
+        initial_primary=everything.initial_primary,
+        groups=groups,
+        all_samples=everything,
+        protocol=protocol,
+        dtype=str(initial_harmful.dtype).removeprefix("torch."),
+        primary_accuracy=primary_accuracy or {},
+    )
+
+
+def _statistics(groups: tuple[RIR, ...], name: str) -> dict[str, Any]:
+    values = torch.tensor([getattr(group, name) for group in groups], dtype=torch.float64)
+    bounds = {getattr(group, f"{name}_bound") for group in groups} - {"exact"}
+    bound: Bound = "exact" if not bounds else bounds.pop() if len(bounds) == 1 else "undetermined"
+    return {
+        "mean": values.mean().item(),
+        "spread": values.std(correction=1).item() if len(groups) > 1 else 0.0,
+        "median": values.median().item(),
+        "bound": bound,
+    }
+
+
+def _limited(data: Any, max_samples: int | None, seed: int) -> Any:
+    if max_samples is None or len(data) <= max_samples:
+        return data
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:max_samples]
+    return Subset(data, sorted(rows.tolist()))
+
+
+@contextmanager
+def _in_precision(
+    model: nn.Module, dtype: torch.dtype, device: torch.device | str | None
+) -> Iterator[tuple[nn.Module, torch.device]]:
+    """The model itself if it already fits, else a copy in that precision on that device."""
+    own = next(model.parameters())
+    where = torch.device(device) if device is not None else own.device
+    if where.type == "mps" and dtype == torch.float64:
+        where = torch.device("cpu")
+    fits = own.dtype == dtype and own.device == where
+    yield (model if fits else copy.deepcopy(model).to(device=where, dtype=dtype)), where

@@ -1,0 +1,1 @@
+"""A classifier by name → features, head, what trains."""

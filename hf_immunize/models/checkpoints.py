@@ -1,0 +1,123 @@
+"""Where a checkpoint lies: a folder, or a commit of a repository on the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import yaml
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from hf_immunize.hub import hub_errors, split_revision
+
+__all__ = ["Checkpoint", "checkpoint_license", "find_checkpoint"]
+
+_TIMM_PREFIX = re.compile(r"^hf[-_]hub:", re.IGNORECASE)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint that was found.
+
+    Attributes:
+        name: the Hub id, or the folder's name.
+        source: what the libraries are asked for: the Hub id, or the folder's path.
+        config: path of its ``config.json``.
+        revision: the commit hash on the Hub, None for a folder.
+        kind: ``"hub"`` or ``"local"``.
+        timm_only: the user wrote ``hf-hub:``.
+        offline: the Hub could not be reached, and the local cache holds the checkpoint.
+    """
+
+    name: str
+    source: str
+    config: Path
+    revision: str | None
+    kind: str
+    timm_only: bool = False
+    offline: bool = False
+
+    def download(self, name: str, token: str | bool | None) -> Path:
+        """One more file of the same commit."""
+        path = hf_hub_download(self.name, name, revision=self.revision, token=token, local_files_only=self.offline)
+        return Path(path)
+
+
+def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, token: str | bool | None) -> Checkpoint:
+    """Finds the checkpoint behind a Hub id with or without ``@revision``, a bare name of timm's, or a folder.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no such id, private or gated, no such revision, or no ``config.json`` in it.
+        ConnectionError: the Hub cannot be reached, and the cache does not hold it.
+    """
+    given = os.fspath(name_or_path).removeprefix("local-dir:")
+    if not given:
+        raise ValueError("The name of the model is empty. Give a Hub id (user/name) or a folder.")
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise ValueError(f"{given} is a local folder, which has no revision {revision!r}. Leave the revision away.")
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{given} holds no config.json: it is no saved model. {_adapter_hint(folder)}".rstrip())
+        return Checkpoint(folder.resolve().name, str(folder), folder / "config.json", None, "local")
+    if folder.exists():
+        raise ValueError(f"{given} is a file. Give the folder that holds config.json and model.safetensors.")
+    if given.startswith(("/", ".", "~")) or given.count("/") > 1 or os.path.isabs(given):
+        raise FileNotFoundError(f"There is no folder {given}. Give an existing folder, or a Hub id written user/name.")
+    timm_only = bool(_TIMM_PREFIX.match(given))
+    repo_id, revision = split_revision(_TIMM_PREFIX.sub("", given), revision)
+    repo_id = _timm_hub_id(repo_id) or repo_id
+    offline = False
+    try:
+        # Asked first because it fails at once without a network, where a download would retry for half a minute.
+        with hub_errors(repo_id, revision):
+            HfApi().model_info(repo_id, revision=revision, token=token)
+    except ConnectionError as error:
+        no_network, offline = error, True
+    with hub_errors(repo_id, revision):
+        try:
+            path = hf_hub_download(repo_id, "config.json", revision=revision, token=token, local_files_only=offline)
+        except LocalEntryNotFoundError:
+            if offline:
+                raise no_network from None
+            raise
+        except EntryNotFoundError as error:
+            raise ValueError(f"{repo_id} holds no config.json: it is no model that can be loaded by name.") from error
+    # The cache keeps each commit in a folder of that name: the hash that a branch or tag stands for.
+    return Checkpoint(repo_id, repo_id, Path(path), Path(path).parent.name, "hub", timm_only, offline)
+
+
+def _timm_hub_id(name: str) -> str | None:
+    """The Hub id behind a bare name of timm's (``resnet18``, ``resnet18.a1_in1k``), None for any other name."""
+    if "/" in name or not timm.is_model(name):
+        return None
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if config is None or not config.hf_hub_id:
+        raise ValueError(f"timm has no pretrained weights on the Hub for {name!r}. See timm.list_pretrained().")
+    base = config.hf_hub_id
+    if not base.endswith("/"):
+        return base
+    return f"{base}{config.architecture}.{config.tag}" if config.tag else f"{base}{config.architecture}"
+
+
+def checkpoint_license(found: Checkpoint, token: str | bool | None) -> str | None:
+    """What the card beside the weights states; None without a card that can be read."""
+    path = found.config.parent / "README.md"
+    try:
+        if found.kind == "hub" and not path.is_file():
+            path = found.download("README.md", token)
+        return ModelCard.load(path, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError, yaml.YAMLError, EntryNotFoundError):
+        # The licence is a courtesy to the new card: a missing or malformed old one must not keep the model away.
+        return None
+
+
+def _adapter_hint(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "It holds a PEFT adapter: merge it into its base model and save that."
+    return ""

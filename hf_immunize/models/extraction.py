@@ -1,0 +1,109 @@
+"""Features, logits and labels of a whole data set under a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from hf_immunize.data.images import collate_images
+from hf_immunize.models.head import features_and_logits
+
+__all__ = ["Extracted", "extract_features"]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features (n, d), logits (n, classes) and labels (n,) or None, on the CPU."""
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    labels: torch.Tensor | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of samples whose largest logit is their label."""
+        if self.labels is None:
+            return None
+        return (self.logits.argmax(1) == self.labels).double().mean().item()
+
+
+def extract_features(
+    model: nn.Module,
+    data: Any,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    collate: Callable[[list[Any]], Any] = collate_images,
+    accelerator: Accelerator | None = None,
+    num_workers: int = 0,
+    progress: str | None = None,
+) -> Extracted:
+    """Features, logits and labels of a whole data set, in its order, with the model in evaluation mode.
+
+    Args:
+        model: the classifier; its training mode is put back afterwards.
+        data: a map-style data set of model inputs.
+        batch_size: of the forward passes.
+        device: of the model, if not given.
+        dtype: to which floating inputs are cast; that of the model's weights if not given.
+        collate: from samples to a batch.
+        accelerator: with several processes each takes a share, and all get the whole.
+        num_workers: of the loader.
+        progress: a label for a progress bar.
+
+    Raises:
+        ValueError: no samples.
+    """
+    if len(data) == 0:
+        raise ValueError("The data set is empty, so there are no features. Check its split and its filters.")
+    device = device or next(model.parameters()).device
+    dtype = dtype or next(one.dtype for one in model.parameters() if one.is_floating_point())
+    processes = accelerator.num_processes if accelerator is not None else 1
+    rank = accelerator.process_index if accelerator is not None else 0
+    share = math.ceil(len(data) / processes)
+    # Every process takes equally many (the last ones again where it does not divide), so that gathering lines up.
+    own = [min(rank * share + offset, len(data) - 1) for offset in range(share)]
+    source = data if processes == 1 else Subset(data, own)
+    loader = DataLoader(source, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    parts: dict[str, list[torch.Tensor]] = {"features": [], "logits": [], "labels": []}
+    with _evaluating(model), torch.no_grad():
+        for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
+            inputs = {
+                key: value.to(device, dtype=dtype if value.is_floating_point() else None)
+                for key, value in batch.items()
+                if isinstance(value, torch.Tensor)
+            }
+            features, logits = features_and_logits(model, inputs)
+            parts["features"].append(features)
+            parts["logits"].append(logits)
+            if "labels" in inputs:
+                parts["labels"].append(inputs["labels"])
+    whole = {}
+    for name, tensors in parts.items():
+        if tensors:
+            joined = torch.cat(tensors)
+            if accelerator is not None and processes > 1:
+                joined = accelerator.gather(joined.contiguous())
+            whole[name] = joined[: len(data)].cpu()
+    return Extracted(whole["features"], whole["logits"], whole.get("labels"))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,104 @@
+"""One forward pass of any classifier, and what ran in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Call", "forward", "logits_of", "trace", "unwrap"]
+
+
+#: Keys of a batch that are targets, not model inputs.
+TARGETS = ("labels", "label", "label_ids")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module itself, out of DistributedDataParallel and torch.compile.
+
+    Raises:
+        ValueError: ``nn.DataParallel``, whose replicas hide what their layers compute.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel):
+            raise ValueError("nn.DataParallel is not supported. Start one process a GPU: torchrun --nproc_per_node N …")
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
+    inner = unwrap(model)
+    by_name = "pixel_values" in inspect.signature(inner.forward).parameters
+    if isinstance(inputs, Mapping):
+        kept = {key: value for key, value in inputs.items() if key not in TARGETS}
+        if by_name or "pixel_values" not in kept:
+            return model(**kept)
+        return model(kept["pixel_values"])
+    return model(pixel_values=inputs) if by_name else model(inputs)
+
+
+def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
+    if isinstance(output, Mapping) or hasattr(output, "logits"):
+        output = output.get("logits") if isinstance(output, Mapping) else output.logits
+    elif isinstance(output, (tuple, list)):
+        output = next((part for part in output if isinstance(part, torch.Tensor) and part.ndim == 2), None)
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise ValueError(
+            f"{type(model).__name__} gives no logits of shape (n, classes): it has no classification head. Load it "
+            "with AutoModelForImageClassification, or with timm.create_model(..., num_classes=N)."
+        )
+    return output
+
+
+@dataclass(eq=False)
+class Call:
+    name: str
+    module: nn.Module
+    input: torch.Tensor | None
+    output: torch.Tensor | None
+
+
+def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[list[Call], list[str], torch.Tensor]:
+    """One evaluation-mode forward of two samples: finished calls of leaf modules, modules as they started, logits."""
+    calls: list[Call] = []
+    started: list[str] = []
+
+    def before(name: str) -> Any:
+        return lambda *_: started.append(name)
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            first = next((part for part in args if isinstance(part, torch.Tensor)), None)
+            calls.append(Call(name, module, first, output if isinstance(output, torch.Tensor) else None))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(before(name)))
+        if next(module.children(), None) is None:
+            handles.append(module.register_forward_hook(after(name)))
+    modes = {module: module.training for module in model.modules()}
+    few = (
+        {key: value[:2] if isinstance(value, torch.Tensor) and value.ndim else value for key, value in inputs.items()}
+        if isinstance(inputs, Mapping)
+        else inputs[:2]
+    )
+    try:
+        model.eval()
+        with torch.no_grad():
+            logits = logits_of(forward(model, few), model)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return calls, started, logits

@@ -1,0 +1,291 @@
+"""A classifier by the name users give it: a Hub id with ``@revision``, a timm id, or a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_immunize.data.preprocessing import TimmImageProcessor, as_list, to_channels
+from hf_immunize.hub import hub_errors
+from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_checkpoint
+
+__all__ = ["LoadedModel", "load_model"]
+
+_TIMM_WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class LoadedModel:
+    """A classifier with everything that a record says about where it came from.
+
+    Attributes:
+        model: ``…ForImageClassification`` of transformers, or a plain timm module; float32, on the CPU, in eval mode.
+        image_processor: of transformers, or a :class:`TimmImageProcessor`; None where a folder holds none.
+        name: the Hub id without its revision, or the folder's name.
+        revision: the commit hash on the Hub, None for a folder.
+        library: ``"transformers"`` or ``"timm"``.
+        architecture: class name or timm's model name.
+        kind: ``"hub"`` or ``"local"``.
+        new_head: the head was freshly initialised and has to be trained before the model means anything.
+        n_channels: channels of the images that the model reads.
+        license: as the checkpoint states it.
+    """
+
+    model: nn.Module
+    image_processor: Any
+    name: str
+    revision: str | None
+    library: str
+    architecture: str
+    kind: str = "hub"
+    new_head: bool = False
+    n_channels: int = 3
+    license: str | None = None
+
+    def preprocess(self, images: Any) -> torch.Tensor:
+        """Images, one or a list, greyscale or colour, as pixel values of shape (n, C, H, W)."""
+        if self.image_processor is None:
+            raise ValueError(f"{self.name} holds no image processor. Save one beside it (preprocessor_config.json).")
+        batch = [to_channels(image, self.n_channels) for image in as_list(images)]
+        return self.image_processor(batch, return_tensors="pt")["pixel_values"]
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    num_labels: int | None = None,
+    labels: Sequence[str] | Mapping[int, str] | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads an image classifier and its image processor from safetensors.
+
+    Args:
+        name_or_path: a Hub id (``user/name``, ``user/name@revision``, ``timm/…``, ``hf-hub:…``), a name that timm has
+            pretrained weights for, or a folder in the form of transformers or of timm.
+        revision: branch, tag or commit; resolved to a commit hash, which the result carries.
+        num_labels: number of classes; a head with another number is replaced by a new one.
+        labels: names of the classes, in the order of the labels.
+        token: of the Hub; by default the one that is logged in.
+        trust_remote_code: run the model's own code from the Hub; only for code that you have read.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no such id, private or gated, no such revision, no image classifier, no safetensors, or no
+            classification head in the checkpoint while ``num_labels`` is not given.
+        ConnectionError: the Hub cannot be reached.
+    """
+    names = _label_names(labels)
+    if names is not None:
+        if num_labels is not None and num_labels != len(names):
+            raise ValueError(f"num_labels is {num_labels} and labels names {len(names)} classes. Give one of the two.")
+        num_labels = len(names)
+    if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1):
+        raise ValueError(f"num_labels must be a positive whole number, got {num_labels!r}.")
+    found = find_checkpoint(name_or_path, revision, token)
+    config = json.loads(found.config.read_text(encoding="utf-8"))
+    if _is_timm(config):
+        loaded = _load_timm(found, config, num_labels, names, token)
+    elif found.timm_only:
+        raise ValueError(f"{found.name} is not in timm's form. Leave the hf-hub: in front of it away.")
+    else:
+        loaded = _load_transformers(found, num_labels, names, token, trust_remote_code)
+    loaded.model.eval()
+    loaded.license = loaded.license or checkpoint_license(found, token)
+    return loaded
+
+
+def _is_timm(config: dict[str, Any]) -> bool:
+    return "architecture" in config and "model_type" not in config and "architectures" not in config
+
+
+def _load_timm(
+    found: Checkpoint, config: dict[str, Any], num_labels: int | None, names: list[str] | None, token: str | bool | None
+) -> LoadedModel:
+    folder = found.config.parent
+    if not _has_timm_weights(found, token):
+        raise ValueError(_no_safetensors(found.name))
+    saved = config.get("num_classes", config.get("pretrained_cfg", config).get("num_classes"))
+    if not saved and num_labels is None:
+        raise ValueError(_no_head(found.name, "its checkpoint holds features only"))
+    try:
+        model = timm.create_model(
+            f"local-dir:{folder}", pretrained=True, num_classes=saved if num_labels is None else num_labels
+        )
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise ValueError(
+            f"timm {timm.__version__} does not know the architecture of {found.name} ({config['architecture']!r}). "
+            "Upgrade it: pip install -U timm."
+        ) from error
+    if names is not None:
+        model.pretrained_cfg["label_names"] = names
+    # A saved model must not remember where on this machine its weights once lay.
+    model.pretrained_cfg.pop("file", None)
+    processor = TimmImageProcessor.from_model(model)
+    return LoadedModel(
+        model=model,
+        image_processor=processor,
+        name=found.name,
+        revision=found.revision,
+        library="timm",
+        architecture=config["architecture"],
+        kind=found.kind,
+        new_head=num_labels is not None and num_labels != saved,
+        n_channels=processor.n_channels,
+        license=model.pretrained_cfg.get("license"),
+    )
+
+
+def _has_timm_weights(found: Checkpoint, token: str | bool | None) -> bool:
+    """Whether there is a model.safetensors; timm would fall back to a pickled file without a word."""
+    if (found.config.parent / _TIMM_WEIGHTS).is_file():
+        return True
+    if found.kind == "local":
+        return False
+    with hub_errors(found.name, found.revision):
+        try:
+            found.download(_TIMM_WEIGHTS, token)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return False
+    return True
+
+
+def _load_transformers(
+    found: Checkpoint,
+    num_labels: int | None,
+    names: list[str] | None,
+    token: str | bool | None,
+    trust_remote_code: bool,
+) -> LoadedModel:
+    shared: dict[str, Any] = {}
+    if found.kind == "hub":
+        shared = {"revision": found.revision, "token": token, "local_files_only": found.offline}
+    head: dict[str, Any] = {}
+    if names is not None:
+        head = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    elif num_labels is not None:
+        head = {"num_labels": num_labels}
+    with hub_errors(found.name, found.revision):
+        try:
+            model, info = AutoModelForImageClassification.from_pretrained(
+                found.source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=num_labels is not None,
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+                **head,
+                **shared,
+            )
+        except (ValueError, OSError) as error:
+            explained = _explain(error, found.name)
+            if explained is None:
+                raise
+            raise ValueError(explained) from error
+    new_head = _check_new_parameters(model, info, found.name, num_labels)
+    config = model.config
+    return LoadedModel(
+        model=model,
+        image_processor=_image_processor(found, shared, trust_remote_code),
+        name=found.name,
+        revision=found.revision,
+        library="transformers",
+        architecture=type(model).__name__,
+        kind=found.kind,
+        new_head=new_head,
+        n_channels=getattr(config, "num_channels", None) or 3,
+    )
+
+
+def _check_new_parameters(model: nn.Module, info: dict[str, Any], name: str, num_labels: int | None) -> bool:
+    """True where the head is new; raises where it is new and nobody asked for that."""
+    mismatched = {entry if isinstance(entry, str) else entry[0] for entry in info.get("mismatched_keys") or ()}
+    new = sorted(set(info.get("missing_keys") or ()) | mismatched)
+    body = f"{model.base_model_prefix}."
+    # A timm wrapper has its head inside the base model; its configuration has already said whether there is one.
+    in_head = [key for key in new if not key.startswith(body) or body == "timm_model."]
+    in_body = [key for key in new if key not in in_head]
+    if in_body:
+        warnings.warn(
+            f"{name}: {len(in_body)} parameters of the backbone are not in the checkpoint and were initialised at "
+            f"random ({', '.join(in_body[:3])}{', …' if len(in_body) > 3 else ''}).",
+            stacklevel=4,
+        )
+    if in_head and num_labels is None:
+        raise ValueError(_no_head(name, f"{', '.join(in_head[:3])} would be initialised at random"))
+    return bool(in_head)
+
+
+def _image_processor(found: Checkpoint, shared: dict[str, Any], trust_remote_code: bool) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(found.source, trust_remote_code=trust_remote_code, **shared)
+    except (OSError, ValueError):
+        warnings.warn(
+            f"{found.name} holds no image processor (preprocessor_config.json). Pass one yourself before training or "
+            "evaluating on images.",
+            stacklevel=4,
+        )
+        return None
+
+
+def _explain(error: Exception, name: str) -> str | None:
+    """What transformers says about a checkpoint that it cannot load, in one line with what to do."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return f"{name} runs its own code. Read it, then pass trust_remote_code=True if you trust it."
+    if "no classifier head" in text:
+        return _no_head(name, "its checkpoint holds features only")
+    if "Unrecognized configuration class" in text or "Unrecognized model" in text:
+        return (
+            f"{name} is no image classifier that transformers knows. Choose a model with an …ForImageClassification "
+            "class, or a timm one."
+        )
+    if isinstance(error, OSError) and ("safetensors" in text or "no file named" in text or ".bin" in text):
+        return _no_safetensors(name)
+    return None
+
+
+def _no_safetensors(name: str) -> str:
+    return (
+        f"{name} has no weights in safetensors, and pickled ones can run any code when they are loaded. Convert them "
+        "first (save_pretrained writes safetensors), or choose another checkpoint."
+    )
+
+
+def _no_head(name: str, why: str) -> str:
+    return (
+        f"{name} has no trained classification head: {why}. Choose a fine-tuned classifier, or pass num_labels= for a "
+        "new head and train it on the primary task first."
+    )
+
+
+def _label_names(labels: Sequence[str] | Mapping[int, str] | None) -> list[str] | None:
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping):
+        by_index = {int(index): str(name) for index, name in labels.items()}
+        if sorted(by_index) != list(range(len(by_index))):
+            raise ValueError(f"labels must name the classes 0 to {len(by_index) - 1}, got {sorted(by_index)}.")
+        names = [by_index[index] for index in range(len(by_index))]
+    elif isinstance(labels, str):
+        raise ValueError(f"labels must be a list of names, got the string {labels!r}.")
+    else:
+        names = [str(name) for name in labels]
+    if not names:
+        raise ValueError("labels is empty. Name at least one class.")
+    return names

@@ -1,0 +1,30 @@
+"""Every objective by its name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from hf_immunize.objectives.condition import Condition, RIllOnly
+from hf_immunize.objectives.imma import IMMA
+from hf_immunize.objectives.objective import Objective
+from hf_immunize.objectives.opt_kappa import OptKappa, OptLogKappa
+
+__all__ = ["OBJECTIVES", "get_objective"]
+
+
+#: Every objective by its name.
+OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Condition, RIllOnly, OptKappa, OptLogKappa, IMMA)}
+
+
+def get_objective(name: str, **kwargs: Any) -> Objective:
+    """Builds the objective called ``name`` with the given options.
+
+    Raises:
+        ValueError: no such objective; the message names the nearest one.
+        TypeError: an option that this objective does not have.
+    """
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"Unknown objective {name!r}. Did you mean {near!r}? Known: {', '.join(sorted(OBJECTIVES))}.")
+    return OBJECTIVES[name](**kwargs)

@@ -1,0 +1,313 @@
+"""The model card: valid metadata and a text that says what was measured, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from hf_immunize.attacks.report import AttackReport, largest
+from hf_immunize.release.card_metadata import RATIOS, card_metadata, rir_report
+from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
+from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.spectra.ratio import SIGN
+
+__all__ = ["CARD_NAME", "author_text", "create_model_card", "edited_inside", "merge_cards"]
+
+CARD_NAME = "README.md"
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
+PAPER = "https://arxiv.org/abs/2505.23760"
+
+_START = "<!-- hf-immunize: start {digest} (rewritten at the next save or push; write above or below these marks) -->"
+_END = "<!-- hf-immunize: end -->"
+_BLOCK = re.compile(
+    r"<!-- hf-immunize: start (?P<digest>[0-9a-f]{12}) [^\n]*-->\n(?P<text>.*?)\n<!-- hf-immunize: end -->", re.DOTALL
+)
+#: Metadata that follow from the record; anything else in an existing card belongs to its author.
+_GENERATED_KEYS = (
+    "base_model",
+    "base_model_relation",
+    "datasets",
+    "library_name",
+    "pipeline_tag",
+    "model-index",
+    "metrics",
+)
+
+
+def create_model_card(
+    record: ImmunizationRecord, model_id: str, *, existing: str | None = None, figures: tuple[str, ...] | None = None
+) -> ModelCard:
+    """The card of an immunized model.
+
+    Args:
+        record: what was done and measured; a result that it does not hold leaves no sentence.
+        model_id: the Hub id, or the folder's name, that the loading example shows.
+        existing: the text of an earlier card; its author's text and metadata are kept.
+        figures: names of the files in ``figures/``; by default those that the record has results for.
+
+    Returns:
+        a card whose generated part stands between two marks.
+    """
+    if figures is None:
+        figures = tuple(
+            name for name, key in ((SPECTRA_NAME, "spectra"), (ATTACKS_NAME, "attacks")) if record.results.get(key)
+        )
+    # The client renders a template without trimming its blocks, which would tear the tables apart.
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=False
+    )
+    body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        record=record,
+        model_id=model_id,
+        title=model_id.split("/")[-1],
+        paper=PAPER,
+        figures={name: f"{FIGURES_FOLDER}/{name}" for name in figures},
+        spectra_name=SPECTRA_NAME,
+        attacks_name=ATTACKS_NAME,
+        rir_rows=_rir_rows(record),
+        accuracy=record.results.get("primary_accuracy") or {},
+        attacks=_attacks(record),
+        reading=_reading(record),
+        percent=_percent,
+        cell=_cell,
+        join=_join,
+        flat=_flat,
+        steps=_steps,
+    )
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    marked = f"{_START.format(digest=_digest(body))}\n{body}\n{_END}"
+    card = ModelCard.from_template(
+        card_metadata(record, model_id), template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n", body=marked
+    )
+    return merge_cards(existing, card) if existing else card
+
+
+def merge_cards(existing: str, generated: ModelCard) -> ModelCard:
+    """The generated card with the text and the metadata that the author of ``existing`` wrote around it."""
+    match = _BLOCK.search(generated.text)
+    if match is None:
+        raise ValueError("The generated card has lost its marks; make it with create_model_card.")
+    try:
+        old = ModelCard(existing, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"The metadata of the existing {CARD_NAME} cannot be read ({error}). Repair the YAML between its --- lines."
+        ) from error
+    data = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}
+    new = generated.data.to_dict()
+    tags = [*new.pop("tags", []), *(data.pop("tags", None) or [])]
+    data |= new | {"tags": list(dict.fromkeys(tags))}
+    old_block = _BLOCK.search(old.text)
+    if old_block is None:
+        text = f"\n{match.group(0)}\n\n{old.text.strip()}".rstrip() + "\n"
+    else:
+        text = old.text[: old_block.start()] + match.group(0) + old.text[old_block.end() :]
+    card = ModelCard(f"---\n{ModelCardData(**data, ignore_metadata_errors=True).to_yaml()}\n---\n{text}")
+    return card
+
+
+def author_text(card: str) -> tuple[str, str]:
+    """What an author wrote before and after the generated part of a card; a card without marks is all theirs."""
+    text = ModelCard(card, ignore_metadata_errors=True).text
+    match = _BLOCK.search(text)
+    return (text[: match.start()], text[match.end() :]) if match else ("", text)
+
+
+def edited_inside(card: str) -> bool:
+    """Whether somebody changed the generated part by hand."""
+    match = _BLOCK.search(card)
+    return match is not None and _digest(match.group("text")) != match.group("digest")
+
+
+def _rir_rows(record: ImmunizationRecord) -> list[dict[str, str]]:
+    """One row a model and protocol: the three ratios, the ranks and n."""
+    rows = []
+    for model in ("immunized", "control"):
+        report = rir_report(record, model)
+        if not report:
+            continue
+        protocol = report["protocol"]
+        ranks = report["ranks"]
+        grouped = {key: _ratio(report[key]) for key in RATIOS}
+        group_ranks = {
+            f"rank_{task}": f"{ranks[f'initial_{task}']} → {ranks[f'immunized_{task}']}"
+            for task in ("harmful", "primary")
+        }
+        size = f"{protocol['groups']} groups of {protocol['group_size']}"
+        size += ", limited by precision" if report["precision_limited"] else ""
+        rows.append({"model": model, "protocol": size, "n": str(protocol["group_size"]), **grouped, **group_ranks})
+        everything = report.get("all_samples")
+        if everything:
+            row = {key: SIGN[everything[f"{key}_bound"]] + number(everything[key]) for key in RATIOS}
+            for task in ("harmful", "primary"):
+                before, after = (everything[f"{when}_{task}_rank"] for when in ("initial", "immunized"))
+                row[f"rank_{task}"] = f"{before} → {after}"
+            limited = ", limited by precision" if everything["precision_limited"] else ""
+            count = f"{report['n_harmful']} / {report['n_primary']}"
+            rows.append({"model": model, "protocol": f"all samples{limited}", "n": count, **row})
+    return rows
+
+
+def _ratio(values: dict[str, Any]) -> str:
+    text = SIGN[values["bound"]] + number(values["mean"])
+    return f"{text} ± {number(values['spread'])}" if values.get("spread") is not None else text
+
+
+def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
+    """The report of the attackers in the form that the template shows."""
+    if not record.results.get("attacks"):
+        return None
+    report = AttackReport.from_dict(record.results["attacks"])
+    rows = [
+        {
+            **row,
+            "cells": [_with_interval(row["accuracy"][model]) for model in report.models],
+            "recovery": _with_interval(row["recovery"] | {"mean": row["recovery"]["value"]}, percent=False),
+            "cost": _cost(row["slowdown"]),
+        }
+        for row in report.rows()
+    ]
+    by_budget = [
+        {
+            "kind": kind,
+            "samples": samples,
+            "steps": steps,
+            "cells": [_worst_cell(by_model[model][samples][steps]) for model in report.models],
+        }
+        for kind, by_model in report.worst_case.items()
+        for samples, by_steps in by_model["initial"].items()
+        for steps in by_steps
+    ]
+    worst = [
+        {"kind": kind, "cells": [_with_interval(largest(by_model[model])) for model in report.models]}
+        for kind, by_model in report.worst_case.items()
+    ]
+    return {
+        "report": report,
+        "models": [{"initial": "θ0", "scratch": "random weights"}.get(model, model) for model in report.models],
+        "rows": rows,
+        "worst": worst,
+        "by_budget": by_budget,
+        "fine_tuning": "fine-tuning" in report.worst_case,
+        "cost_sentences": _cost_sentences(report),
+    }
+
+
+def _with_interval(cell: dict[str, Any], percent: bool = True) -> str:
+    if cell["mean"] is None:
+        return "–"
+    if percent:
+        return f"{100 * cell['mean']:.1f} % ({100 * cell['low']:.0f}–{100 * cell['high']:.0f})"
+    return f"{cell['mean']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+
+
+def _worst_cell(cell: dict[str, Any]) -> str:
+    return f"{100 * cell['mean']:.1f} % ({cell['attacker']})"
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    if not cost["reached"]:
+        return f"{cost['initial']} → not reached"
+    return f"{cost['initial']} → {cost['immunized']}"
+
+
+def _cost_sentences(report: AttackReport) -> list[str]:
+    """What the strongest attackers need on the immunized model, in sentences."""
+    sentences = []
+    for kind, costs in report.cost_ratio.items():
+        for unit, cost in costs.items():
+            what = "training images a class" if unit == "samples" else "steps"
+            target = f"{100 * cost['target']:.1f} % (nine tenths of θ0's)"
+            after = (
+                f"{cost['immunized']} {what} on the immunized model"
+                if cost["reached"]
+                else f"is not reached within the budgets of {what} on the immunized model"
+            )
+            sentences.append(
+                f"Strongest {kind}: {target} takes {cost['initial']} {what} on θ0, {after}.".replace(
+                    ", is not", "; it is not"
+                )
+            )
+    return sentences
+
+
+def _reading(record: ImmunizationRecord) -> list[str]:
+    """Sentences on the ratios that a reader must not miss, each only where the numbers call for it."""
+    report, control = rir_report(record, "immunized"), rir_report(record, "control")
+    if not report:
+        return []
+    sentences = []
+    if report["rir_ii"]["mean"] > 1:
+        sentences.append(
+            "(ii) is above 1: the primary features are worse conditioned than before as well, so a primary head fitted "
+            "from scratch by gradient descent would also be slower."
+        )
+    if report["rir_i"]["mean"] <= 1:
+        sentences.append("(i) is not above 1: by its condition number the harmful fit has not become slower.")
+    if control and control["rir"]["mean"] >= report["rir"]["mean"]:
+        sentences.append("The control's RIR is at least as large: it does not show that the objective did anything.")
+    shown = [one for one in (report, control) if one]
+    everything = [one["all_samples"] for one in shown if one.get("all_samples")]
+    bounds = {one[key]["bound"] for one in shown for key in RATIOS}
+    bounds |= {one[f"{key}_bound"] for one in everything for key in RATIOS}
+    if "lower" in bounds or "upper" in bounds:
+        sentences.append("≥ and ≤ mark bounds: a singular value lay under the floor of rounding.")
+    if "undetermined" in bounds:
+        sentences.append("? marks a ratio of two bounds, which says nothing about the true value.")
+    if any(one["precision_limited"] for one in shown + everything):
+        sentences.append(
+            "“Limited by precision”: θ0's own spectrum runs into rounding without a gap, so this figure shows the "
+            "tolerance and not the model."
+        )
+    return sentences
+
+
+def number(value: float) -> str:
+    """Three significant digits, with a power of ten for the very large and the very small."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _steps(value: int | None) -> str:
+    return "> 1e15" if value is None else f"{value:,}" if value < 10**6 else number(float(value))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _cell(value: Any) -> str:
+    """Text that cannot break out of its cell or start markup of its own."""
+    text = " ".join(str(value).split())
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _join(values: list[Any], limit: int = 12) -> str:
+    shown = ", ".join(_cell(value) for value in values[:limit])
+    return f"{shown}, … ({len(values)} in all)" if len(values) > limit else shown
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings within settings under one name: ``{"fit": {"steps": 3}}`` as ``{"fit.steps": 3}``; None is left out."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": one for inner, one in _flat(value).items()}
+        elif value is not None:
+            flat[key] = _join(value) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:12]

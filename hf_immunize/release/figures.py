@@ -1,0 +1,165 @@
+"""The figures of a card, drawn from the record alone: the two spectra and the attackers' curves."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from hf_immunize.attacks.report import AttackReport
+from hf_immunize.release.record import ImmunizationRecord
+
+__all__ = ["FIGURES_FOLDER", "plot_attacks", "plot_spectra", "save_figure", "save_figures"]
+
+FIGURES_FOLDER = "figures"
+SPECTRA_NAME = "spectra.png"
+ATTACKS_NAME = "attacks.png"
+
+# Hues of the Okabe-Ito palette, which the common forms of colour blindness keep apart; dashes and marks repeat them.
+_STYLES: dict[str, dict[str, Any]] = {
+    "initial": {"label": "θ0 (initial)", "color": "#0072B2", "linestyle": "--", "marker": "o"},
+    "control": {"label": "control (λ = 0)", "color": "#6B6B6B", "linestyle": "-.", "marker": "s"},
+    "immunized": {"label": "immunized", "color": "#D55E00", "linestyle": "-", "marker": "D"},
+    "scratch": {"label": "random weights", "color": "#009E73", "linestyle": ":", "marker": "^"},
+}
+_INK = "#222222"
+_GRID = "#DDDDDD"
+
+
+def plot_spectra(record: ImmunizationRecord) -> Figure | None:
+    """Eigenvalues of the harmful and of the primary feature Hessian, θ0 beside the immunized model.
+
+    Returns:
+        one panel a task, relative to the largest eigenvalue, on a logarithmic scale; None where the record holds no
+        spectra.
+    """
+    spectra = record.results.get("spectra") or {}
+    tasks = [
+        task for task in ("harmful", "primary") if spectra.get(f"initial_{task}") or spectra.get(f"immunized_{task}")
+    ]
+    if not tasks:
+        return None
+    ranks = spectra.get("ranks") or {}
+    figure = _figure(5.2 * len(tasks), 4.0)
+    axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+    for axis, task in zip(axes, tasks, strict=True):
+        for model in ("initial", "immunized"):
+            name = f"{model}_{task}"
+            values = [value for value in spectra.get(name) or [] if value > 0]
+            if not values:
+                continue
+            index = _indices(len(values), ranks.get(name))
+            style = {key: value for key, value in _STYLES[model].items() if key != "marker"}
+            style["label"] += f", rank {ranks[name]}" if name in ranks else ""
+            axis.plot(index, values, linewidth=2, **style)
+        axis.set_yscale("log")
+        axis.set_title(_wrapped(f"{task} task: {record.title(task)}"), fontsize=10, color=_INK)
+        axis.set_xlabel("index of the eigenvalue")
+        _finish(axis)
+    axes[0].set_ylabel("eigenvalue / largest eigenvalue")
+    return figure
+
+
+def plot_attacks(attacks: AttackReport | None) -> Figure | None:
+    """Harmful accuracy over the attackers' steps at the largest budget of samples, one panel a kind of attacker.
+
+    Returns:
+        every attacker as a thin line, the worst case of each model in bold with its interval, chance as a line; None
+        without a report.
+    """
+    if attacks is None:
+        return None
+    kinds = list(attacks.worst_case)
+    figure = _figure(max(7.6, 5.6 * len(kinds)), 4.4)
+    axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        for order, model in enumerate(attacks.models):
+            style = _STYLES[model]
+            for one in attacks.attackers.values():
+                if one["kind"] == kind:
+                    points = _at_most_samples(one["accuracy"][model])
+                    steps, accuracy = [int(step) for step in points], [100 * cell["mean"] for cell in points.values()]
+                    axis.plot(steps, accuracy, linewidth=0.8, alpha=0.35, color=style["color"])
+            points = _at_most_samples(attacks.worst_case[kind][model])
+            steps = [int(step) for step in points]
+            low, mean, high = ([100 * cell[key] for cell in points.values()] for key in ("low", "mean", "high"))
+            # The dashes of θ0 over the line of a model that does as well, not under it.
+            axis.plot(steps, mean, linewidth=2.8, markersize=5, zorder=5 - 0.1 * order, **style)
+            axis.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        axis.axhline(100 * attacks.chance, color=_INK, linewidth=1, linestyle=":", label="chance")
+        axis.set_xscale("log")
+        axis.set_xticks(steps, [str(step) for step in steps])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylim(0, 103)
+        axis.set_title("heads on the frozen features" if kind == "probe" else "fine-tuning", fontsize=11, color=_INK)
+        axis.set_xlabel("steps of the attacker")
+        _finish(axis, legend=False)
+    axes[0].set_ylabel("harmful accuracy (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_color(_INK)
+    return figure
+
+
+def _at_most_samples(by_samples: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return list(by_samples.values())[-1]
+
+
+def save_figures(record: ImmunizationRecord, folder: str | Path) -> list[Path]:
+    """Draws what the record has results for into ``folder/figures`` and returns the paths."""
+    written = []
+    attacks = AttackReport.from_dict(record.results["attacks"]) if record.results.get("attacks") else None
+    for name, figure in ((SPECTRA_NAME, plot_spectra(record)), (ATTACKS_NAME, plot_attacks(attacks))):
+        if figure is None:
+            continue
+        written.append(save_figure(figure, Path(folder) / FIGURES_FOLDER / name))
+    return written
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
+    # A Figure with its own canvas never passes pyplot, so the caller's backend and open figures stay as they are.
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(axis: Axes, legend: bool = True) -> None:
+    axis.set_facecolor("white")
+    axis.grid(True, color=_GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axis.spines[side].set_color(_INK)
+    axis.tick_params(colors=_INK, labelsize=9)
+    axis.xaxis.label.set_color(_INK)
+    axis.yaxis.label.set_color(_INK)
+    if legend and axis.get_legend_handles_labels()[0]:
+        for text in axis.legend(frameon=False, fontsize=9).get_texts():
+            text.set_color(_INK)
+
+
+def _indices(count: int, rank: int | None) -> list[float]:
+    """Positions of ``count`` values taken at even steps out of ``rank``."""
+    if rank is None or rank <= count or count == 1:
+        return [float(index) for index in range(1, count + 1)]
+    step = (rank - 1) / (count - 1)
+    return [1 + round(index * step) for index in range(count)]
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.wrap(title, width=64, max_lines=3, placeholder=" …"))

@@ -1,0 +1,212 @@
+"""The folder that is released: weights, configuration, preprocessing, record, figures and card, whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
+from hf_immunize.models.forward import unwrap
+from hf_immunize.release.card import CARD_NAME, create_model_card
+from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
+from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, save_figures
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
+
+__all__ = ["GENERATED", "check_target", "missing_parts", "save_immunized"]
+
+WEIGHTS_NAME = "model.safetensors"
+WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+#: What a save may write, and what the next one may therefore remove: a stale shard would be loaded with new weights.
+GENERATED = (
+    "model*.safetensors",
+    WEIGHTS_INDEX_NAME,
+    "config.json",
+    PROCESSOR_NAME,
+    RECORD_NAME,
+    f"{FIGURES_FOLDER}/{SPECTRA_NAME}",
+    f"{FIGURES_FOLDER}/{ATTACKS_NAME}",
+    EVAL_RESULTS_NAME,
+    CARD_NAME,
+)
+
+
+def save_immunized(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    record: ImmunizationRecord,
+    image_processor: Any = None,
+    figures: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the complete folder of a release.
+
+    Everything is made in a temporary folder beside the target and moved when it is whole; the record goes last, so a
+    folder with a record is a whole one. With ``overwrite=True`` files that no save ever writes stay, and what an author
+    wrote around the generated part of README.md is kept.
+
+    Args:
+        folder: where to; created with its parents.
+        model: ``…ForImageClassification`` of transformers, or a plain timm module.
+        record: what was done and measured.
+        image_processor: what prepares images for the model. A timm module does without: its own transform is used.
+        figures: draw the figures that the record has results for.
+        overwrite: allow a folder that is not empty.
+
+    Returns:
+        the folder.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+        TypeError: a model of neither library.
+        ValueError: weights that are not finite, or no image processor for a transformers model.
+    """
+    folder = check_target(folder, overwrite)
+    model = unwrap(model)
+    _check_model(model, image_processor)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    existing = folder / CARD_NAME
+    old_card = existing.read_text(encoding="utf-8") if existing.is_file() else None
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
+    try:
+        _save_model(unfinished, model, record, image_processor)
+        record.save(unfinished)
+        drawn = save_figures(record, unfinished) if figures else []
+        card = create_model_card(record, folder.name, existing=old_card, figures=tuple(path.name for path in drawn))
+        card.save(unfinished / CARD_NAME)
+        results = eval_results_yaml(record)
+        if results:
+            (unfinished / EVAL_RESULTS_NAME).parent.mkdir()
+            (unfinished / EVAL_RESULTS_NAME).write_text(results, encoding="utf-8")
+        _move_into_place(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
+    """What a folder lacks to be a whole release; an empty list for a whole one."""
+    folder = Path(folder)
+    missing = [name for name in ("config.json", RECORD_NAME, CARD_NAME) if not (folder / name).is_file()]
+    index = folder / WEIGHTS_INDEX_NAME
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
+        missing += [name for name in shards if not (folder / name).is_file()]
+    elif not (folder / WEIGHTS_NAME).is_file():
+        missing.append(WEIGHTS_NAME)
+    config = folder / "config.json"
+    if not (folder / PROCESSOR_NAME).is_file():
+        # timm keeps its preprocessing in config.json.
+        holds_it = config.is_file() and "pretrained_cfg" in json.loads(config.read_text(encoding="utf-8"))
+        missing += [] if holds_it else [PROCESSOR_NAME]
+    return missing
+
+
+def generated_files(names: list[str]) -> list[str]:
+    """Those of the relative paths ``names`` that a save may have written."""
+    return [name for name in names if any(_matches(name, pattern) for pattern in GENERATED)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    # A star stays inside one folder: checkpoint-10/model.safetensors is no release file.
+    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
+
+
+def check_target(folder: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The output folder, refused where it holds something; worth calling before any work.
+
+    Raises:
+        FileExistsError: a file, or a folder that is not empty while ``overwrite`` is false.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file. Choose a folder.")
+    if folder.is_dir() and not overwrite and any(folder.iterdir()):
+        raise FileExistsError(
+            f"The output folder {folder} is not empty. Choose another one (--output_dir), or pass overwrite=True "
+            "(--overwrite) to replace what an earlier run wrote there."
+        )
+    return folder
+
+
+def _check_model(model: nn.Module, image_processor: Any) -> None:
+    if not isinstance(model, PreTrainedModel) and not hasattr(model, "pretrained_cfg"):
+        raise TypeError(
+            f"Cannot save {type(model).__name__}: it is neither a transformers model nor made by timm.create_model."
+        )
+    bad = [
+        name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} tensors of the model hold NaN or infinite values, the first is {bad[0]}. Nothing was written. "
+            "Take the last good checkpoint, or train again with a smaller λ or learning rate."
+        )
+    if isinstance(model, PreTrainedModel) and image_processor is None and model.config.model_type != "timm_wrapper":
+        raise ValueError(
+            "A transformers model is released with its image processor, and none was given. Pass image_processor=…, "
+            "for example AutoImageProcessor.from_pretrained(base_model)."
+        )
+
+
+def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, image_processor: Any) -> None:
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(folder)
+        if image_processor is not None and model.config.model_type != "timm_wrapper":
+            image_processor.save_pretrained(folder)
+        return
+    data_config = image_processor.data_config if isinstance(image_processor, TimmImageProcessor) else None
+    if any(not value.is_contiguous() for value in model.state_dict().values()):
+        model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    names = _class_names(model, record)
+    timm.models.save_for_hf(
+        model,
+        folder,
+        model_config={"label_names": names} if names else None,
+        safe_serialization=True,
+        data_config=data_config,
+    )
+    # transformers passes the number of classes on its own and fails when model_args holds it too; timm reads it from
+    # the top of the file. Without it here, one config.json serves both.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _class_names(model: nn.Module, record: ImmunizationRecord) -> list[str] | None:
+    for names in (record.primary.classes, model.pretrained_cfg.get("label_names")):
+        if names and len(names) == model.num_classes:
+            return list(names)
+    return None
+
+
+def _move_into_place(unfinished: Path, folder: Path) -> None:
+    if not folder.exists():
+        umask = os.umask(0)
+        os.umask(umask)
+        unfinished.chmod(0o777 & ~umask)
+        os.rename(unfinished, folder)
+        return
+    # Without its record the folder counts as not whole until the last file has arrived.
+    (folder / RECORD_NAME).unlink(missing_ok=True)
+    new = _relative_files(unfinished)
+    for name in generated_files(_relative_files(folder)):
+        if name not in new:
+            (folder / name).unlink()
+    for name in sorted(new, key=lambda one: one == RECORD_NAME):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(unfinished / name, folder / name)
+
+
+def _relative_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

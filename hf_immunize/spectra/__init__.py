@@ -1,0 +1,1 @@
+"""κ and what moves it: numbers of feature matrices."""

@@ -1,0 +1,1 @@
+"""Two streams, one run."""

@@ -1,0 +1,207 @@
+"""Fine-tuning attackers: settings, backbones and data of every kind, random weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from samples import tiny_timm, tiny_vit
+from tiny import Images, TinyNet
+from torch.utils.data import Subset
+
+from hf_immunize import run_attacks
+from hf_immunize.attacks import ATTACKERS, Budgets
+from hf_immunize.attacks.attacker import AttackTask
+from hf_immunize.attacks.report import largest
+from hf_immunize.attacks.subject import Subject
+from hf_immunize.models.random_weights import random_weights
+
+FINETUNING = [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"]
+
+
+def fits_of(name, *, settings=None, answers=()):
+    """Settings and steps of the fits that a fine-tuning attacker yields, told the given validation accuracies."""
+    torch.manual_seed(0)
+    data = Images(24, n_classes=2)
+    task = AttackTask(data, data.y, 2, (1, 2, 3), 0, lambda: TinyNet().eval(), data, settings)
+    attack, found = ATTACKERS[name](task), []
+    fit = next(attack)
+    try:
+        while True:
+            found.append((fit.setting, fit.steps))
+            fit = attack.send(answers[len(found) - 1] if len(found) <= len(answers) else 0.0)
+    except StopIteration:
+        return found
+
+
+def test_fine_tuning_goes_on_with_the_settings_of_the_best_validation_accuracy():
+    first = fits_of("last block")
+    assert [steps for _, steps in first] == [1] * 6 + [2] * 3 + [3]
+    names = [name for name, _ in first[:6]]
+    assert len(set(names)) == 6
+    found = fits_of("last block", answers=(0.1, 0.7, 0.2, 0.8, 0.3, 0.2, 0.5, 0.9, 0.6))
+    assert found[6:] == [(names[3], 2), (names[1], 2), (names[4], 2), (names[1], 3)]
+
+
+def test_the_best_with_batch_normalisation_still_and_without_both_go_on():
+    names = [name for name, _ in fits_of("all weights")[:4]]
+    assert [name.endswith("BatchNorm still") for name in names] == [True, False, True, False]
+    found = fits_of("all weights", answers=(0.1, 0.7, 0.2, 0.8, 0.5, 0.9))
+    assert found[4:] == [(names[3], 2), (names[2], 2), (names[2], 3), (names[3], 3)]
+
+
+def test_with_further_seeds_only_what_was_chosen_runs_each_to_its_last_budget():
+    names = [name for name, _ in fits_of("last block")[:6]]
+    found = fits_of("last block", settings={names[0]: 1, names[4]: 3})
+    assert found == [(names[0], 1), (names[4], 1), (names[4], 2), (names[4], 3)]
+
+
+def test_batch_normalisation_stands_still_where_a_setting_says_so():
+    torch.manual_seed(0)
+    data = Images(32, n_classes=2)
+    task = AttackTask(data, data.y, 2, (3,), 0, lambda: TinyNet().eval())
+    before = TinyNet().blocks[0].norm.running_mean
+    moved = {}
+    for fit in ATTACKERS["all weights"](task):
+        backbone = fit.scores.__self__.classifier.backbone
+        moved[fit.setting] = not torch.equal(backbone.blocks[0].norm.running_mean, before)
+    assert len(moved) == 4
+    assert all(did_move != name.endswith("BatchNorm still") for name, did_move in moved.items())
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+@pytest.mark.parametrize("family", ["tiny", "timm", "vit"])
+def test_fine_tuning_works_on_backbones_of_each_kind(name, family):
+    torch.manual_seed(0)
+    model = {"tiny": TinyNet, "timm": tiny_timm, "vit": lambda: tiny_vit()[0]}[family]()
+    data = Images(60, n_classes=2, seed=0)
+    if family == "vit":
+        data.x = torch.nn.functional.interpolate(data.x, size=32)
+    report = run_attacks(
+        copy.deepcopy(model),
+        model,
+        data,
+        data,
+        primary=data,
+        attackers=name,
+        budgets=Budgets((None,), (5,), (None,), (4, 48), seeds=(0,)),
+        scratch=False,
+    )
+    found = report.attackers[name]["accuracy"]
+    assert found["initial"] == found["immunized"]
+    assert largest(found["initial"])["mean"] > report.chance + 0.1
+
+
+def test_fine_tuning_brings_back_what_no_probe_finds():
+    """The last block maps everything to one point: heads see nothing, who trains the block sees all."""
+    torch.manual_seed(0)
+    base = TinyNet().eval()
+    dead = copy.deepcopy(base)
+    with torch.no_grad():
+        dead.widen.weight.zero_()
+        dead.widen.bias.fill_(1.0)
+    images = Images(480, seed=0)
+    data, test = Subset(images, range(300)), Subset(images, range(300, 480))
+    budgets = Budgets((None,), (30,), (None,), (20, 60), seeds=(0,))
+    report = run_attacks(
+        dead, base, data, test, attackers=["probes", "last block, re-initialised"], budgets=budgets, scratch=False
+    )
+    assert report.verdict["outcome"]["probe"] == "held"
+    assert "last block, re-initialised" in report.verdict["broken_by"]
+    assert "broken by: last block, re-initialised" in report.verdict["text"]
+
+
+def test_random_weights_forget_everything_and_keep_the_shape():
+    for model in (TinyNet(), tiny_timm("test_vit"), tiny_vit()[0]):
+        fresh = random_weights(
+            model, [{"pixel_values": torch.randn(8, 3, 32, 32)}] if isinstance(model, TinyNet) else ()
+        )
+        for (name, old), new in zip(model.named_parameters(), fresh.parameters(), strict=True):
+            assert old.shape == new.shape
+            if old.numel() > 1 and old.std() > 0:
+                assert not torch.equal(old, new), name
+        again = random_weights(model, ())
+        assert all(torch.equal(*pair) for pair in zip(fresh.parameters(), again.parameters(), strict=True))
+        assert not fresh.training
+    norm = random_weights(TinyNet(), [{"pixel_values": 5 + torch.randn(16, 3, 8, 8)}]).blocks[0].norm
+    assert not torch.allclose(norm.running_var, torch.ones(12), rtol=0.05)
+
+
+def test_frozen_parts_that_are_the_same_run_once():
+    """Three models, of which two differ in their last block alone: the frozen part of these is run for one of them."""
+    torch.manual_seed(0)
+    base = TinyNet().eval()
+    last, early = copy.deepcopy(base), copy.deepcopy(base)
+    with torch.no_grad():
+        last.widen.weight += 0.1
+        early.stem.weight += 0.1
+    data = {"train": Images(20), "test": Images(10)}
+    alone = [Subject(one, data).material("tail") for one in (base, last, early)]
+    shared = {}
+    together = [Subject(one, data, shared=shared).material("tail") for one in (base, last, early)]
+    assert together[0].rows["train"] is together[1].rows["train"]
+    assert len(shared) == 4
+    for one, other in zip(alone, together, strict=True):
+        for role in data:
+            assert torch.equal(one.rows[role].activations, other.rows[role].activations)
+        batch = {"pixel_values": one.rows["test"].activations}
+        assert torch.equal(one.model()(**batch), other.model()(**batch))
+
+
+class Skips(TinyNet):
+    """The stem's output also goes around the blocks, so that no frozen part can be run apart."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        stem = self.stem(pixel_values)
+        return self.score(torch.relu(self.widen(self.blocks(stem) + stem)).mean((2, 3)))
+
+
+class Views(TinyNet):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        stem = self.blocks(self.stem(pixel_values))
+        stem = stem.view(stem.shape[0], -1).view(stem.shape)
+        return self.score(torch.relu(self.widen(stem)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("case", ["bfloat16", "float64 images", "skips", "views", "frozen", "pairs", "training"])
+def test_models_and_data_of_every_form_are_attacked_and_left_as_they_were(case):
+    torch.manual_seed(0)
+    model = {"skips": Skips, "views": Views}.get(case, TinyNet)().eval()
+    data = Images(40, n_classes=2)
+    if case == "bfloat16":
+        model = model.bfloat16()
+    if case == "float64 images":
+        data.x = data.x.double()
+    if case == "frozen":
+        model.requires_grad_(False)
+    if case == "training":
+        model.train()
+    if case == "pairs":
+        data = [(data[index]["pixel_values"], int(data[index]["labels"])) for index in range(40)]
+    base = copy.deepcopy(model)
+    before = copy.deepcopy(model)
+    state = torch.get_rng_state()
+    report = run_attacks(
+        model,
+        base,
+        data,
+        data,
+        primary=data,
+        attackers=["ridge regression", *FINETUNING],
+        budgets=Budgets((None,), (5,), (None,), (1, 2), seeds=(0,)),
+    )
+    assert list(report.attackers) == ["ridge regression", *FINETUNING]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [one.training for one in model.modules()] == [one.training for one in before.modules()]
+    for (name, one), other in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert one.requires_grad == other.requires_grad, name
+        assert one.dtype == other.dtype, name
+        assert torch.equal(one, other), name
+
+
+def test_only_the_last_block_trains_where_no_frozen_part_can_be_run_apart():
+    model = Subject(Skips().eval(), {"train": Images(8), "test": Images(8)}).material("tail").model()
+    trained = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
+    assert trained == {"blocks", "widen", "score"}
+    assert not model.blocks[0].conv.weight.requires_grad

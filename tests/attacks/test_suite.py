@@ -1,0 +1,338 @@
+"""The whole suite: every model measured alike, the report, attackers of one's own, bad input."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib.util
+import json
+import math
+import weakref
+
+import pytest
+import torch
+from tiny import Images, TinyNet
+from torch.utils.data import Subset
+
+from hf_immunize import run_attacks
+from hf_immunize.attacks import AttackReport, Budgets, Fit, attack_features
+from hf_immunize.attacks.attacker import choose_attackers, probe_names
+from hf_immunize.attacks.report import largest
+from hf_immunize.attacks.subject import Redrawn, Subject
+from hf_immunize.attacks.suite import compare_models
+from hf_immunize.models.extraction import Extracted
+from hf_immunize.models.random_weights import random_weights
+
+QUICK = Budgets((None,), (5, 20), (None,), (2, 6), seeds=(0, 1))
+
+
+def test_features_are_extracted_once_for_each_model_and_split(two_models):
+    """Of every model, however many attackers, seeds and budgets: one pass over each split."""
+    passes = {"model": 0, "base": 0}
+
+    def counted(name):
+        def hook(module, args, kwargs, output):
+            passes[name] += len(args[0] if args else kwargs["pixel_values"])
+
+        return hook
+
+    train, test = Images(70, seed=3), Images(40, seed=3)
+    for name, one in zip(passes, two_models, strict=True):
+        one.register_forward_hook(counted(name), with_kwargs=True)
+    run_attacks(*two_models, train, test, attackers="probes", budgets=QUICK, scratch=False)
+    # And two rows once, where the head is found by probing.
+    assert passes == {"model": 112, "base": 112}
+
+
+def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
+    model, base = two_models
+    before = [copy.deepcopy(one.state_dict()) for one in two_models]
+    report = run_attacks(
+        model,
+        base,
+        Images(90, seed=5),
+        Images(60, seed=5),
+        control=copy.deepcopy(base),
+        primary=Images(30, seed=1),
+        benign_train=Images(60, n_classes=2, seed=8),
+        benign_test=Images(30, n_classes=2, seed=8),
+        attackers="all",
+        budgets=QUICK,
+    )
+    assert report.models == ["initial", "control", "immunized", "scratch"]
+    assert list(report.attackers) == [one.name for one in choose_attackers("all")]
+    for one in report.attackers.values():
+        # The control is the initial model here, and is found to be.
+        assert one["accuracy"]["control"] == one["accuracy"]["initial"]
+        assert all(len(cell["seeds"]) == 2 for cell in one["accuracy"]["immunized"]["all"].values())
+    assert report.attackers["last block"]["accuracy"]["initial"]["all"].keys() == {"2", "6"}
+    assert report.selectivity["control"] == report.selectivity["initial"]
+    assert report.selectivity["cost"] == pytest.approx(
+        report.selectivity["control"]["mean"] - report.selectivity["immunized"]["mean"]
+    )
+    assert set(report.exact_steps) == {"initial", "control", "immunized", "scratch"}
+    for one, kept in zip(two_models, before, strict=True):
+        assert all(torch.equal(value, kept[name]) for name, value in one.state_dict().items())
+    assert set(report.seconds) == set(report.attackers)
+    assert min(report.seconds.values()) > 0
+    again = AttackReport.from_dict(json.loads(json.dumps(report.to_dict())))
+    assert again == report
+    assert str(again) == str(report)
+    assert report.verdict["text"] in str(report)
+
+
+def test_a_benign_task_is_probed_beside_fine_tuning_alone(two_models):
+    report = run_attacks(
+        *two_models,
+        Images(40),
+        Images(20),
+        benign_train=Images(40, n_classes=2, seed=8),
+        benign_test=Images(20, n_classes=2, seed=8),
+        attackers="last block",
+        budgets=QUICK,
+        scratch=False,
+    )
+    assert set(report.attackers) == {"last block"}
+    assert report.selectivity["cost"] == pytest.approx(
+        report.selectivity["initial"]["mean"] - report.selectivity["immunized"]["mean"]
+    )
+
+
+def test_several_models_are_compared_beside_the_same_initial_one(two_models):
+    model, base = two_models
+    options = {"attackers": ["ridge regression", "last block"], "budgets": QUICK}
+    data = Images(60, seed=5), Images(30, seed=5)
+    found = compare_models({"initial": base, "ours": model, "other": base}, ["ours", "other"], *data, **options)
+    assert list(found) == ["ours", "other"]
+    assert found["ours"] == run_attacks(model, base, *data, **options)
+    accuracy = found["other"].attackers["last block"]["accuracy"]
+    assert accuracy["immunized"] == accuracy["initial"]
+
+
+def test_a_report_survives_a_record_that_sorts_its_keys(two_models):
+    """As text "10" < "100" < "30" and "control" < "initial": the last budget must stay the largest."""
+    report = run_attacks(
+        *two_models,
+        Images(60, seed=5),
+        Images(30, seed=5),
+        control=two_models[1],
+        attackers=["ridge regression", "Adam, best rate", "last block"],
+        budgets=Budgets((5, 10, None), (9, 10), (4,), (3, 20, 100), seeds=(0,)),
+        scratch=False,
+    )
+    sorted_by_text = json.loads(json.dumps(report.to_dict(), sort_keys=True))
+    again = AttackReport.from_dict(sorted_by_text)
+    assert again == report
+    assert str(again) == str(report)
+    for name in ("attackers", "recovery", "slowdown", "worst_case", "cost_ratio", "exact_steps"):
+        assert list(getattr(again, name)) == list(getattr(report, name))
+    assert [row["steps"] for row in again.rows()] == [10, 10, 100]
+    assert list(again.worst_case["fine-tuning"]["immunized"]["4"]) == ["3", "20", "100"]
+
+
+def test_a_dozen_lines_add_an_attacker(own_attacker, two_models):
+    @own_attacker("nearest class mean")
+    def nearest_class_mean(task):
+        """The class whose mean is nearest."""
+        means = torch.stack([task.rows[task.labels == one].mean(0) for one in range(task.n_classes)])
+        yield Fit("", 0, lambda rows: -torch.cdist(rows, means))
+
+    report = run_attacks(
+        *two_models, Images(80), Images(40), attackers=["nearest class mean", "ridge regression"], budgets=QUICK
+    )
+    assert set(report.attackers) == {"nearest class mean", "ridge regression"}
+    assert report.attackers["nearest class mean"]["description"] == "The class whose mean is nearest."
+
+
+def unlabelled():
+    return Images(20, labels=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": unlabelled()}, "harmful train images have no labels. Training needs none, but an attacker"),
+        ({"test": unlabelled()}, "harmful test images have no labels"),
+        ({"train": Images(20, n_classes=1)}, "needs two classes or more"),
+        ({"train": Images(40, n_classes=2)}, r"test rows have the classes \[2\]"),
+        ({"test": Images(0)}, "harmful test data are empty"),
+        ({"attackers": "Adam, best rat"}, "Did you mean 'Adam, best rate'"),
+        ({"attackers": []}, "No attacker was named"),
+        ({"attackers": "primary task first, then the last block"}, "needs primary images"),
+        ({"benign_train": Images(20)}, "needs both benign_train and benign_test"),
+        (
+            {"primary": Images(20, n_classes=9), "attackers": "primary task first, then the last block"},
+            "primary labels run from 0 to 8, but the model's head has 3 classes",
+        ),
+        ({"primary": unlabelled(), "attackers": "finetuning"}, "primary images have no labels"),
+    ],
+)
+def test_bad_input_is_said(two_models, changes, message):
+    values = {"train": Images(40), "test": Images(20)} | changes
+    with pytest.raises(ValueError, match=message):
+        run_attacks(*two_models, values.pop("train"), values.pop("test"), budgets=QUICK, **values)
+
+
+def test_features_that_are_not_finite_are_said():
+    good = Extracted(torch.randn(20, 4), torch.randn(20, 2), torch.arange(20) % 2)
+    bad = Extracted(good.features.index_fill(0, torch.tensor([3, 5]), math.inf), good.logits, good.labels)
+    both = {"initial": {"train": good, "test": good}, "immunized": {"train": bad, "test": good}}
+    with pytest.raises(ValueError, match="2 of 20 train feature rows of the immunized model hold NaN or infinite"):
+        attack_features(both, budgets=QUICK)
+
+
+def test_without_peft_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"'LoRA' needs peft: pip install 'hf-immunize\[attacks\]'"):
+        choose_attackers("all")
+    assert [one.name for one in choose_attackers("probes")] == probe_names()
+
+
+def test_a_budget_above_what_there_is_is_noted(two_models):
+    budgets = Budgets((10, 100), (5,), seeds=(0,))
+    report = run_attacks(*two_models, Images(60), Images(30), attackers="ridge regression", budgets=budgets)
+    assert "budgets above that took what there is" in report.notes[0]
+    assert list(report.attackers["ridge regression"]["accuracy"]["initial"]) == ["10", "100"]
+
+
+def test_features_alone_take_probes_only():
+    rows = Extracted(torch.randn(20, 4), torch.randn(20, 2), torch.arange(20) % 2)
+    both = {name: {"train": rows, "test": rows} for name in ("initial", "immunized")}
+    assert attack_features(both, budgets=QUICK).reference == "chance"
+    with pytest.raises(ValueError, match="only probes can run"):
+        attack_features(both, attackers="finetuning")
+
+
+class Hidden(TinyNet):
+    """A harmful direction a millionth as strong as the others: lost where features are rounded to float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        rotation = torch.linalg.qr(torch.randn(24, 24, generator=generator, dtype=torch.float64))[0]
+        scale = torch.ones(24, dtype=torch.float64)
+        scale[:3] = 1e-6
+        self.mix = torch.nn.Linear(24, 24, bias=False)
+        self.mix.weight.data = (torch.diag(scale) @ rotation).float()
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.score(self.mix(pixel_values.flatten(1)[:, :24]))
+
+
+def test_a_direction_under_the_rounding_of_float32_is_found():
+    labels = torch.arange(400) % 3
+    torch.manual_seed(0)
+    model = Hidden().eval()
+    clean = torch.randn(400, 24, dtype=torch.float64)
+    clean[:, :3] = torch.nn.functional.one_hot(labels) + 0.1 * torch.randn(400, 3)
+    rotation = torch.diag(torch.ones(24, dtype=torch.float64))
+    rotation[range(3), range(3)] = 1e6
+    # Images from which the layer's weights make the clean features, their first three a millionth in size.
+    images = clean @ torch.linalg.inv((rotation @ model.mix.weight.double()).mT)
+    data = [
+        {"pixel_values": image.float().reshape(3, 8, 1), "labels": label}
+        for image, label in zip(images, labels, strict=True)
+    ]
+    report = run_attacks(
+        model, model, data[:300], data[300:], attackers=["ridge regression", "L-BFGS"], budgets=QUICK, scratch=False
+    )
+    for one in report.attackers.values():
+        assert largest(one["accuracy"]["immunized"])["mean"] > 0.9
+
+
+def test_weights_that_are_not_finite_are_said(two_models):
+    with torch.no_grad():
+        two_models[0].widen.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"widen\.weight of the immunized model holds NaN"):
+        run_attacks(*two_models, Images(40), Images(20), budgets=QUICK)
+
+
+def test_one_image_a_class_leaves_none_to_choose_by(two_models):
+    data = Images(60)
+    one_each = Subset(data, [int(torch.nonzero(data.y == label)[0]) for label in range(3)])
+    with pytest.raises(ValueError, match="Give two images of a class or more"):
+        run_attacks(*two_models, one_each, data, budgets=QUICK)
+
+
+def test_random_weights_are_drawn_anew_for_every_seed(two_models, monkeypatch):
+    drawn = []
+
+    def recorded(model, batches, seed):
+        drawn.append(seed)
+        return random_weights(model, batches, seed)
+
+    monkeypatch.setattr("hf_immunize.attacks.suite.random_weights", recorded)
+
+    def accuracies(seeds):
+        budgets = Budgets((None,), (20,), seeds=seeds)
+        report = run_attacks(
+            *two_models, Images(120), Images(60, seed=1), attackers="ridge regression", budgets=budgets
+        )
+        return report.attackers["ridge regression"]["accuracy"]["scratch"]["all"]["20"]["seeds"]
+
+    both = accuracies((4, 7))
+    assert drawn == [4, 7]
+    assert both == accuracies((4,)) + accuracies((7,))
+
+
+def test_one_draw_is_kept_at_a_time():
+    class Draw:
+        pass
+
+    draws = []
+
+    def make(seed):
+        assert all(one() is None for one in draws)
+        draw = Draw()
+        draws.append(weakref.ref(draw))
+        return draw
+
+    redrawn = Redrawn(make)
+    assert redrawn.at(3) is redrawn.at(3)
+    redrawn.at(5)
+    redrawn.at(3)
+    assert len(draws) == 3
+
+
+def test_nothing_of_a_draw_outlives_its_seed(two_models, monkeypatch):
+    """The activations of random weights may be the largest thing in memory: no draw waits for the garbage collector."""
+    drawn = []
+
+    class Watched(Subject):
+        def __init__(self, model, *args, **kwargs):
+            super().__init__(model, *args, **kwargs)
+            if not any(model is one for one in two_models):
+                assert all(one() is None for one in drawn)
+                drawn.append(weakref.ref(self))
+
+    monkeypatch.setattr("hf_immunize.attacks.suite.Subject", Watched)
+    budgets = Budgets((None,), (5,), (None,), (2,), seeds=(0, 1, 2))
+    gc.disable()
+    try:
+        attackers = ["ridge regression", "last block", "all weights"]
+        run_attacks(*two_models, Images(60), Images(30, seed=1), attackers=attackers, budgets=budgets)
+    finally:
+        gc.enable()
+    assert len(drawn) == 3
+
+
+def test_features_of_random_weights_may_depend_on_the_seed():
+    labels = torch.arange(60) % 3
+    good = Extracted(torch.nn.functional.one_hot(labels).double(), torch.zeros(60, 3), labels)
+    useless = Extracted(torch.zeros(60, 3).double(), torch.zeros(60, 3), labels)
+    splits = {"train": good, "test": good}
+    asked = []
+
+    def scratch(seed):
+        asked.append(seed)
+        return splits if seed == 0 else {"train": useless, "test": useless}
+
+    report = attack_features(
+        {"initial": splits | {"unlabelled": Extracted(good.features, good.logits, None)}, "immunized": splits}
+        | {"scratch": scratch},
+        attackers="ridge regression",
+        budgets=Budgets((None,), (5,), seeds=(0, 1)),
+    )
+    found = report.attackers["ridge regression"]["accuracy"]["scratch"]["all"]["5"]["seeds"]
+    assert found == [1, pytest.approx(1 / 3)]
+    assert asked == [0, 1]

@@ -1,0 +1,84 @@
+"""`hf-immunize attack`: from folders to a report and its figure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from samples import tiny_vit
+from tiny import picture_dataset
+
+from hf_immunize.attacks.report import AttackReport
+from hf_immunize.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two small models and labelled pictures, as folders."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("base", "model"):
+        model, processor = tiny_vit(("crow", "owl"))
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    picture_dataset(60, seed=0).save_to_disk(folder / "harmful")
+    picture_dataset(40, seed=1).save_to_disk(folder / "other")
+    picture_dataset(40, seed=1).remove_columns("label").save_to_disk(folder / "unlabelled")
+    return folder
+
+
+def command(world, *more):
+    given = ["attack", str(world / "model"), "--base", str(world / "base"), "--harmful", str(world / "harmful")]
+    return [*given, "--steps", "5,20", "--finetune_steps", "2", "--samples", "5,all", "--seeds", "0", *more]
+
+
+def test_attack_writes_a_report_and_a_figure_and_prints_the_verdict(world, tmp_path, capsys):
+    more = [
+        "--attackers",
+        "probes; last block",
+        "--benign",
+        str(world / "other"),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert main(command(world, *more)) == 0
+    out = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["attacks.json", "attacks.png"]
+    report = AttackReport.from_dict(json.loads((tmp_path / "out" / "attacks.json").read_text()))
+    assert report.verdict["text"] in out
+    assert report.models == ["initial", "immunized", "scratch"]
+    assert report.budgets["samples"] == [5, None]
+    assert list(report.worst_case["probe"]["immunized"]) == ["5", "all"]
+    assert "last block" in report.attackers
+    assert report.selectivity["against"] == "initial"
+    # Two models with the same weights are one to every attacker.
+    assert all(one["accuracy"]["initial"] == one["accuracy"]["immunized"] for one in report.attackers.values())
+    assert main(command(world, *more)) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert (
+        main(
+            command(
+                world, *more, "--attackers", "Adam, best rate;ridge regression", "--overwrite", "--json", "--no-scratch"
+            )
+        )
+        == 0
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["reference"] == "chance"
+    assert printed == json.loads((tmp_path / "out" / "attacks.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--attackers", "prubes"], "Did you mean 'probes'"),
+        (["--harmful", "{}/unlabelled"], "no column of labels"),
+        (["--base", ""], "attack needs --base"),
+        (["--seeds", "-1"], "seeds must hold whole numbers"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(world, capsys, more, message):
+    given = command(world, "--attackers", "probes", *(one.format(world) for one in more))
+    assert main(given) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err

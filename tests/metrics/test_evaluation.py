@@ -1,0 +1,214 @@
+"""Features of whole data sets, the paper's protocol, and RIR of one model against another."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from samples import tiny_vit
+from tiny import Images, TinyNet, picture_dataset
+from torch.utils.data import Subset
+
+from hf_immunize import evaluate_immunization, relative_immunization_ratio
+from hf_immunize.metrics.evaluation import Protocol, group_spectra, rir_report
+from hf_immunize.models.extraction import extract_features
+
+
+@pytest.fixture
+def models():
+    torch.manual_seed(3)
+    base, other = TinyNet().eval(), TinyNet().eval()
+    return other, base
+
+
+def direct(model, images, dtype=torch.float64):
+    """Features by hand, through the layers of TinyNet."""
+    model = copy.deepcopy(model).to(dtype).eval()
+    with torch.no_grad():
+        return torch.relu(model.widen(model.blocks(model.stem(images.to(dtype))))).mean((2, 3))
+
+
+def kappa(rows):
+    """κ of XᵀX on the span by NumPy, of features with full row rank."""
+    values = np.linalg.svd(rows.numpy(), compute_uv=False)
+    return (values[0] / values[min(rows.shape) - 1]) ** 2
+
+
+def test_features_come_in_the_order_of_the_data(tiny_net, primary):
+    tiny_net.train()
+    tiny_net.stem.eval()
+    found = extract_features(tiny_net, primary, batch_size=7)
+    assert tiny_net.training
+    assert not tiny_net.stem.training
+    torch.testing.assert_close(found.features, direct(tiny_net, primary.x, torch.float32))
+    torch.testing.assert_close(found.logits, tiny_net.score(found.features).detach())
+    assert torch.equal(found.labels, primary.y)
+    expected = sum(int(found.logits[index].argmax()) == int(primary.y[index]) for index in range(96)) / 96
+    assert found.accuracy == pytest.approx(expected)
+    assert not found.features.requires_grad
+
+
+def test_features_of_unlabelled_data_have_no_accuracy(tiny_net, harmful):
+    found = extract_features(tiny_net, harmful)
+    assert found.labels is None
+    assert found.accuracy is None
+    assert found.features.shape == (40, 24)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_are_cast_to_the_precision_of_the_weights(tiny_net, primary, dtype):
+    found = extract_features(tiny_net.to(dtype), primary)
+    assert found.features.dtype == dtype
+    torch.testing.assert_close(found.features, direct(tiny_net, primary.x, dtype))
+    assert extract_features(tiny_net.double(), primary, dtype=torch.float64).features.dtype == torch.float64
+
+
+def test_the_protocol_draws_groups_without_replacement():
+    groups = Protocol(groups=5, group_size=30, seed=1).indices(40)
+    assert len(groups) == 5
+    assert all(len(set(rows.tolist())) == 30 and rows.min() >= 0 and rows.max() < 40 for rows in groups)
+    assert not torch.equal(groups[0], groups[1])
+    again, other = Protocol(5, 30, 1).indices(40), Protocol(5, 30, 2).indices(40)
+    assert all(torch.equal(a, b) for a, b in zip(groups, again, strict=True))
+    assert not torch.equal(groups[0], other[0])
+    assert [len(rows) for rows in Protocol(2, 100).indices(12)] == [12, 12]
+    assert (Protocol().groups, Protocol().group_size) == (20, 100)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(0, 10), (3, 1), (-1, 100)])
+def test_a_protocol_that_cannot_be_says_so(groups, size):
+    with pytest.raises(ValueError, match=f"groups ≥ 1 and group_size ≥ 2, got {groups} and {size}"):
+        Protocol(groups, size)
+
+
+def test_rir_is_the_ratio_of_condition_numbers_by_hand(models, primary, harmful):
+    model, base = models
+    protocol = Protocol(groups=6, group_size=12, seed=4)
+    report = evaluate_immunization(model, base, primary, harmful, protocol=protocol, batch_size=13)
+    rows = {"primary": protocol.indices(96), "harmful": protocol.indices(40)}
+    harm = [kappa(direct(model, harmful.x)[one]) / kappa(direct(base, harmful.x)[one]) for one in rows["harmful"]]
+    keep = [kappa(direct(model, primary.x)[one]) / kappa(direct(base, primary.x)[one]) for one in rows["primary"]]
+    ratios = np.array(harm) / np.array(keep)
+    assert report.rir_i == pytest.approx(np.mean(harm), rel=1e-6)
+    assert report.rir_ii == pytest.approx(np.mean(keep), rel=1e-6)
+    assert report.rir == pytest.approx(np.mean(ratios), rel=1e-6)
+    values = report.to_dict()
+    assert values["rir"]["spread"] == pytest.approx(np.std(ratios, ddof=1), rel=1e-6)
+    assert values["rir"]["median"] == pytest.approx(torch.tensor(ratios).median().item(), rel=1e-6)
+    assert values["rir"]["bound"] == "exact"
+    assert values["protocol"] == {"groups": 6, "group_size": 12, "seed": 4, "dtype": "float64"}
+    assert set(values["ranks"].values()) == {12}
+    assert (values["n_harmful"], values["n_primary"]) == (40, 96)
+    assert report.dtype == "float64"
+    assert report.groups[2].rir == pytest.approx(ratios[2], rel=1e-6)
+    assert f"{np.mean(ratios):.4g}" in str(report)
+    assert "6 groups of 12 samples" in str(report)
+
+    whole = relative_immunization_ratio(
+        direct(model, harmful.x), direct(base, harmful.x), direct(model, primary.x), direct(base, primary.x)
+    )
+    assert report.all_samples.rir == pytest.approx(whole.rir, rel=1e-6)
+    assert values["all_samples"]["rir"] == report.all_samples.rir
+    assert report.initial_harmful.n_samples == 40
+    by_hand = (base(primary.x).argmax(1) == primary.y).double().mean().item()
+    assert report.primary_accuracy["initial"] == pytest.approx(by_hand)
+    assert set(report.primary_accuracy) == {"initial", "immunized"}
+
+
+def test_the_roles_of_the_models_and_of_the_tasks_are_not_mixed_up(models, primary, harmful):
+    model, base = models
+    protocol = Protocol(1, 12)
+    forth = evaluate_immunization(model, base, primary, harmful, protocol=protocol)
+    back = evaluate_immunization(base, model, primary, harmful, protocol=protocol)
+    crossed = evaluate_immunization(model, base, harmful, primary, protocol=protocol)
+    assert abs(math.log(forth.rir)) > 0.1
+    assert forth.rir * back.rir == pytest.approx(1, rel=1e-6)
+    assert forth.rir_i == pytest.approx(crossed.rir_ii, rel=1e-6)
+    assert evaluate_immunization(model, copy.deepcopy(model), primary, harmful, protocol=protocol).rir == 1.0
+
+
+def test_precision_is_asked_for_and_models_stay_as_they_were(models, primary, harmful):
+    model, base = models
+    before = copy.deepcopy(model.state_dict())
+    double = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
+    single = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=False)
+    assert (double.dtype, single.dtype) == ("float64", "float32")
+    assert double.rir == pytest.approx(single.rir, rel=1e-2)
+    assert double.rir != single.rir
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_a_spectrum_below_single_precision_is_seen_in_float64(models, harmful, primary):
+    model, base = models
+    with torch.no_grad():
+        # Features that differ by a ten-millionth: float32 sees its own rounding there.
+        model.widen.weight.mul_(1e-7)
+        model.widen.bias.fill_(1.0)
+    exact = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
+    rows = Protocol(2, 10).indices(40)
+    by_hand = [kappa(direct(model, harmful.x)[one]) / kappa(direct(base, harmful.x)[one]) for one in rows]
+    assert exact.rir_i == pytest.approx(np.mean(by_hand), rel=1e-4)
+    assert exact.to_dict()["rir_i"]["bound"] == "exact"
+    rough = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=False)
+    assert rough.to_dict()["rir_i"]["bound"] == "lower"
+    assert rough.rir_i <= exact.rir_i
+
+
+def test_no_more_samples_than_asked_for(models, primary, harmful):
+    model, base = models
+    few = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(3, 10, 5), max_samples=20)
+    assert (few.initial_harmful.n_samples, few.initial_primary.n_samples) == (20, 20)
+    kept = {
+        len(data): sorted(torch.randperm(len(data), generator=torch.Generator().manual_seed(5))[:20].tolist())
+        for data in (primary, harmful)
+    }
+    same = evaluate_immunization(
+        model, base, Subset(primary, kept[96]), Subset(harmful, kept[40]), protocol=Protocol(3, 10, 5)
+    )
+    assert few.rir == pytest.approx(same.rir)
+
+
+def test_raw_pictures_go_through_the_image_processor():
+    model, processor = tiny_vit(("dark", "bright"))
+    other, _ = tiny_vit(("dark", "bright"))
+    with torch.no_grad():
+        other.vit.layernorm.weight.mul_(torch.linspace(0.5, 2, 32))
+    primary = picture_dataset(12, seed=1)
+    harmful = picture_dataset(12, seed=2, n_classes=3).remove_columns("label")
+    report = evaluate_immunization(
+        other, model, primary, harmful, image_processor=processor, protocol=Protocol(2, 8), float64=False
+    )
+    images = {
+        name: processor(list(data["image"]), return_tensors="pt")["pixel_values"]
+        for name, data in (("primary", primary), ("harmful", harmful))
+    }
+    features = []
+    for one, task in ((other, "harmful"), (model, "harmful"), (other, "primary"), (model, "primary")):
+        with torch.no_grad():
+            features.append(one.vit(images[task]).last_hidden_state[:, 0])
+    assert report.rir == pytest.approx(rir_report(*features, protocol=Protocol(2, 8)).rir, rel=1e-3)
+    assert report.rir != pytest.approx(1, rel=1e-2)
+    with pytest.raises(ValueError, match="need an image processor"):
+        evaluate_immunization(other, model, primary, harmful)
+
+
+def test_groups_of_one_matrix():
+    rows = torch.randn(30, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = group_spectra(rows, Protocol(3, 6, 2))
+    expected = [kappa(rows[one]) for one in Protocol(3, 6, 2).indices(30)]
+    assert [one.condition_number for one in found] == pytest.approx(expected)
+
+
+def test_what_cannot_be_measured_says_so(models, primary, harmful):
+    model, base = models
+    with pytest.raises(ValueError, match=r"the same object.*Load both"):
+        evaluate_immunization(model, model, primary, harmful)
+    with pytest.raises(ValueError, match="needs two or more samples, got 1"):
+        evaluate_immunization(model, base, primary, Subset(harmful, [0]))
+    with pytest.raises(ValueError, match="data set is empty"):
+        evaluate_immunization(model, base, Images(0), harmful)

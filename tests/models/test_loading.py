@@ -1,0 +1,275 @@
+"""Models by the names users give them, and images of any kind in front of them."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from samples import sample_record, tiny_timm, tiny_vit
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, ViTModel
+
+from hf_immunize.data.preprocessing import TimmImageProcessor, to_channels
+from hf_immunize.models import checkpoints
+from hf_immunize.models.loading import load_model
+from hf_immunize.release.folder import save_immunized
+
+
+@pytest.fixture
+def vit_folder(tmp_path):
+    model, processor = tiny_vit()
+    model.save_pretrained(tmp_path / "vit")
+    processor.save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+@pytest.fixture
+def timm_folder(tmp_path):
+    timm.models.save_for_hf(
+        tiny_timm(), tmp_path / "resnet", {"label_names": ["crow", "owl", "wren"]}, safe_serialization=True
+    )
+    return tmp_path / "resnet"
+
+
+def same_weights(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_a_folder_of_transformers(vit_folder):
+    loaded = load_model(vit_folder)
+    assert same_weights(loaded.model, tiny_vit()[0])
+    assert not loaded.model.training
+    assert (loaded.name, loaded.revision, loaded.kind, loaded.library) == ("vit", None, "local", "transformers")
+    assert (loaded.architecture, loaded.new_head, loaded.n_channels) == ("ViTForImageClassification", False, 3)
+    assert loaded.preprocess(Image.new("RGB", (50, 40))).shape == (1, 3, 32, 32)
+
+
+def test_a_folder_of_timm(timm_folder):
+    loaded = load_model(f"local-dir:{timm_folder}")
+    assert same_weights(loaded.model, tiny_timm())
+    assert type(loaded.model) is type(tiny_timm())
+    assert (loaded.library, loaded.architecture, loaded.new_head) == ("timm", "test_resnet", False)
+    assert loaded.license == "apache-2.0"
+    assert loaded.preprocess([Image.new("RGB", (50, 40))] * 2).shape == (2, 3, 160, 160)
+
+
+@pytest.mark.parametrize("folder", ["vit_folder", "timm_folder"])
+@pytest.mark.parametrize("options", [{"num_labels": 5}, {"labels": list("abcde")}])
+def test_another_number_of_classes_is_a_new_head_on_the_same_body(request, folder, options):
+    path = request.getfixturevalue(folder)
+    before, after = load_model(path), load_model(path, **options)
+    assert after.new_head
+    out = after.model(torch.zeros(1, 3, 32, 32))
+    assert (out if torch.is_tensor(out) else out.logits).shape == (1, 5)
+    old, new = before.model.state_dict(), after.model.state_dict()
+    changed = {key for key in old if not torch.equal(old[key].flatten()[:3], new[key].flatten()[:3])}
+    assert changed <= {"classifier.weight", "classifier.bias", "fc.weight", "fc.bias"}
+
+
+def test_labels_name_the_classes_and_a_fitting_head_stays(vit_folder, timm_folder):
+    vit, resnet = (load_model(path, labels={0: "a", 1: "b", 2: "c"}) for path in (vit_folder, timm_folder))
+    assert vit.model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert resnet.model.pretrained_cfg["label_names"] == ["a", "b", "c"]
+    assert not vit.new_head
+    assert not resnet.new_head
+    assert same_weights(resnet.model, tiny_timm())
+
+
+def test_weights_come_in_float32(tmp_path):
+    model, processor = tiny_vit()
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert {value.dtype for value in load_model(tmp_path).model.parameters()} == {torch.float32}
+
+
+def test_a_checkpoint_without_a_head_is_refused_unless_one_is_asked_for(tmp_path):
+    ViTModel(tiny_vit()[0].config, add_pooling_layer=False).save_pretrained(tmp_path / "body")
+    tiny_vit()[1].save_pretrained(tmp_path / "body")
+    with pytest.raises(
+        ValueError, match=r"no trained classification head: classifier\.bias, classifier\.weight.*num_labels"
+    ):
+        load_model(tmp_path / "body")
+    assert load_model(tmp_path / "body", num_labels=4).new_head
+    timm.models.save_for_hf(tiny_timm(num_classes=0), tmp_path / "features", safe_serialization=True)
+    with pytest.raises(ValueError, match="no trained classification head"):
+        load_model(tmp_path / "features")
+    assert load_model(tmp_path / "features", num_labels=4).model.num_classes == 4
+
+
+def test_random_weights_in_the_backbone_are_not_silent(vit_folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(vit_folder / "model.safetensors")
+    del weights["vit.embeddings.cls_token"]
+    save_file(weights, vit_folder / "model.safetensors", {"format": "pt"})
+    with pytest.warns(UserWarning, match=r"1 parameters of the backbone.*vit\.embeddings\.cls_token"):
+        load_model(vit_folder)
+
+
+def test_a_folder_without_an_image_processor_warns_and_says_so_when_it_is_needed(vit_folder):
+    (vit_folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match="holds no image processor"):
+        loaded = load_model(vit_folder)
+    with pytest.raises(ValueError, match="holds no image processor"):
+        loaded.preprocess(Image.new("RGB", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_labels": 2, "labels": ["a"]}, "num_labels is 2 and labels names 1"),
+        ({"num_labels": 0}, "positive whole number, got 0"),
+        ({"num_labels": True}, "positive whole number, got True"),
+        ({"labels": []}, "labels is empty"),
+        ({"labels": "abc"}, "list of names, got the string"),
+        ({"labels": {1: "a"}}, "must name the classes 0 to 0"),
+        ({"revision": "main"}, "local folder, which has no revision"),
+    ],
+)
+def test_wrong_options_say_so(vit_folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(vit_folder, **options)
+
+
+def test_wrong_places_say_so(tmp_path, vit_folder):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        load_model(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        load_model("./absent")
+    with pytest.raises(ValueError, match="is empty"):
+        load_model("")
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        load_model(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="PEFT adapter: merge it"):
+        load_model(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="is a file"):
+        load_model(vit_folder / "config.json")
+    with pytest.raises(ValueError, match="Two revisions"):
+        load_model("me/model@v1", revision="v2")
+    with pytest.raises(ValueError, match="not a valid Hub id"):
+        load_model("not a name")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "bert"}, "no image classifier that transformers knows"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "trust_remote_code=True if you trust it"),
+    ],
+)
+def test_what_transformers_cannot_load_says_what_to_do(vit_folder, change, message):
+    config = json.loads((vit_folder / "config.json").read_text()) | change
+    (vit_folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        load_model(vit_folder)
+
+
+def test_pickled_weights_are_never_opened(vit_folder, timm_folder):
+    for folder in (vit_folder, timm_folder):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+        with pytest.raises(ValueError, match="no weights in safetensors"):
+            load_model(folder)
+
+
+def test_bare_names_of_timm_stand_for_their_hub_ids():
+    assert checkpoints._timm_hub_id("resnet18.a1_in1k") == "timm/resnet18.a1_in1k"
+    assert checkpoints._timm_hub_id("tf_efficientnet_lite0") == "timm/tf_efficientnet_lite0.in1k"
+    assert checkpoints._timm_hub_id("someone/resnet18") is None
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext"])
+def test_one_config_serves_timm_and_transformers(tmp_path, name):
+    model = tiny_timm(name)
+    folder = save_immunized(
+        tmp_path / "out", model, sample_record(library="timm"), TimmImageProcessor.from_model(model)
+    )
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    wrapped, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert wrapped.config.id2label == {0: "crow", 1: "owl", 2: "wren"}
+    pixels = torch.rand(2, 3, 160, 160)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(pixels), model(pixels), rtol=0, atol=0)
+        torch.testing.assert_close(wrapped.eval()(pixels).logits, model(pixels), rtol=0, atol=0)
+    assert type(load_model(folder).model) is type(model)
+
+
+def test_grey_models_read_grey_images(tmp_path):
+    model = tiny_timm(in_chans=1)
+    folder = save_immunized(tmp_path / "out", model, sample_record(library="timm"), figures=False)
+    loaded = load_model(folder)
+    assert loaded.n_channels == 1
+    assert loaded.preprocess(Image.new("RGB", (50, 40))).shape == (1, 1, 160, 160)
+
+
+def test_timm_pixels_equal_timms_own_transform_and_the_wrapper(tmp_path):
+    model = tiny_timm()
+    processor = TimmImageProcessor.from_model(model, 64)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    folder = save_immunized(tmp_path / "out", model, sample_record(library="timm"), processor, figures=False)
+    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    wanted = timm.data.create_transform(**config, is_training=False)(image)
+    assert wanted.shape == (3, 64, 64)
+    for one in (processor, load_model(folder).image_processor, AutoImageProcessor.from_pretrained(folder)):
+        torch.testing.assert_close(one(image, return_tensors="pt")["pixel_values"][0], wanted, rtol=0, atol=0)
+
+
+def test_timm_processor_survives_its_file(tmp_path):
+    processor = TimmImageProcessor.from_model(tiny_timm(), (48, 64))
+    processor.save_pretrained(tmp_path)
+    again = TimmImageProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.to_dict()
+    assert again.size == {"height": 48, "width": 64}
+    with pytest.raises(ValueError, match="neither preprocessor_config"):
+        TimmImageProcessor.from_pretrained(tmp_path.parent / "absent")
+    with pytest.raises(ValueError, match="return_tensors"):
+        processor(Image.new("RGB", (8, 8)), return_tensors="np")
+    with pytest.raises(ValueError, match="No images"):
+        processor([])
+
+
+def test_grey_becomes_colour_before_any_processor(vit_folder, timm_folder):
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3)
+    for folder in (vit_folder, timm_folder):
+        loaded = load_model(folder)
+        torch.testing.assert_close(loaded.preprocess(grey), loaded.preprocess(grey.convert("RGB")), rtol=0, atol=0)
+
+
+def test_every_kind_of_image_gets_the_models_channels():
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    grey = Image.fromarray(ramp)
+    colour = np.stack([ramp, ramp, ramp], axis=2)
+    same = [ramp, ramp[:, :, None], colour, torch.from_numpy(ramp), torch.from_numpy(colour).permute(2, 0, 1)]
+    for image in [grey, *same, Image.fromarray(ramp.astype(np.uint16) * 256 + 7), grey.convert("RGBA")]:
+        np.testing.assert_array_equal(np.asarray(to_channels(image, 3)), colour)
+        np.testing.assert_array_equal(np.asarray(to_channels(image, 1)), ramp)
+    assert to_channels(grey.convert("1")).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ("a path", TypeError, "got str"),
+        (np.zeros((8, 8)), ValueError, "8-bit integers"),
+        (np.zeros((8,), dtype=np.uint8), ValueError, "must have shape"),
+        (np.zeros((8, 8, 2), dtype=np.uint8), ValueError, "must have shape"),
+        (Image.new("F", (8, 8)), ValueError, "no fixed range"),
+    ],
+)
+def test_what_is_no_image_says_so(image, error, message):
+    with pytest.raises(error, match=message):
+        to_channels(image)
+
+
+def test_five_channels_are_refused():
+    with pytest.raises(ValueError, match="the model wants 5"):
+        to_channels(Image.new("RGB", (8, 8)), 5)
+
+
+def test_a_body_alone_still_loads_elsewhere(vit_folder):
+    assert AutoModel.from_pretrained(vit_folder).config.hidden_size == 32

@@ -1,0 +1,141 @@
+"""A release is written whole or not at all, and nothing of the user's is overwritten unasked."""
+
+import json
+
+import pytest
+import torch
+from samples import sample_record, tiny_timm, tiny_vit
+
+from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.models.loading import load_model
+from hf_immunize.release.folder import missing_parts, save_immunized
+from hf_immunize.release.record import ImmunizationRecord
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def save(folder, record=None, **options):
+    model, processor = tiny_vit()
+    return save_immunized(folder, model, record or sample_record(), processor, **({"figures": False} | options))
+
+
+def test_the_folder_is_whole_and_nothing_lies_beside_it(tmp_path):
+    folder = save(tmp_path / "deep" / "out", figures=True)
+    assert missing_parts(folder) == []
+    assert names(folder) == [
+        ".eval_results/hf_immunize.yaml",
+        "README.md",
+        "config.json",
+        "figures/attacks.png",
+        "figures/spectra.png",
+        "immunization.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert [path.name for path in folder.parent.iterdir()] == ["out"]
+    assert ImmunizationRecord.load(folder) == sample_record()
+    assert folder.stat().st_mode & 0o700 == 0o700
+
+
+def test_a_timm_folder_keeps_preprocessing_in_config_json(tmp_path):
+    model = tiny_timm()
+    folder = save_immunized(
+        tmp_path / "out", model, sample_record(library="timm"), TimmImageProcessor.from_model(model)
+    )
+    assert missing_parts(folder) == []
+    assert "preprocessor_config.json" not in names(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert "num_classes" not in config["model_args"]
+    assert config["num_classes"] == 3
+
+
+def test_channels_last_and_compiled_models_are_saved(tmp_path):
+    model = tiny_timm()
+    wanted = {key: value.clone() for key, value in model.state_dict().items()}
+    model = model.to(memory_format=torch.channels_last)
+    folder = save_immunized(tmp_path / "out", torch.compile(model), sample_record(library="timm"), figures=False)
+    saved = load_model(folder).model.state_dict()
+    assert all(torch.equal(saved[key], wanted[key]) for key in wanted)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"not empty.*overwrite=True"):
+        save(tmp_path / "out")
+    assert names(tmp_path) == ["out/mine.txt"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file"):
+        save(tmp_path / "file", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    assert missing_parts(save(tmp_path / "empty")) == []
+
+
+def test_overwriting_replaces_the_release_and_nothing_else(tmp_path):
+    folder = save(tmp_path / "out", figures=True)
+    (folder / "checkpoint-5").mkdir()
+    for name in ("mine.txt", "checkpoint-5/model.safetensors"):
+        (folder / name).write_text("mine")
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (folder / name).write_text("stale")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card + "\nMy words.\n", encoding="utf-8")
+    record = sample_record(seeds={"training": 9}, results={})
+    save(folder, record, overwrite=True)
+    assert names(folder) == [
+        "README.md",
+        "checkpoint-5/model.safetensors",
+        "config.json",
+        "immunization.json",
+        "mine.txt",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert ImmunizationRecord.load(folder).seeds == {"training": 9}
+    assert (folder / "checkpoint-5" / "model.safetensors").read_text() == "mine"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "My words." in text
+    assert "training = 9" in text
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path):
+    record = sample_record()
+    record.results["rir"]["immunized"]["rir"] = {"mean": "a word", "bound": "exact"}
+    with pytest.raises(TypeError):
+        save(tmp_path / "out", record)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_overwrite_leaves_the_old_release_whole(tmp_path):
+    folder = save(tmp_path / "out")
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    record = sample_record()
+    record.results["rir"]["immunized"]["rir"] = {"mean": "a word", "bound": "exact"}
+    with pytest.raises(TypeError):
+        save(folder, record, overwrite=True)
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_that_are_not_finite_are_not_released(tmp_path):
+    model, processor = tiny_vit()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN or infinite.*classifier\.weight"):
+        save_immunized(tmp_path / "out", model, sample_record(), processor)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_released_says_why(tmp_path):
+    with pytest.raises(ValueError, match="released with its image processor"):
+        save_immunized(tmp_path / "out", tiny_vit()[0], sample_record())
+    with pytest.raises(TypeError, match="Cannot save Linear"):
+        save_immunized(tmp_path / "out", torch.nn.Linear(2, 2), sample_record())
+
+
+def test_figures_can_be_left_out(tmp_path):
+    folder = save(tmp_path / "out", figures=False)
+    assert not (folder / "figures").exists()
+    assert "figures/" not in (folder / "README.md").read_text(encoding="utf-8")

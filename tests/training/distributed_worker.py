@@ -1,0 +1,72 @@
+"""What `test_distributed.py` runs in two processes: extraction, a training run, and the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tiny import Images, TinyNet
+from torch.utils.data import Subset
+
+from hf_immunize import ImmunizationArguments, ImmunizationTrainer
+from hf_immunize.cli.main import main
+from hf_immunize.models.extraction import extract_features
+
+SETTINGS = {
+    "max_steps": 4,
+    "per_device_train_batch_size": 8,
+    "per_device_harmful_batch_size": 6,
+    "learning_rate": 1e-2,
+    "optim": "sgd",
+    "lambda_primary": 0.7,
+    "lambda_harmful": 0.3,
+    "max_grad_norm": 0.0,
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "logging_steps": 2,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "rir_groups": 3,
+    "rir_group_size": 10,
+}
+SIZES = (7, 8)
+
+
+def model_and_data():
+    torch.manual_seed(0)
+    return TinyNet(dropout=0.0), Images(96, seed=1), Images(41, n_classes=4, seed=2, labels=False)
+
+
+def run(folder: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    model, primary, harmful = model_and_data()
+    found = {
+        "processes": accelerator.num_processes,
+        "extracted": {
+            n: extract_features(model, Subset(primary, range(n)), batch_size=3, accelerator=accelerator) for n in SIZES
+        },
+    }
+    trainer = ImmunizationTrainer(
+        model,
+        ImmunizationArguments(output_dir=str(folder / "work"), **SETTINGS),
+        train_dataset=primary,
+        harmful_dataset=harmful,
+        eval_dataset=primary,
+    )
+    trainer.train()
+    found |= {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "history": trainer.state.log_history,
+        "wrapped": type(trainer.model_wrapped).__name__,
+    }
+    found["status"] = main((folder / "command.txt").read_text().split("\n"))
+    torch.save(found, folder / f"rank{accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))

@@ -1,0 +1,139 @@
+"""Two processes on the CPU give what one process gives, exactly: features, weights, RIR, a released folder."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import tiny_vit
+from tiny import picture_dataset
+from torch.utils.data import Subset
+from training.distributed_worker import SIZES, model_and_data
+from transformers import AutoModelForImageClassification
+
+from hf_immunize import evaluate_immunization, features_and_logits, features_r_ill, features_r_well
+from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.models.extraction import extract_features
+from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.training.pairing import PairedBatchSampler, PairedDataset
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two processes found; one start serves all tests."""
+    folder = tmp_path_factory.mktemp("two")
+    model, processor = tiny_vit(("dark", "bright"))
+    model.save_pretrained(folder / "vit")
+    processor.save_pretrained(folder / "vit")
+    picture_dataset(40, seed=1).save_to_disk(folder / "primary")
+    picture_dataset(31, seed=2).save_to_disk(folder / "harmful")
+    names = ("primary", "harmful")
+    command = [
+        "train",
+        "--model",
+        str(folder / "vit"),
+        *(part for one in names for part in (f"--{one}", str(folder / one))),
+    ]
+    command += ["--output_dir", str(folder / "out"), "--max_steps", "2", "--batch_size", "4", "--use_cpu", "--json"]
+    (folder / "command.txt").write_text("\n".join(command))
+    worker = Path(__file__).with_name("distributed_worker.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    ended = subprocess.run(
+        [*launch, str(worker), str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(worker.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    assert [one["processes"] for one in found] == [2, 2]
+    return found, folder, ended.stdout
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_all_processes_get_the_features_of_all_rows_in_order(two, n):
+    model, primary, _ = model_and_data()
+    alone = extract_features(model, Subset(primary, range(n)))
+    for one in two[0]:
+        torch.testing.assert_close(one["extracted"][n].features, alone.features)
+        torch.testing.assert_close(one["extracted"][n].logits, alone.logits)
+        assert torch.equal(one["extracted"][n].labels, primary.y[:n])
+
+
+def test_two_halves_of_a_batch_train_as_the_whole(two):
+    model, primary, harmful = model_and_data()
+    start = copy.deepcopy(model.state_dict())
+    sampler = PairedBatchSampler(PairedDataset(primary, harmful), 8, 6, seed=42)
+    halves = [torch.tensor(rows) for rows in sampler]
+    trained = [*model.blocks[2].parameters(), *model.widen.parameters(), *model.score.parameters()]
+    optimizer = torch.optim.SGD(trained, lr=1e-2, momentum=0.9, nesterov=True)
+    model.eval()
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (4 - step) / 4
+        pair = halves[2 * step : 2 * step + 2]
+        kept, attacked = torch.cat([rows[:8] for rows in pair]), torch.cat([rows[8:] for rows in pair]) - 96
+        optimizer.zero_grad()
+        features, logits = features_and_logits(model, torch.cat([primary.x[kept], harmful.x[attacked]]))
+        task = F.cross_entropy(logits[:16], primary.y[kept])
+        (task + 0.7 * features_r_well(features[:16]) + 0.3 * features_r_ill(features[16:])).backward()
+        optimizer.step()
+    (first, second), _, _ = two
+    assert first["wrapped"] == "DistributedDataParallel"
+    moved = 0
+    for name, value in model.state_dict().items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-6, msg=name)
+        moved = max(moved, (value - start[name]).abs().max().item())
+    assert moved > 1e-3
+
+
+def test_evaluation_in_mid_run_is_that_of_one_process(two):
+    (first, second), _, _ = two
+    evaluated = [[entry for entry in one["history"] if "eval_rir" in entry] for one in (first, second)]
+    assert [entry["step"] for entry in evaluated[0]] == [2, 4]
+    exact = ("eval_rir", "eval_rir_i", "eval_rir_ii", "eval_accuracy", "eval_loss")
+    for one, other in zip(*evaluated, strict=True):
+        assert [one[name] for name in exact] == [other[name] for name in exact]
+
+    base, primary, harmful = model_and_data()
+    model = copy.deepcopy(base)
+    model.load_state_dict(first["weights"])
+    rows = [torch.randperm(len(data), generator=torch.Generator().manual_seed(42)) for data in (primary, harmful)]
+    ordered = [Subset(data, order.tolist()) for data, order in zip((primary, harmful), rows, strict=True)]
+    report = evaluate_immunization(model, base, *ordered, protocol=Protocol(3, 10, 42), float64=False)
+    last = evaluated[0][-1]
+    assert last["eval_rir"] == pytest.approx(report.rir, rel=1e-3)
+    assert last["eval_rir_ii"] == pytest.approx(report.rir_ii, rel=1e-3)
+    logits = model.eval()(primary.x)
+    assert last["eval_accuracy"] == pytest.approx((logits.argmax(1) == primary.y).double().mean().item())
+    assert last["eval_loss"] == pytest.approx(F.cross_entropy(logits, primary.y).item(), rel=1e-4)
+
+
+def test_logged_parts_add_up_over_processes(two):
+    logged = [entry for entry in two[0][0]["history"] if "loss" in entry]
+    assert len(logged) == 2
+    for entry in logged:
+        assert entry["task_loss"] + entry["r_well"] + entry["r_ill"] == pytest.approx(entry["loss"], rel=1e-4)
+
+
+def test_the_command_line_writes_one_release_from_two_processes(two):
+    found, folder, printed = two
+    assert [one["status"] for one in found] == [0, 0]
+    assert printed.count('"results"') == 1
+    record = ImmunizationRecord.load(folder / "out")
+    assert record.training["processes"] == 2
+    assert record.training["primary_batch_size"] == 8
+    assert record.training["steps"] == 2
+    assert record.results["rir"]["immunized"]["n_harmful"] == 7
+    model = AutoModelForImageClassification.from_pretrained(folder / "out")
+    assert model.config.id2label == {0: "dark", 1: "bright"}
