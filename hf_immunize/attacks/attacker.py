@@ -21,6 +21,7 @@ __all__ = [
     "Attacker",
     "Fit",
     "Fits",
+    "View",
     "attacker",
     "choose_attackers",
     "listed",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from hf_immunize.spectra.eigen import log_left_over, rank_floor
+
 __all__ = ["SHARES", "decompose", "exact_steps"]
 
 #: Shares of the excess loss that are left.
@@ -48,13 +50,13 @@ def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     values, _, projections = decompose(features, F.one_hot(labels, n_classes))
     if not values[0] > 0:
         return dict.fromkeys(SHARES)
-    kept = values > max(features.shape) * torch.finfo(features.dtype).eps * values[0]
+    kept = values > rank_floor(*features.shape, features.dtype) * values[0]
     if not kept.any():
         # Half precision and many rows: all that there is may be rounding.
         return dict.fromkeys(SHARES)
     weight = projections[kept].square().sum(1)
-    # log(1 − x) keeps what 1 − x rounds away; the first direction is fitted in one step.
-    decay = torch.log1p(-(values[kept] / values[0]).square())
+    # The first direction is fitted in one step.
+    decay = log_left_over(values[kept])
 
     def share(steps: int) -> float:
         left_over = torch.where(torch.isinf(decay), 0.0 if steps else 1.0, torch.exp(2 * steps * decay))

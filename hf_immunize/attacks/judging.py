@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Subset
 from hf_immunize.attacks.attacker import Attacker, AttackTask, View
 from hf_immunize.attacks.subject import Material
 
-__all__ = ["Budgets", "Draw", "Outcome", "budget_rows", "judge", "split_rows"]
+__all__ = ["VALIDATION_SHARE", "Budgets", "Draw", "Outcome", "budget_rows", "judge", "split_rows"]
 
 #: Share of the training rows that an attacker chooses by, and the most of them.
 VALIDATION_SHARE, MOST_VALIDATION = 0.2, 1000

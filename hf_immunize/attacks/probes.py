@@ -18,6 +18,7 @@ from torch import nn
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
 from hf_immunize.attacks.exact import decompose
 from hf_immunize.attacks.softmax_heads import curvature, softmax_descent, with_bias
+from hf_immunize.spectra.eigen import rank_floor
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
@@ -280,7 +281,7 @@ def _whitening(task: AttackTask) -> tuple[Prepare, torch.Tensor] | None:
     """
     rows = task.rows
     mean, (values, directions, _) = _decomposed(task)
-    kept = values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]
+    kept = values > rank_floor(*rows.shape, rows.dtype) * values[0]
     if not kept.any():
         return None
     onto = directions[kept].mT / values[kept] * len(rows) ** 0.5

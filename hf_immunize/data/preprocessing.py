@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from transformers import BatchFeature
 
-__all__ = ["TimmImageProcessor", "to_channels"]
+__all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "to_channels"]
 
 PROCESSOR_NAME = "preprocessor_config.json"
 _MODES = {1: "L", 3: "RGB"}

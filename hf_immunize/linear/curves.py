@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_immunize.linear.inputs import as_matrix
+from hf_immunize.spectra.eigen import rank_floor
 
 __all__ = ["DescentCurves", "descent_curves"]
 
@@ -46,7 +47,7 @@ def descent_curves(features: Any, targets: Any, steps: int = 100) -> DescentCurv
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     left, values, _ = torch.linalg.svd(x, full_matrices=False)
-    kept = values > max(x.shape) * torch.finfo(torch.float64).eps * values[0]
+    kept = values > rank_floor(*x.shape) * values[0]
     values, projected = values[kept], left[:, kept].mT @ y
     loss = projected.square()
     if float(loss.sum()) == 0.0:

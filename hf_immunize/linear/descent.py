@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from hf_immunize.linear.preconditioning import PreconditionedIdentity
 from hf_immunize.linear.task import PrimaryTask
 from hf_immunize.objectives.objective import Objective
-from hf_immunize.spectra.regularizers import gram_eigen
+from hf_immunize.spectra.eigen import GramEigen, rank_floor
 from hf_immunize.spectra.spectrum import Spectrum
 
 __all__ = ["Descent", "Head", "StepRule", "decay"]
@@ -31,37 +30,9 @@ def decay(rule: StepRule, progress: float) -> float:
     return cosine if rule == "adam" else cosine**2
 
 
-@dataclass
-class _Eigen:
-    """Eigenpairs of the Gram of F = Xθ above rounding, and what is read off them."""
-
-    values: torch.Tensor
-    vectors: torch.Tensor
-    left: bool
-    features: torch.Tensor
-
-    @classmethod
-    def of(cls, features: torch.Tensor) -> _Eigen:
-        return cls(*gram_eigen(features), features)
-
-    def gradient(self, slope: torch.Tensor) -> torch.Tensor:
-        """∂/∂F of a function of the eigenvalues whose derivative by them is ``slope``."""
-        if self.left:
-            return (self.vectors * (2 * slope)) @ (self.vectors.mT @ self.features)
-        return (self.features @ self.vectors * (2 * slope)) @ self.vectors.mT
-
-    def least_squares(self, targets: torch.Tensor) -> torch.Tensor:
-        """Minimum-norm solution ω of F ω = targets."""
-        y = targets.reshape(targets.shape[0], -1)
-        if self.left:
-            solution = self.features.mT @ (self.vectors / self.values) @ (self.vectors.mT @ y)
-        else:
-            solution = (self.vectors / self.values) @ (self.vectors.mT @ (self.features.mT @ y))
-        return solution.reshape(-1) if targets.ndim == 1 else solution
-
-    def log_kappa(self, rank: int) -> float:
-        """Log κ at θ0's rank; where the Gram does not resolve that index, at its smallest resolved eigenvalue."""
-        return float(self.values[-1].log() - self.values[-min(rank, self.values.numel())].log())
+def _log_kappa(eigen: GramEigen, rank: int) -> float:
+    """Log κ at θ0's rank; where the Gram does not resolve that index, at its smallest resolved eigenvalue."""
+    return float(eigen.values[-1].log() - eigen.values[-min(rank, eigen.values.numel())].log())
 
 
 class Descent:
@@ -99,8 +70,8 @@ class Descent:
 
     def measure(self, theta: torch.Tensor) -> torch.Tensor | None:
         """Adds the state at θ to the history; the gradient by θ, or None where the loss has blown up."""
-        primary, harmful = _Eigen.of(self.rows_p @ theta), _Eigen.of(self.rows_h @ theta)
-        log_p, log_h = primary.log_kappa(self.first_p.rank), harmful.log_kappa(self.first_h.rank)
+        primary, harmful = GramEigen.of(self.rows_p @ theta), GramEigen.of(self.rows_h @ theta)
+        log_p, log_h = _log_kappa(primary, self.first_p.rank), _log_kappa(harmful, self.first_h.rank)
         gain = log_h - self.first_h.log_condition_number - log_p + self.first_p.log_condition_number
         self.scale = float(primary.values[-1].sqrt())
         if self.head == "exact":
@@ -125,7 +96,9 @@ class Descent:
             self.history.setdefault(name, []).append(value)
         return gradient
 
-    def _spectral_gradient(self, name: str, slope: torch.Tensor, primary: _Eigen, harmful: _Eigen) -> torch.Tensor:
+    def _spectral_gradient(
+        self, name: str, slope: torch.Tensor, primary: GramEigen, harmful: GramEigen
+    ) -> torch.Tensor:
         is_primary = name in ("r_well", "kappa_primary")
         side, back = (primary, self.back_p) if is_primary else (harmful, self.back_h)
         if self.rule == "natural":
@@ -170,5 +143,5 @@ def _joint_span(rows_p: torch.Tensor, rows_h: torch.Tensor) -> torch.Tensor | No
     """Orthonormal basis (D, r) of what the two tasks see of θ together; None where that is everything."""
     both = torch.cat([rows_p, rows_h])
     _, values, right = torch.linalg.svd(both, full_matrices=False)
-    kept = right[values > max(both.shape) * torch.finfo(torch.float64).eps * values[0]].mT
+    kept = right[values > rank_floor(*both.shape) * values[0]].mT
     return None if kept.shape[1] == both.shape[1] else kept

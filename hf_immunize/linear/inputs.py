@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from hf_immunize.spectra.eigen import rank_floor
+
 __all__ = ["as_matrix", "check_same_columns", "dependent_columns", "warn_about_columns"]
 
 #: Column names in a message before it says "and N more".
@@ -64,7 +66,7 @@ def dependent_columns(x: torch.Tensor) -> dict[str, list[int]]:
     they carry nothing.
     """
     n, d = x.shape
-    floor = max(n, d) * torch.finfo(torch.float64).eps
+    floor = rank_floor(n, d)
     constant = (x == x[0]).all(dim=0)
     found: dict[str, list[int]] = {
         "constant": constant.nonzero().flatten().tolist(),

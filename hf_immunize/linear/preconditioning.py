@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hf_immunize.linear.inputs import as_matrix
+from hf_immunize.spectra.eigen import rank_floor
 
 __all__ = ["PreconditionedIdentity"]
 
@@ -45,7 +46,7 @@ class PreconditionedIdentity(nn.Module):
         x, _ = as_matrix(inputs, "inputs")
         _, values, right = torch.linalg.svd(x, full_matrices=False)
         values = values / values[0]
-        kept = values > max(x.shape) * torch.finfo(torch.float64).eps
+        kept = values > rank_floor(*x.shape)
         self.layout = layout
         self.register_buffer("vectors", right[kept].mT.contiguous())
         self.register_buffer("inverse", values[kept].square().reciprocal())

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from hf_immunize.linear.inputs import as_matrix
+from hf_immunize.spectra.eigen import rank_floor
 
 __all__ = ["Loss", "PrimaryTask"]
 
@@ -94,7 +95,7 @@ class PrimaryTask:
             solution = torch.linalg.lstsq(features, targets, driver="gelsd").solution
             return solution.reshape(-1) if self.y.ndim == 1 else solution
         left, values, right = torch.linalg.svd(features, full_matrices=False)
-        kept = values > max(features.shape) * torch.finfo(torch.float64).eps * values[0]
+        kept = values > rank_floor(*features.shape) * values[0]
         left, back = left[:, kept], right[kept].mT / values[kept]
         shape = (left.shape[1],) if self.outputs is None else (left.shape[1], self.outputs)
         head = torch.zeros(shape, dtype=torch.float64, requires_grad=True)

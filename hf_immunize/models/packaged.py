@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-__all__ = ["efficientnet_lite0"]
+__all__ = ["ARCHITECTURE", "efficientnet_lite0"]
 
 
 ARCHITECTURE = "tf_efficientnet_lite0"

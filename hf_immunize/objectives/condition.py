@@ -6,12 +6,12 @@ import torch
 
 from hf_immunize.objectives.objective import Objective, Parts, checked_weight, weighted
 from hf_immunize.spectra.regularizers import (
-    _raw_ill,
-    _raw_well,
-    _scale_free_ill,
-    _scale_free_well,
     features_r_ill,
     features_r_well,
+    raw_ill,
+    raw_well,
+    scale_free_ill,
+    scale_free_well,
 )
 
 __all__ = ["Condition", "RIllOnly"]
@@ -46,7 +46,7 @@ class Condition(Objective):
 
     def spectral_parts(self, primary_values: torch.Tensor, harmful_values: torch.Tensor) -> Parts:
         """See :meth:`Objective.spectral_parts`."""
-        well, ill = (_scale_free_well, _scale_free_ill) if self.scale_free else (_raw_well, _raw_ill)
+        well, ill = (scale_free_well, scale_free_ill) if self.scale_free else (raw_well, raw_ill)
         parts: Parts = {}
         if self.uses_primary:
             parts["r_well"] = weighted(self.lambda_primary, well(primary_values))

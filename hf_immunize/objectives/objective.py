@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-__all__ = ["Objective", "checked_weight", "weighted"]
+__all__ = ["Objective", "Parts", "checked_weight", "weighted"]
 
 
 #: Name of a part -> its weighted value and its derivative by each eigenvalue of its Hessian.

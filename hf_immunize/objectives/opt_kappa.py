@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 
 from hf_immunize.objectives.objective import Objective, Parts, weighted
-from hf_immunize.spectra.regularizers import (
-    Terms,
-    _FeatureTerm,
-    _unit,
-)
+from hf_immunize.spectra.eigen import Terms, of_features, shared_by_ties
 
 __all__ = ["OptKappa", "OptLogKappa"]
 
@@ -48,9 +44,9 @@ class OptKappa(Objective):
         """See :meth:`Objective.__call__`; the parts are ``kappa_primary`` and ``kappa_harmful`` (negative)."""
         parts = {}
         if self.uses_primary:
-            parts["kappa_primary"] = self.lambda_primary * _FeatureTerm.apply(primary_features, self._terms)
+            parts["kappa_primary"] = self.lambda_primary * of_features(primary_features, self._terms)
         if self.uses_harmful:
-            parts["kappa_harmful"] = -self.lambda_harmful * _FeatureTerm.apply(harmful_features, self._terms)
+            parts["kappa_harmful"] = -self.lambda_harmful * of_features(harmful_features, self._terms)
         return parts
 
     def spectral_parts(self, primary_values: torch.Tensor, harmful_values: torch.Tensor) -> Parts:
@@ -78,5 +74,5 @@ def _kappa(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _log_kappa(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    slope = _unit(values, -1) / values[-1] - _unit(values, 0) / values[0]
+    slope = shared_by_ties(values, -1) / values[-1] - shared_by_ties(values, 0) / values[0]
     return values[-1].log() - values[0].log(), slope

@@ -14,7 +14,7 @@ from hf_immunize.attacks.report import AttackReport
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
 
-__all__ = ["EVAL_RESULTS_NAME", "RATIOS", "card_metadata", "eval_results_yaml"]
+__all__ = ["EVAL_RESULTS_NAME", "RATIOS", "card_metadata", "eval_results_yaml", "rir_report"]
 
 EVAL_RESULTS_NAME = ".eval_results/hf_immunize.yaml"
 RATIOS = {"rir": "RIR_θ0", "rir_i": "(i) κ_H(θᴵ)/κ_H(θ0)", "rir_ii": "(ii) κ_P(θᴵ)/κ_P(θ0)"}

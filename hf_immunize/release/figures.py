@@ -14,7 +14,15 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.release.record import ImmunizationRecord
 
-__all__ = ["FIGURES_FOLDER", "plot_attacks", "plot_spectra", "save_figure", "save_figures"]
+__all__ = [
+    "ATTACKS_NAME",
+    "FIGURES_FOLDER",
+    "SPECTRA_NAME",
+    "plot_attacks",
+    "plot_spectra",
+    "save_figure",
+    "save_figures",
+]
 
 FIGURES_FOLDER = "figures"
 SPECTRA_NAME = "spectra.png"

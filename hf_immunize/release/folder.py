@@ -23,7 +23,7 @@ from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_ya
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, save_figures
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 
-__all__ = ["GENERATED", "check_target", "missing_parts", "save_immunized"]
+__all__ = ["GENERATED", "check_target", "generated_files", "missing_parts", "save_immunized"]
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"

@@ -16,6 +16,7 @@ from typing import Any
 from hf_immunize.spectra.spectrum import Spectrum
 
 __all__ = [
+    "COMMIT_HASH",
     "RECORD_NAME",
     "SCHEMA_VERSION",
     "DatasetRecord",

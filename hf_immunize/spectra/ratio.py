@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, _exp, spectrum
+from hf_immunize.spectra.eigen import exp_or_inf
+from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, spectrum
 
-__all__ = ["RIR", "Bound", "relative_immunization_ratio"]
+__all__ = ["RIR", "SIGN", "Bound", "relative_immunization_ratio"]
 
 #: What a printed number is: the value itself, a lower bound of it, an upper bound, or neither.
 Bound = Literal["exact", "lower", "upper", "undetermined"]
@@ -107,9 +108,9 @@ def relative_immunization_ratio(
     elif ii_is_bound:
         bound = "upper"
     return RIR(
-        rir=_exp(log_i - log_ii),
-        rir_i=_exp(log_i),
-        rir_ii=_exp(log_ii),
+        rir=exp_or_inf(log_i - log_ii),
+        rir_i=exp_or_inf(log_i),
+        rir_ii=exp_or_inf(log_ii),
         immunized_harmful=theta_h,
         initial_harmful=zero_h,
         immunized_primary=theta_p,

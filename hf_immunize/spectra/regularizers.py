@@ -20,22 +20,25 @@ No rescaling of the features changes them, their gradients are exact, and λ is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from hf_immunize.spectra.spectrum import as_float64
+from hf_immunize.spectra.eigen import of_features, of_hessian, shared_by_ties
 
-__all__ = ["features_r_ill", "features_r_well", "gram_eigen", "r_ill", "r_well"]
+__all__ = [
+    "FLOOR",
+    "features_r_ill",
+    "features_r_well",
+    "r_ill",
+    "r_well",
+    "raw_ill",
+    "raw_well",
+    "scale_free_ill",
+    "scale_free_well",
+]
 
-#: Ascending positive eigenvalues (k,) -> the scalar and its derivative by each of them (k,).
-Terms = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 #: Below this share of the mean eigenvalue a direction counts as lost to the scale-free r_ill.
 FLOOR = 1e-3
-#: Eigenvalues closer than this relative distance are one eigenspace; its subgradient is the mean over it.
-TIE = 1e-12
 
 
 def r_ill(hessian: torch.Tensor) -> torch.Tensor:
@@ -47,7 +50,7 @@ def r_ill(hessian: torch.Tensor) -> torch.Tensor:
         ValueError: not square, not symmetric, not positive semi-definite, not finite, zero, or with all its non-zero
             singular values equal (R_ill is infinite there).
     """
-    return _HessianTerm.apply(_checked_hessian(hessian), _raw_ill)
+    return of_hessian(hessian, raw_ill)
 
 
 def r_well(hessian: torch.Tensor) -> torch.Tensor:
@@ -58,7 +61,7 @@ def r_well(hessian: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: not square, not symmetric, not positive semi-definite, not finite, or zero.
     """
-    return _HessianTerm.apply(_checked_hessian(hessian), _raw_well)
+    return of_hessian(hessian, raw_well)
 
 
 def features_r_ill(features: torch.Tensor, scale_free: bool = True) -> torch.Tensor:
@@ -81,7 +84,7 @@ def features_r_ill(features: torch.Tensor, scale_free: bool = True) -> torch.Ten
         >>> features_r_ill(x, scale_free=False) == 1 / (17 / 4 - 1 / 2)
         tensor(True)
     """
-    return _FeatureTerm.apply(features, _scale_free_ill if scale_free else _raw_ill)
+    return of_features(features, scale_free_ill if scale_free else raw_ill)
 
 
 def features_r_well(features: torch.Tensor, scale_free: bool = True) -> torch.Tensor:
@@ -92,93 +95,11 @@ def features_r_well(features: torch.Tensor, scale_free: bool = True) -> torch.Te
         >>> features_r_well(x, scale_free=False) == 16 / 2 - 17 / 4
         tensor(True)
     """
-    return _FeatureTerm.apply(features, _scale_free_well if scale_free else _raw_well)
+    return of_features(features, scale_free_well if scale_free else raw_well)
 
 
-def gram_eigen(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """Eigenpairs above rounding of the smaller of XXᵀ (n×n) and XᵀX (d×d), in float64.
-
-    Returns:
-        eigenvalues (k,), ascending and positive; eigenvectors (min(n, d), k); True where they are XXᵀ's.
-
-    Raises:
-        TypeError: not a floating tensor.
-        ValueError: wrong shape, NaN or infinite values, or all zero.
-    """
-    if not isinstance(features, torch.Tensor) or not features.is_floating_point():
-        raise TypeError(f"Features must be a floating tensor of shape (n, d), got {_describe(features)}.")
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"Features must have shape (n, d) with n, d ≥ 1, got {tuple(features.shape)}.")
-    n, d = features.shape
-    rows = as_float64(features.detach())
-    left = n <= d
-    gram = rows @ rows.mT if left else rows.mT @ rows
-    if not torch.isfinite(gram).all():
-        raise ValueError(f"The {n} x {d} features hold NaN or infinite values, or overflow when squared.")
-    # Half precision counts as the numbers it holds: its own worst-case floor would leave no direction at all.
-    eps = min(torch.finfo(features.dtype).eps, torch.finfo(torch.float32).eps)
-    floor = max((max(n, d) * eps) ** 2, max(n, d) * torch.finfo(torch.float64).eps)
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    # The regularizers square the eigenvalues.
-    if rows.any() and not 1e-150 < eigenvalues[-1] < 1e150:
-        raise ValueError(f"The {n} x {d} features leave float64 when raised to the fourth power. Rescale them.")
-    kept = eigenvalues > floor * eigenvalues[-1].clamp_min(0)
-    if not kept.any():
-        raise ValueError(f"The {n} x {d} features are all zero: they have no spectrum. The model has collapsed.")
-    return eigenvalues[kept], vectors[:, kept], left
-
-
-class _FeatureTerm(torch.autograd.Function):
-    """∂/∂X of a function of XᵀX's eigenvalues is 2X·∇_S, which is U diag(2g) Uᵀ X on the n×n side."""
-
-    @staticmethod
-    def forward(ctx: Any, features: torch.Tensor, terms: Terms) -> torch.Tensor:
-        eigenvalues, vectors, left = gram_eigen(features)
-        value, slope = terms(eigenvalues)
-        if not (torch.isfinite(value) and torch.isfinite(slope).all()):
-            raise ValueError("The regularizer or its gradient overflows float64. Rescale the features.")
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(features.detach(), slope, vectors)
-            ctx.left = left
-        return value.to(features.device, torch.promote_types(features.dtype, torch.float32))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
-        features, slope, vectors = ctx.saved_tensors
-        rows = as_float64(features)
-        if ctx.left:
-            gradient = (vectors * (2 * slope)) @ (vectors.mT @ rows)
-        else:
-            gradient = (rows @ vectors * (2 * slope)) @ vectors.mT
-        return (gradient * as_float64(upstream)).to(features), None
-
-
-class _HessianTerm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hessian: torch.Tensor, terms: Terms) -> torch.Tensor:
-        matrix = as_float64(hessian.detach())
-        eigenvalues, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-        floor = matrix.shape[0] * torch.finfo(hessian.dtype).eps * eigenvalues[-1].clamp_min(0)
-        kept = eigenvalues > floor
-        if not kept.any():
-            raise ValueError(f"The {matrix.shape[0]} x {matrix.shape[0]} Hessian is zero: it has no spectrum.")
-        if eigenvalues[0] < -10 * floor:
-            raise ValueError(
-                f"The Hessian must be positive semi-definite, its smallest eigenvalue is {eigenvalues[0]:.3g}."
-            )
-        value, slope = terms(eigenvalues[kept])
-        ctx.save_for_backward((vectors[:, kept] * slope) @ vectors[:, kept].mT)
-        return value.to(hessian)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * as_float64(upstream)).to(upstream), None
-
-
-def _raw_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def raw_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """R_ill of eigenvalues (k,), ascending and positive, and its derivative by each."""
     k = values.numel()
     # As a mean of non-negative differences, so that equal values give exactly zero and never a negative gap.
     gap = (values.square() - values[0].square()).sum() / (2 * k)
@@ -186,15 +107,17 @@ def _raw_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(
             f"R_ill is infinite: all {k} non-zero singular values are equal. Use more rows, or scale_free=True."
         )
-    return 1 / gap, (_unit(values, 0) * values[0] - values / k) / gap.square()
+    return 1 / gap, (shared_by_ties(values, 0) * values[0] - values / k) / gap.square()
 
 
-def _raw_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def raw_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """R_well of eigenvalues (k,), ascending and positive, and its derivative by each."""
     k = values.numel()
-    return (values[-1].square() - values.square()).sum() / (2 * k), _unit(values, -1) * values[-1] - values / k
+    return (values[-1].square() - values.square()).sum() / (2 * k), shared_by_ties(values, -1) * values[-1] - values / k
 
 
-def _scale_free_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_free_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scale-free r_ill of eigenvalues (k,), ascending and positive, and its derivative by each."""
     k, total = values.numel(), values.sum()
     floor = FLOOR * total / k
     raised = values + floor
@@ -203,30 +126,8 @@ def _scale_free_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (raised / floor).log10().mean(), slope
 
 
-def _scale_free_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_free_well(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scale-free r_well of eigenvalues (k,), ascending and positive, and its derivative by each."""
     k, total = values.numel(), values.sum()
     # Rounding must not make equal values a negative gap.
     return -(values * (k / total)).log10().mean().clamp_max(0), (1 / total - 1 / (k * values)) / math.log(10)
-
-
-def _unit(values: torch.Tensor, index: int) -> torch.Tensor:
-    """Weight one on the chosen eigenvalue, shared equally by all that are tied with it."""
-    tied = (values - values[index]).abs() <= TIE * values[-1]
-    return tied.to(values) / tied.sum()
-
-
-def _checked_hessian(hessian: torch.Tensor) -> torch.Tensor:
-    if not isinstance(hessian, torch.Tensor) or not hessian.is_floating_point():
-        raise TypeError(f"The Hessian must be a floating tensor of shape (d, d), got {_describe(hessian)}.")
-    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1] or hessian.shape[0] == 0:
-        raise ValueError(f"The Hessian must have shape (d, d), got {tuple(hessian.shape)}.")
-    if not torch.isfinite(hessian).all():
-        raise ValueError("The Hessian holds NaN or infinite values.")
-    with torch.no_grad():
-        if (hessian - hessian.mT).abs().max() > 1e-3 * hessian.abs().max():
-            raise ValueError("The Hessian must be symmetric. Pass features.T @ features, not the features.")
-    return hessian
-
-
-def _describe(value: Any) -> str:
-    return f"{value.dtype} tensor" if isinstance(value, torch.Tensor) else type(value).__name__

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hf_immunize.spectra.eigen import as_float64, exp_or_inf, rank_floor
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -60,7 +62,7 @@ class Spectrum:
     @property
     def condition_number(self) -> float:
         """κ = σ_max/σ_min over the non-zero singular values of XᵀX (paper, section 3)."""
-        return _exp(self.log_condition_number)
+        return exp_or_inf(self.log_condition_number)
 
     @property
     def log_condition_number(self) -> float:
@@ -153,8 +155,10 @@ class FeatureGram:
         """Spectrum of all rows so far."""
         if self.n_samples == 0:
             raise ValueError("This Gram holds no rows yet. Call update(features) before spectrum().")
-        size = max(self.n_samples, self.n_features)
-        floor = max(size * self.eps, math.sqrt(size * torch.finfo(torch.float64).eps))
+        # Squares of singular values are resolved by float64 only down to a floor of their own.
+        floor = max(
+            max(self.n_samples, self.n_features) * self.eps, math.sqrt(rank_floor(self.n_samples, self.n_features))
+        )
         eigenvalues = torch.linalg.eigvalsh(self.matrix).clamp_min(0).cpu()
         return _cut(
             eigenvalues, self.n_samples, self.n_features, floor, resolution=min(self.n_samples, self.n_features)
@@ -181,12 +185,12 @@ def spectrum(features: Any, precision: torch.dtype | None = None) -> Spectrum:
     """
     features = check_features(features)
     n, d = features.shape
-    eps = max(torch.finfo(dtype).eps for dtype in (features.dtype, precision or features.dtype))
+    floor = max(rank_floor(n, d, dtype) for dtype in (features.dtype, precision or features.dtype))
     rows = as_float64(features)
     scale = rows.abs().max()
     # Dividing by the largest entry keeps the squares of very small or large features inside float64.
     values = torch.linalg.svdvals(rows / scale) * scale if scale > 0 else torch.zeros(min(n, d), dtype=torch.float64)
-    return _cut(values.flip(0).square().cpu(), n, d, max(n, d) * eps, resolution=min(n, d))
+    return _cut(values.flip(0).square().cpu(), n, d, floor, resolution=min(n, d))
 
 
 def condition_number(features: Any) -> float:
@@ -237,11 +241,6 @@ def check_features(features: Any) -> torch.Tensor:
     return features
 
 
-def as_float64(features: torch.Tensor) -> torch.Tensor:
-    """float64 on the same device, or on the CPU where the device has no float64 (MPS)."""
-    return (features.cpu() if features.device.type == "mps" else features).double()
-
-
 def _cut(eigenvalues: torch.Tensor, n: int, d: int, tolerance: float, resolution: int) -> Spectrum:
     """Keeps the squared singular values above the floor; at most ``resolution`` of them can be real."""
     if tolerance >= 1:
@@ -256,7 +255,3 @@ def _cut(eigenvalues: torch.Tensor, n: int, d: int, tolerance: float, resolution
     dropped = eigenvalues[: eigenvalues.numel() - kept.numel()]
     residual = math.sqrt(float(dropped[-1] / largest)) if dropped.numel() else 0.0
     return Spectrum(kept, n, d, tolerance, residual)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 709.0 else math.inf

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_immunize.spectra.regularizers import features_r_ill, features_r_well, gram_eigen, r_ill, r_well
+from hf_immunize.spectra.eigen import GramEigen
+from hf_immunize.spectra.regularizers import features_r_ill, features_r_well, r_ill, r_well
 
 FORMS = [(features_r_ill, False), (features_r_ill, True), (features_r_well, False), (features_r_well, True)]
 NAMES = ["raw ill", "scale-free ill", "raw well", "scale-free well"]
@@ -334,7 +335,8 @@ def test_gradients_at_ties_turn_with_the_features(function, scale_free, n, d):
 @every_shape
 def test_eigenproblem_has_the_smaller_size(n, d):
     features = random_features(n, d, 0)
-    eigenvalues, vectors, left = gram_eigen(features)
+    eigen = GramEigen.of(features)
+    eigenvalues, vectors, left = eigen.values, eigen.vectors, eigen.left
     assert vectors.shape == (min(n, d), min(n, d))
     assert left is (n <= d)
     expected = np.linalg.svd(features.numpy(), compute_uv=False)[::-1] ** 2

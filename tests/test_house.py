@@ -1,0 +1,106 @@
+"""The plan of the house: imports run downward only, in no circle, and take nothing that is not offered."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hf_immunize"
+#: Folder → floor; modules beside the folders are what every floor stands on.
+FLOORS = {
+    "": 0,
+    "spectra": 1,
+    "data": 1,
+    "models": 2,
+    "objectives": 3,
+    "attacks": 3,
+    "metrics": 3,
+    "linear": 4,
+    "release": 4,
+    "training": 5,
+    "cli": 6,
+}
+#: The page of a Hub Space, which runs where the package may not be installed.
+APART = {"metrics.rir.app"}
+MOST_LINES = 330
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below the package → file; the package itself is no room."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name and name not in APART:
+            found[name] = path
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Module below the package and name taken from it, wherever in the file the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hf_immunize":
+            assert node.level == 0
+            for one in node.names:
+                yield (node.module or "").removeprefix("hf_immunize").lstrip("."), one.name
+        elif isinstance(node, ast.Import):
+            assert not any(one.name.startswith("hf_immunize.") for one in node.names), path
+
+
+def room(module: str) -> str:
+    return module.split(".")[0] if module.split(".")[0] in FLOORS and module else ""
+
+
+def target(module: str, name: str) -> str:
+    """The module that an import really reads."""
+    inner = f"{module}.{name}".lstrip(".")
+    return inner if inner in modules() else module
+
+
+def test_every_folder_has_its_floor():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(FLOORS) - {""}
+    assert len({floor for floor in FLOORS.values() if floor}) == 6
+
+
+def test_at_most_two_modules_stand_beside_the_folders():
+    assert len([path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]) <= 2
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_run_downward(module):
+    for source, name in imports(modules()[module]):
+        read = target(source, name)
+        if read == "":
+            # The version, and nothing else, is read off the package itself.
+            assert name == "__version__", (module, name)
+            continue
+        own, other = room(module), room(read)
+        assert own == other or FLOORS[other] < FLOORS[own], f"{module} imports {read} from a floor that is not below it"
+
+
+def test_imports_run_in_no_circle():
+    graph = {
+        module: {target(source, name) for source, name in imports(path)} - {module, ""}
+        for module, path in modules().items()
+    }
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", modules())
+def test_nothing_is_taken_that_is_not_offered(module):
+    for source, name in imports(modules()[module]):
+        if target(source, name) != source or source == "":
+            continue
+        assert not name.startswith("_"), f"{module} takes {source}.{name}"
+        assert name in importlib.import_module(f"hf_immunize.{source}").__all__, f"{source} does not offer {name}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_room_has_one_purpose(module):
+    assert len(modules()[module].read_text(encoding="utf-8").splitlines()) <= MOST_LINES
