@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from huggingface_hub import constants, errors
 
+from hf_immunize.errors import HubConnectionError, InputError
+
 __all__ = ["hub_errors", "split_revision"]
 
 
@@ -18,9 +20,9 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
     """
     name, mark, given = name.partition("@")
     if mark and not given:
-        raise ValueError(f"{name}@ names no revision. Write {name}@COMMIT, or leave the @ away.")
+        raise InputError(f"{name}@ names no revision. Write {name}@COMMIT, or leave the @ away.")
     if given and revision and given != revision:
-        raise ValueError(f"Two revisions for {name}: {given!r} behind the @ and revision={revision!r}. Give one.")
+        raise InputError(f"Two revisions for {name}: {given!r} behind the @ and revision={revision!r}. Give one.")
     return name, given or revision
 
 
@@ -30,56 +32,56 @@ def hub_errors(repo_id: str, revision: str | None = None, *, writing: bool = Fal
     try:
         yield
     except errors.HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is not a valid Hub id: {error} Write it as user/name.") from error
+        raise InputError(f"{repo_id!r} is not a valid Hub id: {error} Write it as user/name.") from error
     except errors.GatedRepoError as error:
-        raise ValueError(
+        raise InputError(
             f"{repo_id} is gated: accept its terms on {constants.ENDPOINT}/{repo_id}, then log in with `hf auth login` "
             "or pass token=…."
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"There is no {repo_id} on {constants.ENDPOINT} that you can read: the id is misspelt, or it is private. "
             "For a private one log in with `hf auth login`, set HF_TOKEN, or pass token=…."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"{repo_id} has no revision {revision or 'main'!r}. Give a branch, a tag or a commit hash that it has."
         ) from error
     except errors.LocalTokenNotFoundError as error:
-        raise ValueError(_no_token(repo_id)) from error
+        raise InputError(_no_token(repo_id)) from error
     except errors.LocalEntryNotFoundError as error:
         # The client names the cache first; what failed is the connection behind it.
-        raise ConnectionError(_no_network(repo_id)) from error
+        raise HubConnectionError(_no_network(repo_id)) from error
     except errors.RemoteEntryNotFoundError as error:
-        raise ValueError(f"{repo_id} does not hold what was asked for: {_first_line(error)}") from error
+        raise InputError(f"{repo_id} does not hold what was asked for: {_first_line(error)}") from error
     except errors.HfHubHTTPError as error:
         raise _http_error(error, repo_id, writing) from error
     except errors.OfflineModeIsEnabled as error:
-        raise ConnectionError(
+        raise HubConnectionError(
             f"{repo_id} needs the Hub, and HF_HUB_OFFLINE is set. Unset it, or give a local folder."
         ) from error
     except Exception as error:
         # The client lets its HTTP library's own errors through, and that library changed between its versions.
         if not _is_transport_error(error):
             raise
-        raise ConnectionError(_no_network(repo_id)) from error
+        raise HubConnectionError(_no_network(repo_id)) from error
 
 
 def _http_error(error: errors.HfHubHTTPError, repo_id: str, writing: bool) -> Exception:
     status = error.response.status_code if error.response is not None else None
     if status == 401:
-        return ValueError(_no_token(repo_id))
+        return InputError(_no_token(repo_id))
     if status == 403:
         what = "write to" if writing else "read"
-        return ValueError(
+        return InputError(
             f"This token may not {what} {repo_id}. Make one with {'write' if writing else 'read'} access under "
             f"{constants.ENDPOINT}/settings/tokens, or choose a repo_id in your own name."
         )
     if status == 412:
-        return ValueError(f"{repo_id} was changed while this push was being prepared; nothing was written. Push again.")
+        return InputError(f"{repo_id} was changed while this push was being prepared; nothing was written. Push again.")
     if status is not None and status >= 500:
-        return ConnectionError(f"{constants.ENDPOINT} answered {status} for {repo_id}. Try again later.")
-    return ValueError(f"The Hub refused the request for {repo_id}: {_first_line(error)}")
+        return HubConnectionError(f"{constants.ENDPOINT} answered {status} for {repo_id}. Try again later.")
+    return InputError(f"The Hub refused the request for {repo_id}: {_first_line(error)}")
 
 
 def _no_token(repo_id: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from hf_immunize.errors import InputError, MissingPackageError
+
 __all__ = [
     "ATTACKERS",
     "AttackTask",
@@ -124,7 +126,7 @@ def attacker(
         'probe'
     """
     if view not in ("features", "tail", "images"):
-        raise ValueError(f"view must be 'features', 'tail' or 'images', got {view!r}.")
+        raise InputError(f"view must be 'features', 'tail' or 'images', got {view!r}.")
 
     def register(run: Callable[[AttackTask], Fits]) -> Attacker:
         text = (run.__doc__ or name).strip().splitlines()[0]
@@ -163,13 +165,13 @@ def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
     for name in given:
         if name not in groups and name not in ATTACKERS:
             near = difflib.get_close_matches(name, [*groups, *ATTACKERS], n=1, cutoff=0.0)[0]
-            raise ValueError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {known}.")
+            raise InputError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {known}.")
         chosen |= {one: ATTACKERS[one] for one in groups.get(name, [name])}
     if not chosen:
-        raise ValueError(f"No attacker was named. Choose 'all', 'probes', or some of: {known}.")
+        raise InputError(f"No attacker was named. Choose 'all', 'probes', or some of: {known}.")
     for one in chosen.values():
         if one.requires and importlib.util.find_spec(one.requires[0]) is None:
-            raise ModuleNotFoundError(
+            raise MissingPackageError(
                 f"The attacker {one.name!r} needs {one.requires[0]}: pip install 'hf-immunize[{one.requires[1]}]', or "
                 "choose attackers='probes'."
             )

@@ -17,6 +17,7 @@ from hf_immunize.attacks.report import MODELS, AttackReport
 from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
+from hf_immunize.errors import InputError
 
 __all__ = ["attack_subjects"]
 
@@ -177,7 +178,7 @@ def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict
     labels = {split: features[split].labels for split in ("train", "test")}
     for split, known in labels.items():
         if known is None:
-            raise ValueError(
+            raise InputError(
                 f"The {split} images have no labels. Training needs none, but an attacker fits the task and does."
             )
     return labels
@@ -186,11 +187,11 @@ def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict
 def _check_classes(train: torch.Tensor, test: torch.Tensor) -> int:
     known, asked = set(train.tolist()), set(test.tolist())
     if len(known) < 2:
-        raise ValueError(f"An attacker needs two classes or more to tell apart, the training rows have {len(known)}.")
+        raise InputError(f"An attacker needs two classes or more to tell apart, the training rows have {len(known)}.")
     if min(known | asked) < 0:
-        raise ValueError("Labels must be counted from 0; a negative one was given.")
+        raise InputError("Labels must be counted from 0; a negative one was given.")
     if asked - known:
-        raise ValueError(
+        raise InputError(
             f"The test rows have the classes {sorted(asked - known)}, of which the training rows have none. Split the "
             "same classes into both."
         )
@@ -201,7 +202,7 @@ def _check_finite(name: str, rows: Mapping[str, torch.Tensor]) -> None:
     for split, features in rows.items():
         bad = int((~torch.isfinite(features)).any(1).sum())
         if bad:
-            raise ValueError(
+            raise InputError(
                 f"{bad} of {len(features)} {split} feature rows of the {name} model hold NaN or infinite values. Run "
                 "it in float32 or float64."
             )

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.attacks.attacker import Attacker, AttackTask, View
 from hf_immunize.attacks.subject import Material
+from hf_immunize.errors import InputError, InputTypeError
 
 __all__ = ["VALIDATION_SHARE", "Budgets", "Draw", "Outcome", "budget_rows", "judge", "split_rows"]
 
@@ -51,7 +52,7 @@ class Budgets:
             if not values or any(
                 (value is None and "samples" not in name) or (value is not None and value < low) for value in values
             ):
-                raise ValueError(f"{name} must hold whole numbers of at least {low}, got {values!r}.")
+                raise InputError(f"{name} must hold whole numbers of at least {low}, got {values!r}.")
         for name in ("samples", "steps", "finetune_samples", "finetune_steps"):
             # Ascending, and what there is last.
             found = sorted(set(getattr(self, name)), key=lambda one: float("inf") if one is None else one)
@@ -120,7 +121,7 @@ class Draw:
             fewer = max(1, round(per_class * VALIDATION_SHARE / (1 - VALIDATION_SHARE)))
             validation = budget_rows(validation, labels, fewer)
         if len(validation) == 0:
-            raise ValueError(
+            raise InputError(
                 "Every class has one training image alone, so that none is left for an attacker to choose its rate by. "
                 "Give two images of a class or more."
             )
@@ -173,7 +174,7 @@ def judge(
     fits: list[tuple[float, int, Outcome]] = []
     attack = attacker(task)
     if not isinstance(attack, Generator):
-        raise TypeError(
+        raise InputTypeError(
             f"The attacker {attacker.name!r} returned {type(attack).__name__}; it must be a function that yields fits."
         )
     fit = next(attack, None)
@@ -186,7 +187,7 @@ def judge(
         except StopIteration:
             fit = None
     if not any(spent <= steps[0] for _, spent, _ in fits):
-        raise ValueError(
+        raise InputError(
             f"The attacker {attacker.name!r} yielded no fit within {steps[0]} steps. It must yield one at every "
             "checkpoint of its task."
         )

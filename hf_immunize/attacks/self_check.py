@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from hf_immunize.attacks.attacker import Attacker
 from hf_immunize.attacks.judging import Draw, judge
 from hf_immunize.attacks.subject import Subject
+from hf_immunize.errors import UserError
 
 __all__ = ["BrokenAttackerError", "self_check"]
 
@@ -19,7 +20,7 @@ REQUIRED = 0.9
 PROBE_STEPS, FINETUNE_STEPS = (100,), (30, 60)
 
 
-class BrokenAttackerError(RuntimeError):
+class BrokenAttackerError(UserError, RuntimeError):
     """An attacker fails where success is known, so its failure on a model would mean nothing."""
 
 

@@ -16,6 +16,7 @@ from hf_immunize.attacks.report import AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.images import as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
+from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import Extracted
 from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import random_weights
@@ -134,9 +135,9 @@ def _reports(
         chosen = [one for one in chosen if not one.needs_primary]
         notes.append(f"Without primary images these attackers were left out: {listed(left_out)}.")
         if not chosen:
-            raise ValueError(f"The attacker {left_out[0]!r} needs primary images with labels. Pass them (primary=…).")
+            raise InputError(f"The attacker {left_out[0]!r} needs primary images with labels. Pass them (primary=…).")
     if (benign_train is None) != (benign_test is None):
-        raise ValueError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
+        raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
     def kept(**data: Any) -> dict[str, KeptImages]:
         given = {role: one for role, one in data.items() if one is not None}
@@ -214,7 +215,7 @@ def attack_features(
     chosen = choose_attackers(attackers)
     wrong = [one.name for one in chosen if one.kind != "probe"]
     if wrong:
-        raise ValueError(f"On features alone only probes can run, got {listed(wrong)}. Use run_attacks.")
+        raise InputError(f"On features alone only probes can run, got {listed(wrong)}. Use run_attacks.")
 
     def subject(one: Features) -> Subject | Redrawn:
         return Redrawn(lambda seed: Subject.of_features(one(seed))) if callable(one) else Subject.of_features(one)
@@ -226,9 +227,9 @@ def attack_features(
 
 def _check_labelled(data: Any, name: str) -> None:
     if len(data) == 0:
-        raise ValueError(f"The {name} data are empty. Check the split and its filters.")
+        raise InputError(f"The {name} data are empty. Check the split and its filters.")
     if "labels" not in collate_images([data[0]]):
-        raise ValueError(
+        raise InputError(
             f"The {name} images have no labels. Training needs none, but an attacker fits the harmful task and does: "
             "name the column of labels, or add one."
         )
@@ -247,7 +248,7 @@ def _check_primary(model: nn.Module, primary: KeptImages) -> None:
 def _check_weights(name: str, model: nn.Module) -> None:
     for parameter, value in model.named_parameters():
         if not torch.isfinite(value).all():
-            raise ValueError(
+            raise InputError(
                 f"{parameter} of the {name} model holds NaN or infinite values, so its features would too. Was its "
                 "training stable, and its file read whole?"
             )

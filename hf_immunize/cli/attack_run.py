@@ -16,6 +16,7 @@ from hf_immunize.attacks import AttackReport, Budgets, run_attacks
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import REPORT_NAME
 from hf_immunize.cli.command_data import check_processor, load_task, model_inputs
+from hf_immunize.errors import OutputExistsError
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.figures import ATTACKS_NAME, plot_attacks, save_figure
 
@@ -38,7 +39,7 @@ def run_attack(options: argparse.Namespace) -> tuple[AttackReport, list[Path]]:
     budgets = Budgets(**{name: value for name in given if (value := getattr(options, name)) is not None})
     folder = None if options.output_dir is None else Path(options.output_dir)
     if folder is not None and (folder / REPORT_NAME).exists() and not options.overwrite:
-        raise FileExistsError(f"{folder / REPORT_NAME} exists. Name another folder, or replace it with --overwrite.")
+        raise OutputExistsError(f"{folder / REPORT_NAME} exists. Name another folder, or replace it with --overwrite.")
     models = {
         name: load_model(getattr(options, name))
         for name in ("model", "base", "control")

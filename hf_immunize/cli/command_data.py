@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.sources import load_images, load_train_and_eval
+from hf_immunize.errors import InputError
 from hf_immunize.models.loading import LoadedModel
 
 __all__ = ["check_processor", "evaluation_rows", "load_task", "model_inputs"]
@@ -27,7 +28,7 @@ def load_task(options: argparse.Namespace, task: str) -> tuple[Dataset, Dataset,
         seed=options.seed,
     )
     if len(evaluation) < 2:
-        raise ValueError(f"The {task} data have {len(evaluation)} row to evaluate on; give two or more, better 100.")
+        raise InputError(f"The {task} data have {len(evaluation)} row to evaluate on; give two or more, better 100.")
     return train, evaluation, described
 
 
@@ -59,7 +60,7 @@ def model_inputs(
 def check_processor(loaded: LoadedModel) -> None:
     """Raises ValueError where images cannot be prepared for a model."""
     if loaded.image_processor is None:
-        raise ValueError(
+        raise InputError(
             f"{loaded.name} holds no image processor, so raw images cannot be prepared for it. Save one beside it: "
             "AutoImageProcessor.from_pretrained(…).save_pretrained(folder)."
         )

@@ -10,6 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hf_immunize.errors import InputError
+
 __all__ = ["apply_config"]
 
 #: Set by the verbs themselves, never by a file.
@@ -38,7 +40,7 @@ def apply_config(parser: argparse.ArgumentParser, given: Sequence[str]) -> argpa
             elif key in further:
                 extra[key] = _as_field(further[key], key, value)
             else:
-                raise ValueError(_unknown(key, [*known, *further], options.config))
+                raise InputError(_unknown(key, [*known, *further], options.config))
     except ValueError as error:
         verb.error(str(error))
     options = parser.parse_args(given)
@@ -51,15 +53,15 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        raise ValueError(f"there is no configuration file {str(path)!r}")
+        raise InputError(f"there is no configuration file {str(path)!r}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        raise InputError(f"{path} is not valid YAML: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"{path} must hold `name: value` lines, got {type(values).__name__}")
+        raise InputError(f"{path} must hold `name: value` lines, got {type(values).__name__}")
     return values
 
 
@@ -68,20 +70,20 @@ def _typed(action: argparse.Action, key: str, value: Any) -> Any:
         return None
     if isinstance(action, (argparse._StoreTrueAction, argparse.BooleanOptionalAction)):
         if not isinstance(value, bool):
-            raise ValueError(f"{key} must be true or false, got {value!r}")
+            raise InputError(f"{key} must be true or false, got {value!r}")
         return value
     convert = action.type or str
     if isinstance(value, bool):
-        raise ValueError(f"{key} must be a {getattr(convert, '__name__', 'value')}, got {value!r}")
+        raise InputError(f"{key} must be a {getattr(convert, '__name__', 'value')}, got {value!r}")
     if isinstance(value, list) and convert is str:
         value = ",".join(str(part) for part in value)
     if convert is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError(f"{key} must be a whole number, got {value!r}")
+        raise InputError(f"{key} must be a whole number, got {value!r}")
     try:
         # float("5e-5") mends what YAML reads as a word.
         return convert(value)
     except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"{key}: {error}") from error
+        raise InputError(f"{key}: {error}") from error
 
 
 def _unknown(key: str, known: Sequence[str], path: str) -> str:
@@ -109,14 +111,14 @@ def _as_field(kinds: tuple[Any, ...], key: str, value: Any) -> Any:
         return value
     if kinds[0] is bool:
         if not isinstance(value, bool):
-            raise ValueError(f"{key} must be true or false, got {value!r}")
+            raise InputError(f"{key} must be true or false, got {value!r}")
         return value
     try:
         number = float("nan" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         number = math.nan
     if math.isnan(number) or (kinds[0] is int and not number.is_integer()):
-        raise ValueError(f"{key} must be a {'whole number' if kinds[0] is int else 'number'}, got {value!r}")
+        raise InputError(f"{key} must be a {'whole number' if kinds[0] is int else 'number'}, got {value!r}")
     return kinds[0](number)
 
 

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_immunize.cli.config import apply_config
+from hf_immunize.errors import InputError, UserError
 
 __all__ = ["main"]
-
-#: What a user can mend: shown as one line, without a traceback.
-USER_ERRORS = (ValueError, TypeError, FileExistsError, FileNotFoundError, ConnectionError, ModuleNotFoundError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. Nothing half written was left in the output folder.", file=sys.stderr)
         return 130
-    except (*USER_ERRORS, FloatingPointError) as error:
+    except UserError as error:
         if os.environ.get("HF_IMMUNIZE_TRACEBACK"):
             raise
         print(f"hf-immunize: {error}", file=sys.stderr)
@@ -300,7 +298,7 @@ def _required(options: argparse.Namespace, *names: str) -> None:
     missing = [name for name in names if getattr(options, name) in (None, "")]
     if missing:
         shown = ", ".join(name if name in ("model", "folder") else f"--{name}" for name in missing)
-        raise ValueError(f"{options.verb} needs {shown} (see `hf-immunize {options.verb} --help`).")
+        raise InputError(f"{options.verb} needs {shown} (see `hf-immunize {options.verb} --help`).")
 
 
 def _integers(text: Any) -> tuple[int, ...]:

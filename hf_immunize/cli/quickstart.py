@@ -23,6 +23,7 @@ from hf_immunize.attacks.suite import CARD_BUDGETS, run_attacks
 from hf_immunize.data.images import ImageInputs, collate_images
 from hf_immunize.data.packaged import mnist, rotated, split_by_class
 from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import Extracted, extract_features
 from hf_immunize.models.packaged import ARCHITECTURE, efficientnet_lite0
 from hf_immunize.models.random_weights import random_weights
@@ -177,10 +178,10 @@ def _results(
 def _check_classes(primary: Sequence[int], harmful: Sequence[int]) -> None:
     for name, classes in (("primary_classes", primary), ("harmful_classes", harmful)):
         if len(set(classes)) != len(classes) or len(classes) < 2 or not all(0 <= one <= 9 for one in classes):
-            raise ValueError(f"{name} must be two or more different digits from 0 to 9, got {list(classes)}.")
+            raise InputError(f"{name} must be two or more different digits from 0 to 9, got {list(classes)}.")
     shared = sorted(set(primary) & set(harmful))
     if shared:
-        raise ValueError(f"The digits {shared} are in both tasks. Immunize against classes that you do not need.")
+        raise InputError(f"The digits {shared} are in both tasks. Immunize against classes that you do not need.")
 
 
 def _record(

@@ -22,6 +22,7 @@ from hf_immunize.cli.command_data import check_processor, evaluation_rows, load_
 from hf_immunize.data.images import ImageInputs, collate_images
 from hf_immunize.data.labels import check_labels, whole_numbers
 from hf_immunize.data.sources import find_columns
+from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
 from hf_immunize.models.head import find_head
 from hf_immunize.models.loading import LoadedModel, load_model
@@ -65,7 +66,7 @@ def run_training(options: argparse.Namespace) -> tuple[Path, ImmunizationRecord]
     }
     _check_head(loaded, data["primary"])
     if loaded.new_head and options.fit_steps < 1 and not options.resume:
-        raise ValueError(
+        raise InputError(
             "The head is new and would be measured untrained. Fit the primary task first: --fit_steps 300, say."
         )
     model = loaded.model
@@ -176,10 +177,10 @@ def _check_checkpoints(work: Path, options: argparse.Namespace) -> None:
     """Checkpoints of an earlier run must neither be missed by --resume nor be taken for this run's."""
     found = sorted(work.glob("checkpoint-*"))
     if options.resume and not found:
-        raise ValueError(f"{work} holds no checkpoint to go on from. Leave --resume away to start anew.")
+        raise InputError(f"{work} holds no checkpoint to go on from. Leave --resume away to start anew.")
     if found and not options.resume:
         if not options.overwrite:
-            raise FileExistsError(
+            raise OutputExistsError(
                 f"{work} holds checkpoints of an earlier run ({found[-1].name}). Go on from the last one with "
                 "--resume, or start anew with --overwrite, which removes them."
             )
@@ -194,7 +195,7 @@ def _check_head(loaded: LoadedModel, primary: tuple[ImageInputs, ImageInputs]) -
         try:
             check_labels(part.labels, n_classes, name)
         except ValueError as error:
-            raise ValueError(f"{error} On the command line: --new_head --fit_steps 300.") from error
+            raise InputError(f"{error} On the command line: --new_head --fit_steps 300.") from error
 
 
 def _trainer(
@@ -213,12 +214,12 @@ def _trainer(
 
 def _halves(data: ImageInputs, seed: int, most: int) -> tuple[Subset, Subset]:
     if data.labels is None:
-        raise ValueError(
+        raise InputError(
             "--attack fits harmful heads and needs harmful labels. Name the column: --harmful_label_column."
         )
     rows = np.random.default_rng(seed).permutation(len(data))[:most].tolist()
     if len(rows) < 4:
-        raise ValueError(f"--attack needs more than {len(rows)} harmful images: half to fit on, half to judge by.")
+        raise InputError(f"--attack needs more than {len(rows)} harmful images: half to fit on, half to judge by.")
     half = len(rows) // 2
     return Subset(data, rows[:half]), Subset(data, rows[half:])
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_immunize.errors import InputError, MissingFileError
+
 __all__ = ["load_idx_split", "read_idx"]
 
 
@@ -24,12 +26,12 @@ def load_idx_split(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarr
 def read_idx(path: Path) -> np.ndarray:
     """An idx file of unsigned bytes: two zero bytes, type 8, the number of axes, their sizes, the values."""
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path.name} is not in {path.parent}. Expected the four files train-images-idx3-ubyte.gz, "
             "train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz."
         )
     data = gzip.decompress(path.read_bytes())
     if data[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path.name} is no idx file of unsigned bytes.")
+        raise InputError(f"{path.name} is no idx file of unsigned bytes.")
     sizes = [int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(data[3])]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from hf_immunize.data.sources import find_columns
+from hf_immunize.errors import InputError
 
 __all__ = ["ImageInputs", "as_inputs", "collate_images"]
 
@@ -36,7 +37,7 @@ class ImageInputs(torch.utils.data.Dataset):
         cache: bool = False,
     ) -> None:
         if image_processor is None:
-            raise ValueError("Raw images need an image processor. Pass processing_class=AutoImageProcessor.…")
+            raise InputError("Raw images need an image processor. Pass processing_class=AutoImageProcessor.…")
         self.data, self.image_processor = data, image_processor
         self.image_column, self.label_column = find_columns(
             data, image_column, label_column, labels_needed=labels_needed
@@ -82,7 +83,7 @@ class ImageInputs(torch.utils.data.Dataset):
 def as_inputs(data: Any, image_processor: Any, *, labels_needed: bool = True) -> Any:
     """Wraps a `datasets` data set of raw images; anything that already gives ``pixel_values`` stays as it is."""
     if isinstance(data, (DatasetDict, dict)):
-        raise ValueError(f"A data set with the splits {', '.join(data)} was given. Choose one: dataset['train'].")
+        raise InputError(f"A data set with the splits {', '.join(data)} was given. Choose one: dataset['train'].")
     if isinstance(data, Dataset) and data.format["type"] != "custom" and "pixel_values" not in data.column_names:
         return ImageInputs(data, image_processor, labels_needed=labels_needed)
     return data
@@ -98,7 +99,7 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     images = [torch.as_tensor(row["pixel_values"]) for row in rows]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
-        raise ValueError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")
+        raise InputError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")
     batch = {"pixel_values": torch.stack(images)}
     for key in rows[0]:
         if key in ("labels", "label"):
@@ -114,7 +115,7 @@ def _as_mapping(sample: Any) -> dict[str, Any]:
     if hasattr(sample, "keys") and "pixel_values" in sample:
         return dict(sample)
     found = ", ".join(sample) if hasattr(sample, "keys") else type(sample).__name__
-    raise ValueError(
+    raise InputError(
         f"A sample must hold 'pixel_values' (and 'labels'), or be a pair (image, label); got {found}. For raw images "
         "pass processing_class=image_processor."
     )

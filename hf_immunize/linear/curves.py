@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_immunize.errors import InputError
 from hf_immunize.linear.inputs import as_matrix
 from hf_immunize.spectra.eigen import rank_floor
 
@@ -43,15 +44,15 @@ def descent_curves(features: Any, targets: Any, steps: int = 100) -> DescentCurv
     x, _ = as_matrix(features, "features")
     y = torch.as_tensor(targets).detach().cpu().double()
     if y.shape != (x.shape[0],) or not torch.isfinite(y).all():
-        raise ValueError(f"targets must hold one finite number for each of {x.shape[0]} rows, got {tuple(y.shape)}.")
+        raise InputError(f"targets must hold one finite number for each of {x.shape[0]} rows, got {tuple(y.shape)}.")
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
+        raise InputError(f"steps must be at least 1, got {steps}.")
     left, values, _ = torch.linalg.svd(x, full_matrices=False)
     kept = values > rank_floor(*x.shape) * values[0]
     values, projected = values[kept], left[:, kept].mT @ y
     loss = projected.square()
     if float(loss.sum()) == 0.0:
-        raise ValueError("The targets are orthogonal to the features: there is nothing to fit.")
+        raise InputError("The targets are orthogonal to the features: there is nothing to fit.")
     distance = (projected / values).square()
     left_over = (1 - (values / values[0]).square())[None, :] ** (2 * torch.arange(steps + 1)[:, None])
     return DescentCurves(

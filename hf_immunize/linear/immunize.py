@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_immunize.errors import InputError
 from hf_immunize.linear.descent import Descent, Head, StepRule, decay
 from hf_immunize.linear.inputs import as_matrix, check_same_columns, warn_about_columns
 from hf_immunize.linear.optimum import OptimalExtractor, optimal_linear_extractor
@@ -21,7 +22,7 @@ from hf_immunize.spectra.spectrum import spectrum
 __all__ = ["DivergenceError", "LinearImmunization", "OptimalExtractor", "immunize_linear", "optimal_linear_extractor"]
 
 
-class DivergenceError(ValueError):
+class DivergenceError(InputError):
     """The step size was too large; the message names it and a smaller one to try."""
 
 
@@ -180,9 +181,9 @@ def _divergence(learning_rate: float, step: int, objective: Objective, rule: Ste
 
 def _head_rule(head: Head | None, rule: StepRule, loss: Loss) -> Head:
     if head not in (None, "descent", "exact"):
-        raise ValueError(f"head must be 'descent' or 'exact', got {head!r}.")
+        raise InputError(f"head must be 'descent' or 'exact', got {head!r}.")
     if head == "exact" and loss != "l2":
-        raise ValueError("head='exact' has a closed form for loss='l2' only. Use head='descent'.")
+        raise InputError("head='exact' has a closed form for loss='l2' only. Use head='descent'.")
     return head or ("exact" if rule != "constant" and loss == "l2" else "descent")
 
 
@@ -190,10 +191,10 @@ def _harmful_labels(labels: Any, objective: Objective, n: int) -> torch.Tensor |
     if not objective.needs_harmful_labels:
         return None
     if labels is None:
-        raise ValueError(f"The objective {objective.name!r} needs y_harmful, the labels of the harmful data.")
+        raise InputError(f"The objective {objective.name!r} needs y_harmful, the labels of the harmful data.")
     labels = torch.as_tensor(labels.to_numpy() if hasattr(labels, "to_numpy") else labels).detach().cpu()
     if labels.shape[:1] != (n,) or not torch.isfinite(labels.double()).all():
-        raise ValueError(f"y_harmful must hold one finite label for each of the {n} rows, got {tuple(labels.shape)}.")
+        raise InputError(f"y_harmful must hold one finite label for each of the {n} rows, got {tuple(labels.shape)}.")
     return labels.double() if labels.is_floating_point() else labels.long()
 
 
@@ -201,15 +202,15 @@ def _check_options(
     learning_rate: float, steps: int, n_hidden: int | None, step_rule: str, objective: Objective
 ) -> None:
     if not (isinstance(learning_rate, (int, float)) and math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
+        raise InputError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be a whole number of at least 0, got {steps!r}.")
+        raise InputError(f"steps must be a whole number of at least 0, got {steps!r}.")
     if n_hidden is not None and (isinstance(n_hidden, bool) or not isinstance(n_hidden, int) or n_hidden < 1):
-        raise ValueError(f"n_hidden must be a whole number of at least 1, got {n_hidden!r}.")
+        raise InputError(f"n_hidden must be a whole number of at least 1, got {n_hidden!r}.")
     if step_rule not in ("constant", "natural", "adam"):
-        raise ValueError(f"step_rule must be 'constant', 'natural' or 'adam', got {step_rule!r}.")
+        raise InputError(f"step_rule must be 'constant', 'natural' or 'adam', got {step_rule!r}.")
     if step_rule == "natural" and not objective.is_spectral:
-        raise ValueError(
+        raise InputError(
             f"step_rule='natural' measures steps by the spectrum, and the objective {objective.name!r} is no function "
             "of it. Use 'constant' or 'adam'."
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.spectra.eigen import rank_floor
 
 __all__ = ["as_matrix", "check_same_columns", "dependent_columns", "warn_about_columns"]
@@ -28,28 +29,28 @@ def as_matrix(x: Any, name: str) -> tuple[torch.Tensor, list[str]]:
     try:
         matrix = torch.as_tensor(x).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
+        raise InputTypeError(
             f"{name} must be a table of real numbers, got {type(x).__name__}. Encode text columns as numbers first."
         ) from error
     if matrix.ndim != 2 or matrix.shape[0] < 2 or matrix.shape[1] < 1:
-        raise ValueError(f"{name} must have shape (n, D) with n ≥ 2 and D ≥ 1, got {tuple(matrix.shape)}.")
+        raise InputError(f"{name} must have shape (n, D) with n ≥ 2 and D ≥ 1, got {tuple(matrix.shape)}.")
     columns = columns or [str(index) for index in range(matrix.shape[1])]
     bad = (~torch.isfinite(matrix)).sum(dim=0)
     if bad.any():
         cells = [f"{columns[i]} ({int(bad[i])})" for i in bad.nonzero().flatten().tolist()]
-        raise ValueError(
+        raise InputError(
             f"{name} has NaN or infinite cells in {len(cells)} column(s), with their number: {_listed(cells)}. "
             "Fill or drop them."
         )
     if not matrix.any():
-        raise ValueError(f"{name} is all zero. Pass features that are not.")
+        raise InputError(f"{name} is all zero. Pass features that are not.")
     return matrix, columns
 
 
 def check_same_columns(x_primary: torch.Tensor, x_harmful: torch.Tensor) -> None:
     """Raises ValueError unless the two matrices have the same width."""
     if x_primary.shape[1] != x_harmful.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"x_primary has {x_primary.shape[1]} columns and x_harmful {x_harmful.shape[1]}: one extractor reads both, "
             "so they must have the same columns in the same order."
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from hf_immunize.errors import InputError
 from hf_immunize.linear.inputs import as_matrix
 from hf_immunize.spectra.eigen import rank_floor
 
@@ -42,7 +43,7 @@ class PreconditionedIdentity(nn.Module):
     def __init__(self, inputs: Any, layout: Literal["in_out", "out_in"] = "in_out") -> None:
         super().__init__()
         if layout not in ("in_out", "out_in"):
-            raise ValueError(f"layout must be 'in_out' or 'out_in', got {layout!r}.")
+            raise InputError(f"layout must be 'in_out' or 'out_in', got {layout!r}.")
         x, _ = as_matrix(inputs, "inputs")
         _, values, right = torch.linalg.svd(x, full_matrices=False)
         values = values / values[0]
@@ -66,7 +67,7 @@ class PreconditionedIdentity(nn.Module):
         """The weight, with K⁻¹ waiting in its backward pass."""
         side = 0 if self.layout == "in_out" else 1
         if weight.ndim != 2 or weight.shape[side] != self.vectors.shape[0]:
-            raise ValueError(
+            raise InputError(
                 f"K comes from inputs of width {self.vectors.shape[0]}, so a weight of layout {self.layout!r} must "
                 f"have that size on its input side, got shape {tuple(weight.shape)}."
             )

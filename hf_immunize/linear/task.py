@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
+from hf_immunize.errors import InputError
 from hf_immunize.linear.inputs import as_matrix
 from hf_immunize.spectra.eigen import rank_floor
 
@@ -30,17 +31,17 @@ class PrimaryTask:
     @classmethod
     def of(cls, x: Any, y: Any, loss: Loss) -> PrimaryTask:
         if loss not in ("l2", "logistic"):
-            raise ValueError(f"loss must be 'l2' or 'logistic', got {loss!r}.")
+            raise InputError(f"loss must be 'l2' or 'logistic', got {loss!r}.")
         x, columns = as_matrix(x, "x_primary")
         y = torch.as_tensor(y.to_numpy() if hasattr(y, "to_numpy") else y).detach().cpu()
         if y.ndim not in (1, 2) or y.shape[0] != x.shape[0]:
-            raise ValueError(f"y_primary must hold one target for each of the {x.shape[0]} rows, got {tuple(y.shape)}.")
+            raise InputError(f"y_primary must hold one target for each of the {x.shape[0]} rows, got {tuple(y.shape)}.")
         if not torch.isfinite(y.double()).all():
-            raise ValueError("y_primary holds NaN or infinite values.")
+            raise InputError("y_primary holds NaN or infinite values.")
         if loss == "l2":
             return cls(x, y.double(), loss, columns, x.shape[0])
         if y.ndim != 1 or (y != y.round()).any() or y.min() < 0 or y.max() < 1:
-            raise ValueError("loss='logistic' needs y_primary of shape (n,) with class numbers 0, 1, …, two at least.")
+            raise InputError("loss='logistic' needs y_primary of shape (n,) with class numbers 0, 1, …, two at least.")
         return cls(x, y.long(), loss, columns, x.shape[0])
 
     def scaled(self) -> PrimaryTask:
@@ -115,5 +116,5 @@ class PrimaryTask:
         omega = torch.as_tensor(omega).detach().double()
         shape = (hidden,) if self.outputs is None else (hidden, self.outputs)
         if tuple(omega.shape) != shape or not torch.isfinite(omega).all():
-            raise ValueError(f"initial_omega must be finite and have shape {shape}, got {tuple(omega.shape)}.")
+            raise InputError(f"initial_omega must be finite and have shape {shape}, got {tuple(omega.shape)}.")
         return omega

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from hf_immunize.data.images import as_inputs
+from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import Extracted, extract_features
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 from hf_immunize.spectra.spectrum import Spectrum, spectrum
@@ -36,14 +37,14 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.groups < 1 or self.group_size < 2:
-            raise ValueError(
+            raise InputError(
                 f"The protocol needs groups ≥ 1 and group_size ≥ 2, got {self.groups} and {self.group_size}."
             )
 
     def indices(self, n_samples: int) -> list[torch.Tensor]:
         """The rows of each group; smaller groups where there are fewer samples than ``group_size``."""
         if n_samples < 2:
-            raise ValueError(f"RIR needs two or more samples, got {n_samples}; the paper takes groups of 100.")
+            raise InputError(f"RIR needs two or more samples, got {n_samples}; the paper takes groups of 100.")
         generator = torch.Generator().manual_seed(self.seed)
         size = min(self.group_size, n_samples)
         return [torch.randperm(n_samples, generator=generator)[:size] for _ in range(self.groups)]
@@ -135,7 +136,7 @@ def evaluate_immunization(
         ValueError: fewer than two samples of a task; the same object as both models.
     """
     if model is base_model:
-        raise ValueError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
+        raise InputError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
     protocol = protocol or Protocol()
     dtype = torch.float64 if float64 else torch.float32
     primary_data = _limited(as_inputs(primary, image_processor, labels_needed=False), max_samples, protocol.seed)

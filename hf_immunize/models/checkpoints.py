@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.hub import hub_errors, split_revision
 
 __all__ = ["Checkpoint", "checkpoint_license", "find_checkpoint"]
@@ -57,18 +58,18 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
     """
     given = os.fspath(name_or_path).removeprefix("local-dir:")
     if not given:
-        raise ValueError("The name of the model is empty. Give a Hub id (user/name) or a folder.")
+        raise InputError("The name of the model is empty. Give a Hub id (user/name) or a folder.")
     folder = Path(given).expanduser()
     if folder.is_dir():
         if revision:
-            raise ValueError(f"{given} is a local folder, which has no revision {revision!r}. Leave the revision away.")
+            raise InputError(f"{given} is a local folder, which has no revision {revision!r}. Leave the revision away.")
         if not (folder / "config.json").is_file():
-            raise ValueError(f"{given} holds no config.json: it is no saved model. {_adapter_hint(folder)}".rstrip())
+            raise InputError(f"{given} holds no config.json: it is no saved model. {_adapter_hint(folder)}".rstrip())
         return Checkpoint(folder.resolve().name, str(folder), folder / "config.json", None, "local")
     if folder.exists():
-        raise ValueError(f"{given} is a file. Give the folder that holds config.json and model.safetensors.")
+        raise InputError(f"{given} is a file. Give the folder that holds config.json and model.safetensors.")
     if given.startswith(("/", ".", "~")) or given.count("/") > 1 or os.path.isabs(given):
-        raise FileNotFoundError(f"There is no folder {given}. Give an existing folder, or a Hub id written user/name.")
+        raise MissingFileError(f"There is no folder {given}. Give an existing folder, or a Hub id written user/name.")
     timm_only = bool(_TIMM_PREFIX.match(given))
     repo_id, revision = split_revision(_TIMM_PREFIX.sub("", given), revision)
     repo_id = _timm_hub_id(repo_id) or repo_id
@@ -87,7 +88,7 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
                 raise no_network from None
             raise
         except EntryNotFoundError as error:
-            raise ValueError(f"{repo_id} holds no config.json: it is no model that can be loaded by name.") from error
+            raise InputError(f"{repo_id} holds no config.json: it is no model that can be loaded by name.") from error
     # The cache keeps each commit in a folder of that name: the hash that a branch or tag stands for.
     return Checkpoint(repo_id, repo_id, Path(path), Path(path).parent.name, "hub", timm_only, offline)
 
@@ -98,7 +99,7 @@ def _timm_hub_id(name: str) -> str | None:
         return None
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     if config is None or not config.hf_hub_id:
-        raise ValueError(f"timm has no pretrained weights on the Hub for {name!r}. See timm.list_pretrained().")
+        raise InputError(f"timm has no pretrained weights on the Hub for {name!r}. See timm.list_pretrained().")
     base = config.hf_hub_id
     if not base.endswith("/"):
         return base

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
+from hf_immunize.errors import InputError
 from hf_immunize.models.head import features_and_logits
 
 __all__ = ["Extracted", "extract_features"]
@@ -65,7 +66,7 @@ def extract_features(
         ValueError: no samples.
     """
     if len(data) == 0:
-        raise ValueError("The data set is empty, so there are no features. Check its split and its filters.")
+        raise InputError("The data set is empty, so there are no features. Check its split and its filters.")
     device = device or next(model.parameters()).device
     dtype = dtype or next(one.dtype for one in model.parameters() if one.is_floating_point())
     processes = accelerator.num_processes if accelerator is not None else 1

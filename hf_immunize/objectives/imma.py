@@ -7,6 +7,7 @@ import math
 import torch
 from torch.nn import functional
 
+from hf_immunize.errors import InputError
 from hf_immunize.objectives.objective import Objective, checked_weight
 
 __all__ = ["IMMA"]
@@ -48,9 +49,9 @@ class IMMA(Objective):
         checked_weight("lambda_primary", lambda_primary)
         super().__init__(0.0, lambda_harmful, scale_free)
         if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 1:
-            raise ValueError(f"inner_steps must be a whole number of at least 1, got {inner_steps!r}.")
+            raise InputError(f"inner_steps must be a whole number of at least 1, got {inner_steps!r}.")
         if inner_learning_rate is not None and not (math.isfinite(inner_learning_rate) and inner_learning_rate > 0):
-            raise ValueError(
+            raise InputError(
                 f"inner_learning_rate must be positive and finite, got {inner_learning_rate!r}. None takes 1/L."
             )
         self.inner_steps = inner_steps
@@ -71,9 +72,9 @@ class IMMA(Objective):
     def adapted_loss(self, features: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The harmful loss after the inner steps, differentiable in the features, shape (n, d)."""
         if labels is None:
-            raise ValueError("The objective 'imma' adapts a harmful head and needs the labels of the harmful data.")
+            raise InputError("The objective 'imma' adapts a harmful head and needs the labels of the harmful data.")
         if labels.shape[:1] != features.shape[:1] or labels.ndim > 2:
-            raise ValueError(
+            raise InputError(
                 f"{features.shape[0]} harmful feature rows need as many labels, got shape {tuple(labels.shape)}."
             )
         n = features.shape[0]
@@ -84,7 +85,7 @@ class IMMA(Objective):
         else:
             classes = self.n_classes or int(labels.max()) + 1
             if labels.ndim != 1 or int(labels.min()) < 0 or int(labels.max()) >= classes:
-                raise ValueError(f"Integer labels must have shape (n,) and lie in 0..{classes - 1}; set n_classes.")
+                raise InputError(f"Integer labels must have shape (n,) and lie in 0..{classes - 1}; set n_classes.")
             targets = functional.one_hot(labels.long(), classes).to(rows)
         step = self.inner_learning_rate
         if step is None:

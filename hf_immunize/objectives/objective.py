@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import torch
 
+from hf_immunize.errors import InputError
+
 __all__ = ["Objective", "Parts", "checked_weight", "weighted"]
 
 
@@ -91,5 +93,5 @@ def weighted(weight: float, term: tuple[torch.Tensor, torch.Tensor]) -> tuple[to
 
 def checked_weight(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}. Use 0 to leave the part out.")
+        raise InputError(f"{name} must be a finite number of at least 0, got {value!r}. Use 0 to leave the part out.")
     return float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from hf_immunize.errors import InputError
 from hf_immunize.objectives.condition import Condition, RIllOnly
 from hf_immunize.objectives.imma import IMMA
 from hf_immunize.objectives.objective import Objective
@@ -26,5 +27,5 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
     """
     if name not in OBJECTIVES:
         near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"Unknown objective {name!r}. Did you mean {near!r}? Known: {', '.join(sorted(OBJECTIVES))}.")
+        raise InputError(f"Unknown objective {name!r}. Did you mean {near!r}? Known: {', '.join(sorted(OBJECTIVES))}.")
     return OBJECTIVES[name](**kwargs)

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_immunize.attacks.report import AttackReport, largest
+from hf_immunize.errors import InputError
 from hf_immunize.release.card_metadata import RATIOS, card_metadata, rir_report
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
 from hf_immunize.release.record import ImmunizationRecord
@@ -93,11 +94,11 @@ def merge_cards(existing: str, generated: ModelCard) -> ModelCard:
     """The generated card with the text and the metadata that the author of ``existing`` wrote around it."""
     match = _BLOCK.search(generated.text)
     if match is None:
-        raise ValueError("The generated card has lost its marks; make it with create_model_card.")
+        raise InputError("The generated card has lost its marks; make it with create_model_card.")
     try:
         old = ModelCard(existing, ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(
+        raise InputError(
             f"The metadata of the existing {CARD_NAME} cannot be read ({error}). Repair the YAML between its --- lines."
         ) from error
     data = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}

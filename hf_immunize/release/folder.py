@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
+from hf_immunize.errors import InputError, InputTypeError, OutputExistsError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.release.card import CARD_NAME, create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
@@ -130,9 +131,9 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> Path:
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file. Choose a folder.")
+        raise OutputExistsError(f"{folder} is a file. Choose a folder.")
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
-        raise FileExistsError(
+        raise OutputExistsError(
             f"The output folder {folder} is not empty. Choose another one (--output_dir), or pass overwrite=True "
             "(--overwrite) to replace what an earlier run wrote there."
         )
@@ -141,19 +142,19 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> Path:
 
 def _check_model(model: nn.Module, image_processor: Any) -> None:
     if not isinstance(model, PreTrainedModel) and not hasattr(model, "pretrained_cfg"):
-        raise TypeError(
+        raise InputTypeError(
             f"Cannot save {type(model).__name__}: it is neither a transformers model nor made by timm.create_model."
         )
     bad = [
         name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
     ]
     if bad:
-        raise ValueError(
+        raise InputError(
             f"{len(bad)} tensors of the model hold NaN or infinite values, the first is {bad[0]}. Nothing was written. "
             "Take the last good checkpoint, or train again with a smaller λ or learning rate."
         )
     if isinstance(model, PreTrainedModel) and image_processor is None and model.config.model_type != "timm_wrapper":
-        raise ValueError(
+        raise InputError(
             "A transformers model is released with its image processor, and none was given. Pass image_processor=…, "
             "for example AutoImageProcessor.from_pretrained(base_model)."
         )

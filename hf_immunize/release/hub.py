@@ -21,6 +21,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
+from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.hub import hub_errors, split_revision
 from hf_immunize.release.card import CARD_NAME, author_text, create_model_card, edited_inside, merge_cards
 from hf_immunize.release.folder import generated_files, missing_parts, save_immunized
@@ -77,7 +78,7 @@ def push_to_hub(
     """
     if isinstance(folder_or_model, nn.Module):
         if record is None:
-            raise ValueError("A model is pushed with its record: pass record=…, or push the folder it was saved to.")
+            raise InputError("A model is pushed with its record: pass record=…, or push the folder it was saved to.")
         with tempfile.TemporaryDirectory() as parent:
             folder = save_immunized(Path(parent) / repo_id.split("/")[-1], folder_or_model, record, image_processor)
             return push_to_hub(
@@ -94,7 +95,7 @@ def push_to_hub(
     check_whole(folder)
     secret = token if isinstance(token, str) else get_token()
     if not secret:
-        raise ValueError(
+        raise InputError(
             "No Hub token: pushing needs one with write access. Log in with `hf auth login`, set HF_TOKEN, or "
             "pass token=…."
         )
@@ -156,10 +157,10 @@ def check_whole(folder: Path) -> None:
         ValueError: something is missing, or the record cannot be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. Give the folder that training wrote (--output_dir).")
+        raise MissingFileError(f"There is no folder {folder}. Give the folder that training wrote (--output_dir).")
     missing = missing_parts(folder)
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{folder} is no whole release: it lacks {', '.join(missing)}. Write it with save_immunized(…) or "
             "`hf-immunize train`, and push that."
         )
@@ -167,7 +168,7 @@ def check_whole(folder: Path) -> None:
     card = (folder / CARD_NAME).read_text(encoding="utf-8")
     for image in re.findall(r"!\[[^\]]*\]\((figures/[^)\s]+)\)", card):
         if not (folder / image).is_file():
-            raise ValueError(f"{folder / CARD_NAME} shows {image}, which is missing. Save the release again.")
+            raise InputError(f"{folder / CARD_NAME} shows {image}, which is missing. Save the release again.")
 
 
 def _release_files(folder: Path, secret: str) -> list[str]:
@@ -183,7 +184,7 @@ def _release_files(folder: Path, secret: str) -> list[str]:
             continue
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         if secret in text or _TOKEN.search(text):
-            raise ValueError(f"{folder / name} holds a Hub token. Remove it, revoke the token, and push again.")
+            raise InputError(f"{folder / name} holds a Hub token. Remove it, revoke the token, and push again.")
     return names
 
 

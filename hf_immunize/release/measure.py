@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hf_immunize.attacks.suite import CARD_BUDGETS, run_attacks
+from hf_immunize.errors import InputError
 from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
 from hf_immunize.models.forward import unwrap
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord, spectra_results
@@ -132,7 +133,7 @@ def record_of(trainer: ImmunizationTrainer, **known: Any) -> ImmunizationRecord:
     """
     harmful = trainer.harmful_eval_dataset if trainer.harmful_eval_dataset is not None else trainer.harmful_dataset
     if trainer.eval_dataset is None or harmful is None:
-        raise ValueError("A card reports what was measured: the trainer needs eval_dataset and harmful data.")
+        raise InputError("A card reports what was measured: the trainer needs eval_dataset and harmful data.")
     model = unwrap(trainer.model)
     base = copy.deepcopy(model)
     base.load_state_dict(trainer.initial_state_dict())

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.spectra.spectrum import Spectrum
 
 __all__ = [
@@ -135,7 +136,7 @@ class ImmunizationRecord:
             if isinstance(value, dict):
                 setattr(self, name, _from_dict(DatasetRecord, value, name))
             elif not isinstance(value, DatasetRecord) and not (value is None and name == "benign"):
-                raise ValueError(f"{name} must be a DatasetRecord, got {type(value).__name__}.")
+                raise InputError(f"{name} must be a DatasetRecord, got {type(value).__name__}.")
 
     @property
     def base_model_hub_id(self) -> str | None:
@@ -164,14 +165,14 @@ class ImmunizationRecord:
         """
         version = values.get("schema_version") if isinstance(values, dict) else None
         if not isinstance(version, int):
-            raise ValueError("This is no immunization record: it has no whole number as schema_version.")
+            raise InputError("This is no immunization record: it has no whole number as schema_version.")
         if version > SCHEMA_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"This record has schema version {version}; this hf_immunize reads version {SCHEMA_VERSION}. "
                 "Upgrade it: pip install -U hf-immunize."
             )
         if version < SCHEMA_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"This record has schema version {version}, of an hf_immunize before the attack suite; this one reads "
                 f"version {SCHEMA_VERSION}. Measure the model again: hf-immunize evaluate, hf-immunize attack."
             )
@@ -199,17 +200,17 @@ class ImmunizationRecord:
         if path.is_dir():
             path = path / RECORD_NAME
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"No {RECORD_NAME} at {path}. Give a folder that hf-immunize wrote, or the file itself."
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid JSON ({error}). Write it again, or take it from the Hub.") from error
+            raise InputError(f"{path} is not valid JSON ({error}). Write it again, or take it from the Hub.") from error
         try:
             return cls.from_dict(values)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
 
 
 def library_versions() -> dict[str, str]:
@@ -257,7 +258,7 @@ def redact_tokens(value: Any) -> Any:
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def _from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
@@ -266,11 +267,11 @@ def _from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(known)}."
-            raise ValueError(f"Unknown field {key!r} in {where}.{hint}")
+            raise InputError(f"Unknown field {key!r} in {where}.{hint}")
     try:
         return cls(**values)
     except TypeError as error:
-        raise ValueError(f"The {where} is not complete: {error}.") from error
+        raise InputError(f"The {where} is not complete: {error}.") from error
 
 
 def _encode(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hf_immunize.errors import InputError, InputTypeError
+
 __all__ = [
     "GramEigen",
     "Terms",
@@ -77,15 +79,15 @@ class GramEigen:
             ValueError: wrong shape, NaN or infinite values, or all zero.
         """
         if not isinstance(features, torch.Tensor) or not features.is_floating_point():
-            raise TypeError(f"Features must be a floating tensor of shape (n, d), got {_describe(features)}.")
+            raise InputTypeError(f"Features must be a floating tensor of shape (n, d), got {_describe(features)}.")
         if features.ndim != 2 or 0 in features.shape:
-            raise ValueError(f"Features must have shape (n, d) with n, d ≥ 1, got {tuple(features.shape)}.")
+            raise InputError(f"Features must have shape (n, d) with n, d ≥ 1, got {tuple(features.shape)}.")
         n, d = features.shape
         rows = as_float64(features.detach())
         left = n <= d
         gram = rows @ rows.mT if left else rows.mT @ rows
         if not torch.isfinite(gram).all():
-            raise ValueError(f"The {n} x {d} features hold NaN or infinite values, or overflow when squared.")
+            raise InputError(f"The {n} x {d} features hold NaN or infinite values, or overflow when squared.")
         # Half precision counts as the numbers it holds: its own worst-case floor would leave no direction at all.
         fine = min((features.dtype, torch.float32), key=lambda dtype: torch.finfo(dtype).eps)
         # A Gram's eigenvalues are squares, and resolved by float64 only down to a floor of their own.
@@ -93,10 +95,10 @@ class GramEigen:
         eigenvalues, vectors = torch.linalg.eigh(gram)
         # The regularizers square the eigenvalues.
         if rows.any() and not 1e-150 < eigenvalues[-1] < 1e150:
-            raise ValueError(f"The {n} x {d} features leave float64 when raised to the fourth power. Rescale them.")
+            raise InputError(f"The {n} x {d} features leave float64 when raised to the fourth power. Rescale them.")
         kept = eigenvalues > floor * eigenvalues[-1].clamp_min(0)
         if not kept.any():
-            raise ValueError(f"The {n} x {d} features are all zero: they have no spectrum. The model has collapsed.")
+            raise InputError(f"The {n} x {d} features are all zero: they have no spectrum. The model has collapsed.")
         return cls(eigenvalues[kept], vectors[:, kept], left, rows)
 
     def gradient(self, slope: torch.Tensor) -> torch.Tensor:
@@ -152,7 +154,7 @@ class _OfFeatures(torch.autograd.Function):
         eigen = GramEigen.of(features)
         value, slope = terms(eigen.values)
         if not (torch.isfinite(value) and torch.isfinite(slope).all()):
-            raise ValueError("The regularizer or its gradient overflows float64. Rescale the features.")
+            raise InputError("The regularizer or its gradient overflows float64. Rescale the features.")
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(features.detach(), slope, eigen.values, eigen.vectors)
             ctx.left = eigen.left
@@ -175,9 +177,9 @@ class _OfHessian(torch.autograd.Function):
         floor = rank_floor(d, d, hessian.dtype) * eigenvalues[-1].clamp_min(0)
         kept = eigenvalues > floor
         if not kept.any():
-            raise ValueError(f"The {d} x {d} Hessian is zero: it has no spectrum.")
+            raise InputError(f"The {d} x {d} Hessian is zero: it has no spectrum.")
         if eigenvalues[0] < -10 * floor:
-            raise ValueError(
+            raise InputError(
                 f"The Hessian must be positive semi-definite, its smallest eigenvalue is {eigenvalues[0]:.3g}."
             )
         value, slope = terms(eigenvalues[kept])
@@ -193,14 +195,14 @@ class _OfHessian(torch.autograd.Function):
 
 def _checked_hessian(hessian: torch.Tensor) -> torch.Tensor:
     if not isinstance(hessian, torch.Tensor) or not hessian.is_floating_point():
-        raise TypeError(f"The Hessian must be a floating tensor of shape (d, d), got {_describe(hessian)}.")
+        raise InputTypeError(f"The Hessian must be a floating tensor of shape (d, d), got {_describe(hessian)}.")
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1] or hessian.shape[0] == 0:
-        raise ValueError(f"The Hessian must have shape (d, d), got {tuple(hessian.shape)}.")
+        raise InputError(f"The Hessian must have shape (d, d), got {tuple(hessian.shape)}.")
     if not torch.isfinite(hessian).all():
-        raise ValueError("The Hessian holds NaN or infinite values.")
+        raise InputError("The Hessian holds NaN or infinite values.")
     with torch.no_grad():
         if (hessian - hessian.mT).abs().max() > 1e-3 * hessian.abs().max():
-            raise ValueError("The Hessian must be symmetric. Pass features.T @ features, not the features.")
+            raise InputError("The Hessian must be symmetric. Pass features.T @ features, not the features.")
     return hessian
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hf_immunize.errors import InputError
 from hf_immunize.spectra.eigen import exp_or_inf
 from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, spectrum
 
@@ -129,18 +130,18 @@ def _as_spectrum(source: Any) -> Spectrum:
 
 def _log_ratio(immunized: Spectrum, initial: Spectrum, task: str) -> tuple[float, bool]:
     if immunized.n_samples != initial.n_samples:
-        raise ValueError(
+        raise InputError(
             f"The {task} features before and after immunization must come from the same samples, got "
             f"{initial.n_samples} before and {immunized.n_samples} after."
         )
     if initial.n_samples < 2:
-        raise ValueError(
+        raise InputError(
             f"One {task} sample has the condition number 1 under every model. Pass two or more, better 100 a group."
         )
     if initial.rank == 0:
-        raise ValueError(f"The initial {task} features are all zero, so there is nothing to compare with.")
+        raise InputError(f"The initial {task} features are all zero, so there is nothing to compare with.")
     before, _ = initial.log_condition_number_at(initial.rank)
     if immunized.rank == 0:
-        raise ValueError(f"The immunized {task} features are all zero: the model has collapsed on this task.")
+        raise InputError(f"The immunized {task} features are all zero: the model has collapsed on this task.")
     after, is_bound = immunized.log_condition_number_at(initial.rank)
     return after - before, is_bound

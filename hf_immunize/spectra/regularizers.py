@@ -23,6 +23,7 @@ import math
 
 import torch
 
+from hf_immunize.errors import InputError
 from hf_immunize.spectra.eigen import of_features, of_hessian, shared_by_ties
 
 __all__ = [
@@ -104,7 +105,7 @@ def raw_ill(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # As a mean of non-negative differences, so that equal values give exactly zero and never a negative gap.
     gap = (values.square() - values[0].square()).sum() / (2 * k)
     if gap <= 0:
-        raise ValueError(
+        raise InputError(
             f"R_ill is infinite: all {k} non-zero singular values are equal. Use more rows, or scale_free=True."
         )
     return 1 / gap, (shared_by_ties(values, 0) * values[0] - values / k) / gap.square()

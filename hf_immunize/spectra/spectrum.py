@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.spectra.eigen import as_float64, exp_or_inf, rank_floor
 
 if TYPE_CHECKING:
@@ -78,12 +79,12 @@ class Spectrum:
             ValueError: the features are all zero, or ``index`` is not positive.
         """
         if self.rank == 0:
-            raise ValueError(
+            raise InputError(
                 f"The condition number of {self.n_samples} x {self.n_features} all-zero features is undefined. "
                 "Pass features that are not all zero."
             )
         if index < 1:
-            raise ValueError(f"The index of a singular value counts from 1, got {index}.")
+            raise InputError(f"The index of a singular value counts from 1, got {index}.")
         if index > self.rank:
             return -2.0 * math.log(self.tolerance), True
         largest, chosen = self.eigenvalues[-1], self.eigenvalues[-index]
@@ -109,7 +110,7 @@ class FeatureGram:
 
     def __init__(self, n_features: int, precision: torch.dtype | None = None) -> None:
         if not isinstance(n_features, int) or n_features < 1:
-            raise ValueError(f"n_features must be a positive integer, got {n_features!r}.")
+            raise InputError(f"n_features must be a positive integer, got {n_features!r}.")
         self.n_features = n_features
         self.n_samples = 0
         self.matrix = torch.zeros(n_features, n_features, dtype=torch.float64)
@@ -123,10 +124,10 @@ class FeatureGram:
             ValueError: wrong width, NaN or infinite values, or the Gram was already reduced over processes.
         """
         if self._reduced:
-            raise ValueError("This Gram was already reduced over processes. Start a new FeatureGram for more rows.")
+            raise InputError("This Gram was already reduced over processes. Start a new FeatureGram for more rows.")
         features = check_features(features)
         if features.shape[1] != self.n_features:
-            raise ValueError(
+            raise InputError(
                 f"Expected features of width {self.n_features}, got {features.shape[1]}: all batches must come from "
                 "the same model."
             )
@@ -139,7 +140,7 @@ class FeatureGram:
     def reduce(self, accelerator: Accelerator) -> FeatureGram:
         """Sums the Grams of all processes, in place, and returns it. Every process must call it."""
         if self._reduced:
-            raise ValueError("This Gram was already reduced over processes; reducing it again would count rows twice.")
+            raise InputError("This Gram was already reduced over processes; reducing it again would count rows twice.")
         device = accelerator.device
         on_host = device.type == "mps"
         matrix = self.matrix if on_host else self.matrix.to(device)
@@ -154,7 +155,7 @@ class FeatureGram:
     def spectrum(self) -> Spectrum:
         """Spectrum of all rows so far."""
         if self.n_samples == 0:
-            raise ValueError("This Gram holds no rows yet. Call update(features) before spectrum().")
+            raise InputError("This Gram holds no rows yet. Call update(features) before spectrum().")
         # Squares of singular values are resolved by float64 only down to a floor of their own.
         floor = max(
             max(self.n_samples, self.n_features) * self.eps, math.sqrt(rank_floor(self.n_samples, self.n_features))
@@ -213,38 +214,38 @@ def check_features(features: Any) -> torch.Tensor:
             shared = array.flags.writeable and array.flags.c_contiguous
             features = torch.from_numpy(array if shared else array.copy())
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
+            raise InputTypeError(
                 f"Features must be a tensor or an array of numbers with rows of one length, got "
                 f"{type(features).__name__}: {error}"
             ) from error
     features = features.detach()
     if features.is_complex():
-        raise TypeError("Features must be real numbers, got complex ones.")
+        raise InputTypeError("Features must be real numbers, got complex ones.")
     if not features.is_floating_point():
         features = features.double()
     if features.ndim != 2:
-        raise ValueError(
+        raise InputError(
             f"Features must have shape (n, d), got {tuple(features.shape)}. Flatten or pool everything but the samples."
         )
     if features.shape[0] == 0 or features.shape[1] == 0:
-        raise ValueError(
+        raise InputError(
             f"Features of shape {tuple(features.shape)} hold no numbers. Pass at least one row and column."
         )
     # Both ends carry NaN and infinity, and need no copy of the features as torch.isfinite does.
     low, high = (end.item() for end in torch.aminmax(features))
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(features)).any(dim=1).sum())
-        raise ValueError(f"{bad} of {features.shape[0]} feature rows hold NaN or infinite values.")
+        raise InputError(f"{bad} of {features.shape[0]} feature rows hold NaN or infinite values.")
     largest = max(-low, high)
     if largest > 0 and not SMALLEST < largest < LARGEST:
-        raise ValueError(f"Features as large as {largest:.3g} leave float64 when squared. Rescale them.")
+        raise InputError(f"Features as large as {largest:.3g} leave float64 when squared. Rescale them.")
     return features
 
 
 def _cut(eigenvalues: torch.Tensor, n: int, d: int, tolerance: float, resolution: int) -> Spectrum:
     """Keeps the squared singular values above the floor; at most ``resolution`` of them can be real."""
     if tolerance >= 1:
-        raise ValueError(
+        raise InputError(
             f"{n} x {d} features in this precision cannot be resolved: rounding (max(n, d)·eps = {tolerance:.3g}) is "
             "as large as the largest singular value. Compute the features in float32 or float64."
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from hf_immunize.errors import InputError
+
 __all__ = ["ImmunizationArguments"]
 
 
@@ -55,19 +57,19 @@ class ImmunizationArguments(TrainingArguments):
         for name in ("lambda_primary", "lambda_harmful"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise ValueError(
+                raise InputError(
                     f"{name} must be a finite number, zero or more, got {value!r}. 1.0 is a sensible start for the "
                     "scale-free form; 0 switches the term off. (YAML reads 5e-5 as a word: write 5.0e-5.)"
                 )
         for name in ("rir_groups", "per_device_harmful_batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}.")
+                raise InputError(f"{name} must be 1 or more, got {value}.")
         for name in ("rir_group_size", "rir_max_samples"):
             if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be 2 or more, got {getattr(self, name)}: one sample has κ = 1 always.")
+                raise InputError(f"{name} must be 2 or more, got {getattr(self, name)}: one sample has κ = 1 always.")
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns=True would empty the nested batches. Leave it false.")
+            raise InputError("remove_unused_columns=True would empty the nested batches. Leave it false.")
         if self.optim == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9,nesterov=true"
         super().__post_init__()

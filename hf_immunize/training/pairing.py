@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from hf_immunize.errors import InputError, InputTypeError
+
 __all__ = ["PairedBatchSampler", "PairedCollator", "PairedDataset"]
 
 PRIMARY, HARMFUL = "primary", "harmful"
@@ -34,12 +36,12 @@ class PairedDataset(Dataset):
             if source is None and name == HARMFUL:
                 continue
             if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
-                raise TypeError(
+                raise InputTypeError(
                     f"The {name} data set must have a length and be indexed by position, got {type(source).__name__}. "
                     "Turn a stream into a data set first, for example Dataset.from_list(list(stream.take(10_000)))."
                 )
             if len(source) == 0:
-                raise ValueError(f"The {name} data set is empty. Check its split and its filters.")
+                raise InputError(f"The {name} data set is empty. Check its split and its filters.")
         self.primary, self.harmful = primary, harmful
 
     @property
@@ -88,7 +90,7 @@ class PairedBatchSampler(Sampler[list[int]]):
 
     def __init__(self, dataset: PairedDataset, primary_batch_size: int, harmful_batch_size: int, seed: int) -> None:
         if dataset.n_primary < primary_batch_size:
-            raise ValueError(
+            raise InputError(
                 f"The primary data set holds {dataset.n_primary} samples, fewer than one batch of "
                 f"{primary_batch_size}. Lower per_device_train_batch_size."
             )

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hf_immunize.errors import InputError
+
 __all__ = ["ThetaZero"]
 
 FILE_NAME = "initial_weights.safetensors"
@@ -68,7 +70,7 @@ class ThetaZero:
             return False
         weights = load_file(source)
         if weights.keys() != self.weights.keys():
-            raise ValueError(
+            raise InputError(
                 "The checkpoint's run trained other parameters than those chosen now. Resume with the same `trainable`."
             )
         self.weights, self._is_stored = weights, True

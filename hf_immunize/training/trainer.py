@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from hf_immunize.data.images import as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
+from hf_immunize.errors import InputError, InputTypeError, UserError
 from hf_immunize.metrics.evaluation import Protocol, group_spectra
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.forward import unwrap
@@ -34,7 +35,7 @@ __all__ = ["ImmunizationTrainer", "NonFiniteLossError"]
 logger = logging.get_logger(__name__)
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(UserError, FloatingPointError):
     """The task loss or a regularizer is no longer a finite number."""
 
 
@@ -82,7 +83,7 @@ class ImmunizationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         if not isinstance(args, ImmunizationArguments):
-            raise TypeError(f"args must be an ImmunizationArguments, got {type(args).__name__}.")
+            raise InputTypeError(f"args must be an ImmunizationArguments, got {type(args).__name__}.")
         self.objective: Objective = get_objective(
             args.objective,
             lambda_primary=args.lambda_primary,
@@ -90,7 +91,7 @@ class ImmunizationTrainer(Trainer):
             scale_free=args.scale_free,
         )
         if train_dataset is not None and self._active(self.objective) and harmful_dataset is None:
-            raise ValueError(
+            raise InputError(
                 "harmful_dataset is missing. Pass the harmful images, or set lambda_primary=0 and lambda_harmful=0 for "
                 "plain fine-tuning."
             )
@@ -128,13 +129,13 @@ class ImmunizationTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """One loader over both streams; nothing is dropped or shuffled outside the paired sampler."""
         if self.train_dataset is None:
-            raise ValueError("Training needs train_dataset, the primary data.")
+            raise InputError("Training needs train_dataset, the primary data.")
         harmful = self.harmful_dataset if self._active(self.objective) else None
         paired = PairedDataset(self.train_dataset, harmful)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         sampler = PairedBatchSampler(paired, self.args.per_device_train_batch_size, self.args.harmful_batch_size, seed)
         if len(sampler) < self.args.world_size:
-            raise ValueError(
+            raise InputError(
                 f"{paired.n_primary} primary samples give {len(sampler)} batches of "
                 f"{self.args.per_device_train_batch_size}, fewer than the {self.args.world_size} processes."
             )
@@ -361,7 +362,7 @@ class ImmunizationTrainer(Trainer):
         from hf_immunize.release.measure import record_of
 
         if not blocking:
-            raise ValueError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
+            raise InputError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
         if not self.is_world_process_zero():
             return None
         return push_to_hub(
@@ -400,11 +401,11 @@ class ImmunizationTrainer(Trainer):
             PairedDataset(data, None)
             checked[name] = self.stream_collator([data[index] for index in range(min(2, len(data)))])
         if not checked:
-            raise ValueError("Pass train_dataset and harmful_dataset, or eval_dataset: there are no images to work on.")
+            raise InputError("Pass train_dataset and harmful_dataset, or eval_dataset: there are no images to work on.")
         channels = {name: tuple(batch["pixel_values"].shape[1:]) for name, batch in checked.items()}
         if len(set(channels.values())) > 1:
             told = ", ".join(f"{name} {shape}" for name, shape in channels.items())
-            raise ValueError(
+            raise InputError(
                 f"All images must have one shape (C, H, W), got {told}. Use one image processor for both, and convert "
                 "greyscale images with image.convert('RGB')."
             )
@@ -418,11 +419,11 @@ class ImmunizationTrainer(Trainer):
             if name not in checked:
                 continue
             if "labels" not in checked[name]:
-                raise ValueError(f"The {name} data have no labels. Name the column of labels, or add one.")
+                raise InputError(f"The {name} data have no labels. Name the column of labels, or add one.")
             known = getattr(sources[name], "labels", None)
             check_labels(known if known is not None else checked[name]["labels"], n_classes, name)
         if self.objective.needs_harmful_labels and "harmful" in checked and "labels" not in checked["harmful"]:
-            raise ValueError(
+            raise InputError(
                 f"The objective {self.args.objective!r} needs harmful labels, and the harmful data have none."
             )
         return on_device
@@ -437,7 +438,7 @@ def _inputs(data: Any, image_processor: Any, labels_needed: bool) -> Any:
 def _joined(primary: dict[str, Any], harmful: dict[str, Any]) -> dict[str, Any]:
     first, second = primary["pixel_values"], harmful["pixel_values"]
     if first.shape[1:] != second.shape[1:]:
-        raise ValueError(
+        raise InputError(
             f"Primary images have shape {tuple(first.shape[1:])}, harmful ones {tuple(second.shape[1:])}. "
             "Use one image processor for both."
         )

@@ -18,6 +18,7 @@ import filelock
 import safetensors.torch
 import torch
 
+from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.spectra.ratio import relative_immunization_ratio
 from hf_immunize.spectra.spectrum import FeatureGram, check_features
 
@@ -99,7 +100,7 @@ class Rir(evaluate.Metric):
     def add(self, *, immunized: Any, initial: Any, task: str) -> None:
         """Adds one sample: its features under both models, each of length d, and the name of its task."""
         if not isinstance(task, str):
-            raise TypeError(f"add takes the name of one task, got {task!r}. For several rows use add_batch.")
+            raise InputTypeError(f"add takes the name of one task, got {task!r}. For several rows use add_batch.")
         self.add_batch(immunized=_one_row(immunized, "immunized"), initial=_one_row(initial, "initial"), task=task)
 
     def add_batch(self, *, immunized: Any, initial: Any, task: str | Sequence[str]) -> None:
@@ -110,19 +111,19 @@ class Rir(evaluate.Metric):
         rows = {"immunized": _features(immunized, "immunized"), "initial": _features(initial, "initial")}
         shapes = {name: tuple(matrix.shape) for name, matrix in rows.items()}
         if shapes["immunized"][0] != shapes["initial"][0]:
-            raise ValueError(
+            raise InputError(
                 f"immunized holds {shapes['immunized'][0]} rows and initial {shapes['initial'][0]}: pass the features "
                 "of the same samples in the same order."
             )
         if shapes["immunized"][1] != shapes["initial"][1]:
-            raise ValueError(
+            raise InputError(
                 f"immunized has width {shapes['immunized'][1]} and initial {shapes['initial'][1]}: both models must "
                 "have the same architecture."
             )
         count, width = shapes["initial"]
         known = {gram.n_features for gram in self._grams.values()} - {width}
         if known:
-            raise ValueError(
+            raise InputError(
                 f"This batch has features of width {width}, earlier ones of width {known.pop()}. Call compute() "
                 "between different models."
             )
@@ -150,11 +151,11 @@ class Rir(evaluate.Metric):
         try:
             unknown = sorted(set(kwargs) - set(self._feature_names()))
             if unknown:
-                raise ValueError(f"Unknown inputs {unknown}. This metric takes {self._feature_names()}.")
+                raise InputError(f"Unknown inputs {unknown}. This metric takes {self._feature_names()}.")
             given = {name: value for name, value in kwargs.items() if value is not None}
             missing = [name for name in self._feature_names() if name not in given]
             if given and missing:
-                raise ValueError(f"Inputs are missing: {missing}. This metric takes {self._feature_names()}.")
+                raise InputError(f"Inputs are missing: {missing}. This metric takes {self._feature_names()}.")
             if given:
                 self.add_batch(**given)
             if self.num_process > 1:
@@ -169,12 +170,12 @@ class Rir(evaluate.Metric):
 
     def _compute(self) -> dict[str, Any]:
         if not self._grams:
-            raise ValueError(
+            raise InputError(
                 "No rows yet. Call add or add_batch with both tasks before compute, or pass the rows to it."
             )
         missing = [task for task in TASKS if f"initial_{task}" not in self._grams]
         if missing:
-            raise ValueError(f"No {missing[0]} rows were added. RIR needs rows of both tasks, {' and '.join(TASKS)}.")
+            raise InputError(f"No {missing[0]} rows were added. RIR needs rows of both tasks, {' and '.join(TASKS)}.")
         return relative_immunization_ratio(**self._grams).to_dict()
 
     # Several processes. Process 0 writes a fresh token; each other process answers with a file that carries the token
@@ -192,7 +193,7 @@ class Rir(evaluate.Metric):
         try:
             lock.acquire(timeout=1)
         except filelock.Timeout:
-            raise ValueError(
+            raise InputError(
                 f"Another process {self.process_id} of {self.num_process} computes this metric with experiment_id "
                 f"{self.experiment_id!r} in {self.data_dir}. Give each run its own experiment_id."
             ) from None
@@ -220,7 +221,7 @@ class Rir(evaluate.Metric):
         finally:
             if written is not None:
                 written.unlink(missing_ok=True)
-        raise ValueError(f"Process 0 did not collect the rows of process {self.process_id}. {self._advice()}")
+        raise InputError(f"Process 0 did not collect the rows of process {self.process_id}. {self._advice()}")
 
     def _collect(self) -> None:
         token = uuid.uuid4().hex
@@ -233,7 +234,7 @@ class Rir(evaluate.Metric):
             while not all(path.exists() for path in waiting.values()):
                 if time.monotonic() > deadline:
                     absent = [process for process, path in waiting.items() if not path.exists()]
-                    raise ValueError(f"Process 0 received no rows from processes {absent}. {self._advice()}")
+                    raise InputError(f"Process 0 received no rows from processes {absent}. {self._advice()}")
                 time.sleep(POLL)
             for process, path in waiting.items():
                 self._merge(safetensors.torch.load_file(path), process)
@@ -275,7 +276,7 @@ class Rir(evaluate.Metric):
             width = matrix.shape[0]
             known = {gram.n_features for gram in self._grams.values()} - {width}
             if known:
-                raise ValueError(f"Process {process} sent features of width {width}, others have width {known.pop()}.")
+                raise InputError(f"Process {process} sent features of width {width}, others have width {known.pop()}.")
             gram = self._grams.setdefault(name, FeatureGram(width, self.precision))
             gram.matrix = gram.matrix + matrix.to(gram.matrix.device)
             gram.n_samples += int(tensors[f"{name}.n_samples"])
@@ -287,7 +288,7 @@ def _dtype(precision: str | torch.dtype | None) -> torch.dtype | None:
         return None
     dtype = getattr(torch, precision, None) if isinstance(precision, str) else precision
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"precision must name a floating dtype such as 'float32' or 'bfloat16', got {precision!r}.")
+        raise InputError(f"precision must name a floating dtype such as 'float32' or 'bfloat16', got {precision!r}.")
     return dtype
 
 
@@ -295,7 +296,7 @@ def _features(values: Any, name: str) -> torch.Tensor:
     if isinstance(values, list | tuple) and values and all(isinstance(one, torch.Tensor) for one in values):
         widths = {tuple(one.shape) for one in values}
         if len(widths) > 1:
-            raise ValueError(f"{name}: rows of different shapes {sorted(widths)}.")
+            raise InputError(f"{name}: rows of different shapes {sorted(widths)}.")
         values = torch.stack(list(values))
     try:
         return check_features(values)
@@ -306,7 +307,7 @@ def _features(values: Any, name: str) -> torch.Tensor:
 def _one_row(values: Any, name: str) -> torch.Tensor:
     row = values if isinstance(values, torch.Tensor) else _features([values], name)[0]
     if row.ndim != 1:
-        raise ValueError(
+        raise InputError(
             f"{name}: add takes one row of length d, got shape {tuple(row.shape)}. Use add_batch for more."
         )
     return row.unsqueeze(0)
@@ -315,10 +316,10 @@ def _one_row(values: Any, name: str) -> torch.Tensor:
 def _tasks(task: str | Sequence[str], count: int) -> list[str]:
     names = [task] * count if isinstance(task, str) else list(task)
     if len(names) != count:
-        raise ValueError(f"task names {len(names)} rows of {count}. Pass one name for the batch or one for each row.")
+        raise InputError(f"task names {len(names)} rows of {count}. Pass one name for the batch or one for each row.")
     for name in names:
         if name not in TASKS:
             near = difflib.get_close_matches(str(name).lower(), TASKS, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown task {name!r}.{hint} Tasks are {TASKS[0]!r} and {TASKS[1]!r}.")
+            raise InputError(f"Unknown task {name!r}.{hint} Tasks are {TASKS[0]!r} and {TASKS[1]!r}.")
     return names
