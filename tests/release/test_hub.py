@@ -229,7 +229,7 @@ def test_a_token_in_a_file_stops_the_push(hub, writer, release, secret):
     before = len(hub.log)
     with pytest.raises(ClientError, match=r"config\.json holds a Hub token") as caught:
         push(writer, release, "me/secret")
-    assert caught.value.kind == "ValueError"
+    assert "ValueError" in caught.value.bases
     assert secret not in str(caught.value)
     assert len(hub.log) == before
     assert "me/secret" not in hub.repos
@@ -240,7 +240,7 @@ def test_private_branch_and_pull_request(hub, writer, nobody, release):
     assert hub.repos["me/hidden"].private
     with pytest.raises(ClientError, match="misspelt, or it is private") as caught:
         nobody.run("from hf_immunize.models.loading import load_model\nload_model('me/hidden')")
-    assert caught.value.kind == "ValueError"
+    assert "ValueError" in caught.value.bases
     main = hub.repos["me/hidden"].branches["main"]
     (release / "LICENSE").write_text("new")
     oid, *_ = push(writer, release, "me/hidden", revision="v2")
@@ -296,7 +296,7 @@ def test_a_name_that_cannot_be_loaded_says_what_to_do(hub, nobody, name, kind, m
         hub.create("me/timm-pickled", {"config.json": timm_config, "pytorch_model.bin": b"pickle"})
     with pytest.raises(ClientError, match=message) as caught:
         nobody.run(f"from hf_immunize.models.loading import load_model\nload_model({name!r})")
-    assert caught.value.kind == kind
+    assert kind in caught.value.bases
 
 
 def test_without_network_the_error_is_about_the_network_and_comes_at_once(hub, writer, release):
@@ -310,7 +310,7 @@ def test_without_network_the_error_is_about_the_network_and_comes_at_once(hub, w
             start = time.monotonic()
             with pytest.raises(ClientError, match="could not be reached for me/unknown") as caught:
                 call()
-            assert caught.value.kind == "ConnectionError"
+            assert "ConnectionError" in caught.value.bases
             assert time.monotonic() - start < 10
 
 
@@ -329,7 +329,7 @@ def test_an_edit_during_a_push_is_not_written_over(hub, writer, release):
     hub.before_commit = lambda: repo.commit("main", dict(repo.files), "somebody else's")
     with pytest.raises(ClientError, match="changed while this push was being prepared") as caught:
         push(writer, release, "me/race")
-    assert caught.value.kind == "ValueError"
+    assert "ValueError" in caught.value.bases
     assert repo.messages[-1] == "somebody else's"
     push(writer, release, "me/race")
     assert "LICENSE" in repo.files
