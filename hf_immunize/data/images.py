@@ -92,19 +92,22 @@ def as_inputs(data: Any, image_processor: Any, *, labels_needed: bool = True) ->
 def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     """Stacks samples: mappings with ``pixel_values`` (and ``labels``), or pairs of image and label.
 
+    Samples of cached ``activations`` in place of ``pixel_values`` are stacked likewise.
+
     Raises:
         ValueError: images of different shapes, or samples without images.
     """
     rows = [_as_mapping(sample) for sample in samples]
-    images = [torch.as_tensor(row["pixel_values"]) for row in rows]
+    source = "activations" if "activations" in rows[0] else "pixel_values"
+    images = [torch.as_tensor(row[source]) for row in rows]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         raise InputError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")
-    batch = {"pixel_values": torch.stack(images)}
+    batch = {source: torch.stack(images)}
     for key in rows[0]:
         if key in ("labels", "label"):
             batch["labels"] = torch.as_tensor([int(row[key]) for row in rows])
-        elif key != "pixel_values" and isinstance(rows[0][key], torch.Tensor):
+        elif key != source and isinstance(rows[0][key], torch.Tensor):
             batch[key] = torch.stack([row[key] for row in rows])
     return batch
 
@@ -112,7 +115,7 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
 def _as_mapping(sample: Any) -> dict[str, Any]:
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return {"pixel_values": sample[0], "labels": sample[1]}
-    if hasattr(sample, "keys") and "pixel_values" in sample:
+    if hasattr(sample, "keys") and ("pixel_values" in sample or "activations" in sample):
         return dict(sample)
     found = ", ".join(sample) if hasattr(sample, "keys") else type(sample).__name__
     raise InputError(
