@@ -1,45 +1,92 @@
-"""Image data sets as users name them: Hub ids, folders of images or of `save_to_disk`, parquet; splits and columns."""
+"""Image data sets as users name them: Hub ids, folders of images or of `save_to_disk`, parquet."""
 
 from __future__ import annotations
 
-import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import HfApi
 
+from hf_immunize.data.columns import find_columns
+from hf_immunize.data.splits import evaluation_split, hold_out, take_split, training_split
 from hf_immunize.errors import HubConnectionError, InputError
+from hf_immunize.hub import hub_errors, split_revision
 
-__all__ = ["find_columns", "load_images", "load_train_and_eval"]
+__all__ = ["Source", "find_columns", "load_images", "load_source", "load_train_and_eval"]
 
-
-IMAGE_NAMES = ("image", "img", "images", "picture")
-
-
-LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def load_images(
-    name: str,
-    split: str | None = None,
-    *,
-    config: str | None = None,
-    token: str | None = None,
-) -> Dataset:
-    """Loads one split of an image data set.
+@dataclass(frozen=True)
+class Source:
+    """All splits of one data set, and where they came from.
+
+    Attributes:
+        splits: by name.
+        name: the Hub id without its revision, or the base name of a folder or file.
+        revision: the commit on the Hub that was loaded.
+        config: the configuration of a Hub data set.
+        notes: what the user should know about how it was read, as sentences.
+    """
+
+    splits: Mapping[str, Dataset]
+    name: str
+    revision: str | None
+    config: str | None
+    notes: tuple[str, ...] = ()
+
+
+def load_source(name: str | os.PathLike[str], *, config: str | None = None, token: str | bool | None = None) -> Source:
+    """Loads all splits of a data set by its name.
 
     Args:
         name: a Hub id (``ylecun/mnist``, with ``@revision`` if wanted), an image folder, a folder of
             ``Dataset.save_to_disk``, a folder of parquet files, or one parquet file.
-        split: the split; needed only where there are several and none is called ``train``.
+        config: the configuration of a Hub data set that has several.
+        token: for private data sets.
+
+    Raises:
+        ValueError: nothing there, or nothing that can be read as pictures.
+        ConnectionError: the Hub cannot be reached and the cache does not hold the data.
+    """
+    name = os.fspath(name)
+    path = Path(name).expanduser()
+    if path.exists():
+        if config is not None:
+            raise InputError(f"The configuration {config!r} was named for the local {name!r}, which has none.")
+        loaded = _load_local(path)
+        splits = loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
+        return Source(splits, path.resolve().name, None, None)
+    if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
+        raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
+    return _load_hub(name, config, token)
+
+
+def load_images(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    config: str | None = None,
+    token: str | bool | None = None,
+) -> Dataset:
+    """Loads one split of an image data set.
+
+    Args:
+        name: as :func:`load_source` reads it.
+        split: a split, a slice of one (``train[:10%]``) or a sum (``train+validation``); needed only where there are
+            several and none is called ``train``.
         config: the configuration of a Hub data set that has several.
         token: for private data sets.
 
     Raises:
         ValueError: nothing there, an unknown split, an empty one.
     """
-    loaded = _load(name, config, token)
-    return loaded[_choose_split(loaded, split, name)]
+    return training_split(load_source(name, config=config, token=token).splits, split, os.fspath(name)).rows
 
 
 def load_train_and_eval(
@@ -49,72 +96,24 @@ def load_train_and_eval(
     *,
     config: str | None = None,
     seed: int = 0,
-    token: str | None = None,
+    token: str | bool | None = None,
 ) -> tuple[Dataset, Dataset, str]:
-    """Training and evaluation rows of one data set, and a description of the latter.
+    """Training and evaluation rows of one data set by name alone, and a description of the latter.
 
-    The evaluation split is the one that is named, else ``test`` or ``validation``, else a fifth of the training split,
-    drawn by the seed and taken out of it. Arguments and errors are those of :func:`load_images`; one split for both is
-    refused too.
+    :func:`hf_immunize.data.task.load_task` does more: it looks at labels and columns too.
     """
-    loaded = _load(name, config, token)
-    split = _choose_split(loaded, split, name)
-    train = loaded[split]
-    if eval_split == split:
-        raise InputError(
-            f"Split {split!r} of {name!r} would serve both to train on and to evaluate on. Name another one, or none: "
-            "a fifth of it is then held out."
-        )
-    if eval_split is None:
-        usual = ("test", "validation", "valid", "val")
-        eval_split = next((one for one in usual if one in loaded and one != split), None)
-    if eval_split is not None:
-        return train, loaded[_choose_split(loaded, eval_split, name)], eval_split
-    if len(train) < 10:
-        raise InputError(f"{name!r} has {len(train)} rows and no split to evaluate on. Name one (…_eval_split).")
-    parts = train.train_test_split(test_size=0.2, seed=seed)
-    return parts["train"], parts["test"], f"a fifth of {split}, drawn by seed {seed}"
-
-
-def find_columns(
-    data: Dataset, image_column: str | None = None, label_column: str | None = None, *, labels_needed: bool = True
-) -> tuple[str, str | None]:
-    """The image and the label column: as named, else by type, else by usual names.
-
-    Raises:
-        ValueError: a named column that is missing, or none to be found.
-    """
-    features = data.features
-    for given in (image_column, label_column):
-        if given is not None and given not in features:
-            near = difflib.get_close_matches(given, list(features), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"There is no column {given!r}; the columns are {', '.join(features)}.{hint}")
-    image = image_column or next((key for key, kind in features.items() if isinstance(kind, Image)), None)
-    image = image or next((key for key in (*IMAGE_NAMES, "pixel_values") if key in features), None)
-    if image is None:
-        raise InputError(
-            f"The data set has no column of images; its columns are {', '.join(features)}. Name it (image_column), or "
-            "cast it: dataset.cast_column('path', datasets.Image())."
-        )
-    label = label_column or next((key for key, kind in features.items() if isinstance(kind, ClassLabel)), None)
-    label = label or next((key for key in LABEL_NAMES if key in features), None)
-    if label is None and labels_needed:
-        raise InputError(
-            f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
-        )
-    return image, label
-
-
-def _load(name: str, config: str | None, token: str | None) -> DatasetDict:
-    path = Path(name).expanduser()
-    if path.exists():
-        loaded = _load_local(path)
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
-    else:
-        loaded = _load_hub(name, config, token)
-    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
+    splits = load_source(name, config=config, token=token).splits
+    train = training_split(splits, split, name)
+    evaluation = (
+        evaluation_split(splits, name, apart_from=train.splits)
+        if eval_split is None
+        else take_split(splits, eval_split, name)
+    )
+    if evaluation is None:
+        return hold_out(train, seed, name)
+    if evaluation.shares_rows_with(train):
+        raise InputError(f"Split {eval_split!r} of {name!r} would serve both to train on and to evaluate on.")
+    return train.rows, evaluation.rows, evaluation.name
 
 
 def _load_local(path: Path) -> Dataset | DatasetDict:
@@ -141,10 +140,11 @@ def _load_local(path: Path) -> Dataset | DatasetDict:
         ) from error
 
 
-def _load_hub(name: str, config: str | None, token: str | None) -> Dataset | DatasetDict:
-    repo, _, revision = name.partition("@")
+def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source:
+    repo, asked = split_revision(name)
+    commit = _commit_on_hub(repo, asked, token)
     try:
-        return load_dataset(repo, config, revision=revision or None, token=token)
+        splits = load_dataset(repo, config, revision=commit or asked, token=token)
     except DatasetNotFoundError as error:
         raise InputError(
             f"The data set {name!r} is not on the Hub, or it is private or gated and you are not logged in. Check its "
@@ -154,13 +154,30 @@ def _load_hub(name: str, config: str | None, token: str | None) -> Dataset | Dat
         raise HubConnectionError(
             f"The Hub could not be reached for the data set {name!r}. Check the network, or give a local folder."
         ) from error
+    first = next(iter(splits.values()))
+    notes = []
+    if commit is None:
+        commit = _commit_in_cache(first)
+        if asked and _COMMIT.fullmatch(asked) and commit not in (None, asked):
+            raise InputError(
+                f"The Hub could not be reached, and the cache holds {repo} at {commit}, not at {asked}. Go online, or "
+                f"take {repo}@{commit}."
+            )
+        found = f"the cache holds commit {commit}" if commit else "the cache does not say its commit"
+        notes.append(f"the Hub could not be asked which commit of {repo} is current; {found}")
+    return Source(splits, repo, commit, config or first.info.config_name, tuple(notes))
 
 
-def _choose_split(loaded: DatasetDict, split: str | None, name: str) -> str:
-    chosen = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
-    if chosen not in loaded:
-        asked = "none was named" if chosen is None else f"not {chosen!r}"
-        raise InputError(f"{name!r} has the splits {', '.join(loaded)}; {asked}. Name one of them.")
-    if len(loaded[chosen]) == 0:
-        raise InputError(f"Split {chosen!r} of {name!r} is empty. Choose another split.")
-    return chosen
+def _commit_on_hub(repo: str, revision: str | None, token: str | bool | None) -> str | None:
+    """The commit that a revision stands for now; None where the Hub cannot be reached."""
+    try:
+        with hub_errors(repo, revision):
+            return HfApi().dataset_info(repo, revision=revision, token=token).sha
+    except HubConnectionError:
+        return None
+
+
+def _commit_in_cache(rows: Dataset) -> str | None:
+    """`datasets` keeps what it made of a commit in a folder of that name."""
+    parts = [part for file in rows.cache_files for part in Path(file["filename"]).parts]
+    return next((part for part in parts if _COMMIT.fullmatch(part)), None)

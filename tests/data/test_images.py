@@ -11,7 +11,8 @@ from tiny import Images, picture_dataset
 
 from hf_immunize.data.images import ImageInputs, as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
-from hf_immunize.data.sources import _choose_split, find_columns, load_images, load_train_and_eval
+from hf_immunize.data.sources import find_columns, load_images, load_train_and_eval
+from hf_immunize.data.splits import training_split
 
 
 class Processor:
@@ -115,7 +116,7 @@ def test_splits_that_cannot_be_say_which_there_are(tmp_path):
     with pytest.raises(ValueError, match="the splits left, right; not 'train'"):
         load_images(str(tmp_path / "named"), "train")
     with pytest.raises(ValueError, match="Split 'train' of 'a/b' is empty"):
-        _choose_split(DatasetDict({"train": picture_dataset(4).select([])}), None, "a/b")
+        training_split(DatasetDict({"train": picture_dataset(4).select([])}), None, "a/b")
     picture_dataset(4).select([]).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="holds an empty split"):
         load_images(str(tmp_path / "empty.parquet"))

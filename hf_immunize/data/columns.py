@@ -1,0 +1,86 @@
+"""Which column holds the pictures and which the labels: as named, else by usual name and type."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets import ClassLabel, Dataset, Features, Image
+
+from hf_immunize.errors import InputError
+
+__all__ = ["Columns", "LabelUse", "choose_columns", "find_columns"]
+
+#: What labels are for: ``"needed"``, ``"optional"`` (taken where they can be), ``"unused"`` (not read at all).
+LabelUse = Literal["needed", "optional", "unused"]
+
+_IMAGE_NAMES = ("image", "img", "images", "picture", "pixel_values")
+_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns, and a sentence for each that was chosen among several."""
+
+    image: str
+    label: str | None
+    notes: tuple[str, ...] = ()
+
+
+def choose_columns(
+    data: Dataset | Features,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    *,
+    labels: LabelUse = "needed",
+) -> Columns:
+    """The image and the label column: as named, else the candidate with the most usual name.
+
+    A candidate is a column of the right type (``Image``, ``ClassLabel``); where there is none, a column of a usual
+    name. With ``labels="unused"`` no label column is taken that was not named.
+
+    Raises:
+        ValueError: a named column that is missing, or none to be found.
+    """
+    features = data if isinstance(data, Features) else data.features
+    for given in (image_column, label_column):
+        if given is not None and given not in features:
+            near = difflib.get_close_matches(given, list(features), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"There is no column {given!r}; the columns are {', '.join(features)}.{hint}")
+    notes: list[str] = []
+    image = image_column or _choose(features, Image, _IMAGE_NAMES, "pictures", "image_column", notes)
+    if image is None:
+        raise InputError(
+            f"The data set has no column of images; its columns are {', '.join(features)}. Name it (image_column), or "
+            "cast it: dataset.cast_column('path', datasets.Image())."
+        )
+    if labels == "unused" or label_column is not None:
+        return Columns(image, label_column, tuple(notes))
+    label = _choose(features, ClassLabel, _LABEL_NAMES, "labels", "label_column", notes, but=image)
+    if label is None and labels == "needed":
+        raise InputError(
+            f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
+        )
+    return Columns(image, label, tuple(notes))
+
+
+def find_columns(
+    data: Dataset, image_column: str | None = None, label_column: str | None = None, *, labels_needed: bool = True
+) -> tuple[str, str | None]:
+    """:func:`choose_columns` without the notes: the image and the label column (None where none is to be found)."""
+    found = choose_columns(data, image_column, label_column, labels="needed" if labels_needed else "optional")
+    return found.image, found.label
+
+
+def _choose(
+    features: Features, kind: type, usual: tuple[str, ...], what: str, argument: str, notes: list[str], but: str = ""
+) -> str | None:
+    found = [key for key, feature in features.items() if isinstance(feature, kind) and key != but]
+    found = found or [key for key in usual if key in features and key != but]
+    chosen = next((name for name in usual if name in found), found[0] if found else None)
+    if len(found) > 1:
+        others = ", ".join(repr(key) for key in found if key != chosen)
+        notes.append(f"took the column {chosen!r} for the {what}; {others} could be meant too ({argument})")
+    return chosen

@@ -1,0 +1,171 @@
+"""One rule for which split is trained on and which is measured on, wherever the user named none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from datasets import Dataset, ReadInstruction, concatenate_datasets
+
+from hf_immunize.errors import InputError
+
+__all__ = ["EVALUATION_SPLITS", "Taken", "draw_rows", "evaluation_split", "hold_out", "take_split", "training_split"]
+
+#: Names of a split to measure on, the first that is there (and has labels where they are needed) is taken.
+EVALUATION_SPLITS = ("test", "validation", "valid", "val", "dev")
+
+_FEWEST_TO_DIVIDE = 10
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Rows of a split: ``rows``, the ``name`` as it was asked for, and where they lie in which split.
+
+    Attributes:
+        rows: the data set.
+        name: for example ``"train"`` or ``"train[:10%]+validation"``.
+        ranges: (split, first row, row behind the last) for each part.
+        notes: each choice that was made for the user, as a sentence.
+    """
+
+    rows: Dataset
+    name: str
+    ranges: tuple[tuple[str, int, int], ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits that the rows come from."""
+        return {split for split, _, _ in self.ranges}
+
+    def shares_rows_with(self, other: Taken) -> bool:
+        """Whether some row is in both."""
+        return any(
+            one == two and max(low, bottom) < min(high, top)
+            for one, low, high in self.ranges
+            for two, bottom, top in other.ranges
+        )
+
+
+def take_split(splits: Mapping[str, Dataset], asked: str, source: str) -> Taken:
+    """Rows of a split, of a slice of it (``train[:10%]``) or of several (``train+validation``).
+
+    Args:
+        splits: by name.
+        asked: as :func:`datasets.load_dataset` reads it.
+        source: what the splits belong to, for messages.
+
+    Raises:
+        ValueError: no such split, a slice that cannot be read, or no row in it.
+    """
+    if asked in splits:
+        ranges = ((asked, 0, len(splits[asked])),)
+    else:
+        names = ", ".join(splits)
+        try:
+            parts = ReadInstruction.from_spec(asked).to_absolute({name: len(rows) for name, rows in splits.items()})
+        except (ValueError, AssertionError) as error:
+            raise InputError(
+                f"{source!r} has the splits {names}; not {asked!r}. Name one of them, a slice of one (train[:10%]) or "
+                "a sum (train+validation)."
+            ) from error
+        ranges = tuple((part.splitname, part.from_, part.to) for part in parts if part.from_ < part.to)
+    if not any(low < high for _, low, high in ranges):
+        raise InputError(f"Split {asked!r} of {source!r} is empty. Choose another split.")
+    pieces = [_cut(splits[name], low, high) for name, low, high in ranges]
+    try:
+        rows = pieces[0] if len(pieces) == 1 else concatenate_datasets(pieces)
+    except ValueError as error:
+        raise InputError(f"The parts of {asked!r} of {source!r} have different columns. Name one of them.") from error
+    return Taken(rows, asked, ranges)
+
+
+def training_split(splits: Mapping[str, Dataset], asked: str | None, source: str) -> Taken:
+    """The split to train on: the one that was named, else ``train``, else the only one.
+
+    Raises:
+        ValueError: several, none called ``train`` and none named; or as :func:`take_split`.
+    """
+    if asked is not None:
+        return take_split(splits, asked, source)
+    if "train" in splits:
+        return take_split(splits, "train", source)
+    if len(splits) == 1:
+        (only,) = splits
+        taken = take_split(splits, only, source)
+        return Taken(taken.rows, only, taken.ranges, (f"took the only split, {only!r}, to train on",))
+    raise InputError(f"{source!r} has the splits {', '.join(splits)}; none was named. Name one of them to train on.")
+
+
+def evaluation_split(
+    splits: Mapping[str, Dataset],
+    source: str,
+    *,
+    apart_from: set[str] | None = None,
+    why_unfit: Callable[[Dataset], str | None] = lambda rows: None,
+    unfit_allowed: bool = False,
+) -> Taken | None:
+    """The split to measure on where none was named, with a note; None where no split is fit for it.
+
+    The first of :data:`EVALUATION_SPLITS` that holds rows and labels.
+
+    Args:
+        splits: by name.
+        source: what the splits belong to, for messages.
+        apart_from: splits that are trained on.
+        why_unfit: says of rows why they cannot be measured on (``"has no labels"``), or None.
+        unfit_allowed: take the first one in spite of that where no other is there.
+    """
+    passed: list[str] = []
+    first_unfit: str | None = None
+    for name in EVALUATION_SPLITS:
+        if name not in splits or name in (apart_from or set()):
+            continue
+        reason = "is empty" if len(splits[name]) == 0 else why_unfit(splits[name])
+        if reason is None:
+            return _noted(splits, name, source, passed)
+        if len(splits[name]):
+            first_unfit = first_unfit or name
+        passed.append(f"{name!r} {reason}")
+    if first_unfit is not None and unfit_allowed:
+        return _noted(splits, first_unfit, source, [])
+    return None
+
+
+def hold_out(train: Taken, seed: int, source: str) -> tuple[Dataset, Dataset, str]:
+    """Four fifths and one fifth of the rows, drawn by the seed, and a description of the fifth.
+
+    Raises:
+        ValueError: too few rows to divide.
+    """
+    if len(train.rows) < _FEWEST_TO_DIVIDE:
+        raise InputError(
+            f"{source!r} has {len(train.rows)} rows and no split to evaluate on. Name one (…_eval_split), or give "
+            f"{_FEWEST_TO_DIVIDE} rows or more: a fifth of them is then held out."
+        )
+    parts = train.rows.train_test_split(test_size=0.2, seed=seed)
+    return parts["train"], parts["test"], f"a fifth of {train.name}, drawn by seed {seed}"
+
+
+def draw_rows(rows: Dataset, at_most: int | None, seed: int) -> Dataset:
+    """At most so many rows, drawn by the seed, in the order in which they stood.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if at_most is None or len(rows) <= at_most:
+        return rows
+    if at_most < 1:
+        raise InputError(f"At least one row has to be kept, got a maximum of {at_most}.")
+    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:at_most]))
+
+
+def _cut(rows: Dataset, low: int, high: int) -> Dataset:
+    return rows if (low, high) == (0, len(rows)) else rows.select(range(low, high))
+
+
+def _noted(splits: Mapping[str, Dataset], name: str, source: str, passed: list[str]) -> Taken:
+    taken = take_split(splits, name, source)
+    since = f", since {' and '.join(passed)}" if passed else ""
+    return Taken(taken.rows, name, taken.ranges, (f"took the split {name!r} to measure on{since}",))
