@@ -16,7 +16,7 @@ __all__ = ["Columns", "LabelUse", "choose_columns", "find_columns"]
 LabelUse = Literal["needed", "optional", "unused"]
 
 _IMAGE_NAMES = ("image", "img", "images", "picture", "pixel_values")
-_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "cls")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def _choose(
     features: Features, kind: type, usual: tuple[str, ...], what: str, argument: str, notes: list[str], but: str = ""
 ) -> str | None:
     found = [key for key, feature in features.items() if isinstance(feature, kind) and key != but]
+    if not found and kind is Image:
+        # What pandas writes of a column of pictures: their bytes and paths, without saying that they are pictures.
+        found = [
+            key for key, feature in features.items() if isinstance(feature, dict) and {"bytes", "path"} <= {*feature}
+        ]
     found = found or [key for key in usual if key in features and key != but]
     chosen = next((name for name in usual if name in found), found[0] if found else None)
     if len(found) > 1:

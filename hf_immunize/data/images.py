@@ -1,29 +1,71 @@
-"""Images as users name them → model inputs: Hub ids, folders of images, `save_to_disk` folders, parquet, data sets."""
+"""Raw pictures → model inputs: a `datasets` data set, an image processor, and the columns between them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
+from datasets import Image as ImageFeature
+from PIL import Image
 
-from hf_immunize.data.sources import find_columns
-from hf_immunize.errors import InputError
+from hf_immunize.data.columns import LabelUse, choose_columns
+from hf_immunize.data.corrupt import drop_corrupt
+from hf_immunize.data.labels import Labels, read_labels, why_unlabelled
+from hf_immunize.data.preprocessing import channels_of, to_channels
+from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["ImageInputs", "as_inputs", "collate_images"]
+__all__ = ["ImageInputs", "ModelPreprocessing", "as_inputs", "collate_images"]
+
+
+class ModelPreprocessing:
+    """A model's own way from pictures to pixel values, behind the call of an image processor.
+
+    A class of a module, so that workers that are spawned can be handed one. They are handed what ``preprocess`` belongs
+    to as well: where that is a whole model, give its image processor to :class:`ImageInputs` instead.
+
+    Args:
+        preprocess: pictures → pixel values of shape (n, C, H, W), such as ``LoadedModel.preprocess``.
+        n_channels: of the pictures that the model reads.
+    """
+
+    def __init__(self, preprocess: Callable[[list[Any]], torch.Tensor], n_channels: int = 3) -> None:
+        self.preprocess, self.n_channels = preprocess, n_channels
+
+    def __call__(self, images: list[Any], return_tensors: str = "pt") -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.preprocess(images)}
 
 
 class ImageInputs(torch.utils.data.Dataset):
-    """A `datasets` data set of images, read as model inputs: ``{"pixel_values": (C, H, W), "labels": int}``.
+    """A `datasets` data set of pictures, read as model inputs: ``{"pixel_values": (C, H, W), "labels": int}``.
+
+    Every picture goes through :func:`hf_immunize.data.preprocessing.to_channels`, whatever its mode, and only then to
+    the image processor. A transform of the data set (``set_transform``) that leaves pictures is run first.
 
     Args:
-        data: with a column of images, and one of labels unless ``labels_needed`` is false.
+        data: with a column of pictures, and one of labels unless ``labels`` says that they are not needed.
         image_processor: of the model; called with a list of images and ``return_tensors="pt"``.
         image_column: found by type and name if not given.
         label_column: likewise.
-        labels_needed: False for harmful data whose labels the objective does not use.
-        cache: keep the processed images in memory. Only for processors without randomness.
+        labels: ``"needed"``, ``"optional"`` (read where they can be) or ``"unused"`` (not read).
+        labels_needed: False stands for ``labels="optional"``.
+        n_channels: of the pictures that the model reads; as the image processor says if not given.
+        cache: keep the processed images in memory. Only where they come out alike each time.
+        skip_corrupt: leave out rows whose picture cannot be read (each is read once for it); ``dropped`` counts them.
+        name: of the data, for messages (``"primary"``).
+
+    Attributes:
+        data: the rows.
+        image_column: of the pictures.
+        label_column: of the labels; None where none are read.
+        labels: all labels as whole numbers, without decoding a picture; None where none are read.
+        classes: names of the classes, where the data name them.
+        notes: each choice that was made for the user, as a sentence.
+        dropped: a line for each row that was left out.
+
+    Raises:
+        ValueError: no image processor, no such column, labels that are needed and no labels, an empty data set.
     """
 
     def __init__(
@@ -33,26 +75,42 @@ class ImageInputs(torch.utils.data.Dataset):
         image_column: str | None = None,
         label_column: str | None = None,
         *,
+        labels: LabelUse = "needed",
         labels_needed: bool = True,
+        n_channels: int | None = None,
         cache: bool = False,
+        skip_corrupt: bool = False,
+        name: str = "",
     ) -> None:
         if image_processor is None:
             raise InputError("Raw images need an image processor. Pass processing_class=AutoImageProcessor.…")
-        self.data, self.image_processor = data, image_processor
-        self.image_column, self.label_column = find_columns(
-            data, image_column, label_column, labels_needed=labels_needed
-        )
+        if labels == "needed" and not labels_needed:
+            labels = "optional"
+        columns = choose_columns(data, image_column, label_column, labels=labels)
+        self.image_processor, self.name = image_processor, name
+        self.n_channels = n_channels or channels_of(image_processor)
+        self.image_column, self.label_column = columns.image, columns.label
+        self.dropped: list[str] = []
+        if skip_corrupt:
+            data, self.dropped = drop_corrupt(data, self.image_column)
+        self.data = data
+        if cache and not self.is_deterministic:
+            raise InputError("Pictures of a data set with a transform differ each time. Leave cache=True away.")
+        found = self._read_labels(data, labels)
+        self.labels = None if found is None else found.values
+        self.classes = None if found is None else found.classes
+        self.notes = (*columns.notes, *(() if found is None else found.notes))
+        self._rows = _undecoded(data, self.image_column)
         self._cache: dict[int, torch.Tensor] | None = {} if cache else None
-        self._labels = None if self.label_column is None else list(data.with_format(None)[self.label_column])
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a row gives the same tensor each time; a transform of the data set may not."""
+        return self.data.format["type"] != "custom"
 
     @property
     def column_names(self) -> list[str]:
-        return ["pixel_values"] if self._labels is None else ["pixel_values", "labels"]
-
-    @property
-    def labels(self) -> list[Any] | None:
-        """All labels, without decoding an image."""
-        return self._labels
+        return ["pixel_values"] if self.labels is None else ["pixel_values", "labels"]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -63,30 +121,112 @@ class ImageInputs(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         indices = [int(index) for index in indices]
         known = self._cache if self._cache is not None else {}
+        if not self.is_deterministic:
+            # A transform may give one row two different pictures, so that nothing is prepared once for both.
+            return self._transformed(indices)
         missing = [index for index in dict.fromkeys(indices) if index not in known]
         fresh = dict(zip(missing, self._process(missing), strict=True)) if missing else {}
         if self._cache is not None:
             self._cache.update(fresh)
-        items = []
-        for index in indices:
-            item: dict[str, Any] = {"pixel_values": fresh[index] if index in fresh else known[index]}
-            if self._labels is not None:
-                item["labels"] = self._labels[index]
-            items.append(item)
-        return items
+        images = [fresh[index] if index in fresh else known[index] for index in indices]
+        return self._items(images, None if self.labels is None else [self.labels[index] for index in indices])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Each worker keeps images of its own: handing over those of the parent would copy them into every one.
+        return {**self.__dict__, "_cache": None if self._cache is None else {}}
+
+    def _read_labels(self, data: Dataset, use: LabelUse) -> Labels | None:
+        if self.label_column is None:
+            return None
+        if use == "optional" and why_unlabelled(data, self.label_column) is not None:
+            self.label_column = None
+            return None
+        return read_labels(data, self.label_column, self.name)
+
+    def _transformed(self, indices: list[int]) -> list[dict[str, Any]]:
+        batch = self._rows[indices]
+        if "pixel_values" in batch:
+            images = torch.stack([torch.as_tensor(one) for one in batch["pixel_values"]])
+        elif self.image_column in batch:
+            images = self._tensors(batch[self.image_column], indices)
+        else:
+            raise InputError(
+                f"The transform of the data set gives {', '.join(batch)}: neither 'pixel_values' nor the pictures "
+                f"({self.image_column!r}). Let it give one of the two."
+            )
+        labels = None
+        if self.labels is not None:
+            # What the transform makes of a label counts, as long as it is a number still.
+            given = batch.get(self.label_column, batch.get("labels", [None] * len(indices)))
+            labels = [one if isinstance(one, int) else self.labels[k] for one, k in zip(given, indices, strict=True)]
+        return self._items(images, labels)
 
     def _process(self, indices: list[int]) -> torch.Tensor:
-        images = self.data[indices][self.image_column]
-        return self.image_processor([_as_image(image) for image in images], return_tensors="pt")["pixel_values"]
+        return self._tensors(self._rows[indices][self.image_column], indices)
+
+    def _tensors(self, pictures: Sequence[Any], indices: list[int]) -> torch.Tensor:
+        images = [self._plain(picture, index) for picture, index in zip(pictures, indices, strict=True)]
+        return self.image_processor(images, return_tensors="pt")["pixel_values"]
+
+    def _items(self, images: Sequence[torch.Tensor], labels: list[int] | None) -> list[dict[str, Any]]:
+        if labels is None:
+            return [{"pixel_values": image} for image in images]
+        return [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
+
+    def _plain(self, picture: Any, index: int) -> Image.Image:
+        try:
+            return to_channels(picture, self.n_channels)
+        except (InputError, InputTypeError) as error:
+            of = f" of the {self.name} data" if self.name else ""
+            raise type(error)(f"Row {index}{of}: {error}") from error
 
 
-def as_inputs(data: Any, image_processor: Any, *, labels_needed: bool = True) -> Any:
-    """Wraps a `datasets` data set of raw images; anything that already gives ``pixel_values`` stays as it is."""
-    if isinstance(data, (DatasetDict, dict)):
-        raise InputError(f"A data set with the splits {', '.join(data)} was given. Choose one: dataset['train'].")
-    if isinstance(data, Dataset) and data.format["type"] != "custom" and "pixel_values" not in data.column_names:
-        return ImageInputs(data, image_processor, labels_needed=labels_needed)
-    return data
+def as_inputs(
+    data: Any,
+    image_processor: Any,
+    *,
+    labels: LabelUse = "needed",
+    labels_needed: bool = True,
+    n_channels: int | None = None,
+    name: str = "",
+) -> Any:
+    """Wraps a `datasets` data set of raw pictures; anything that already gives ``pixel_values`` stays as it is.
+
+    Arguments are those of :class:`ImageInputs`.
+
+    Raises:
+        ValueError: several splits in the place of one.
+        TypeError: a stream.
+    """
+    called = f"{name} data set" if name else "data set"
+    if isinstance(data, Mapping):
+        raise InputError(f"A {called} with the splits {', '.join(data)} was given. Choose one: dataset['train'].")
+    if isinstance(data, IterableDataset):
+        raise InputTypeError(
+            f"The {called} is a stream (IterableDataset), which has no length and no rows to draw from. Turn a part of "
+            "it into a data set first: Dataset.from_list(list(stream.take(10_000)), features=stream.features)."
+        )
+    if not isinstance(data, Dataset) or _gives_pixel_values(data):
+        return data
+    return ImageInputs(
+        data, image_processor, labels=labels, labels_needed=labels_needed, n_channels=n_channels, name=name
+    )
+
+
+def _gives_pixel_values(data: Dataset) -> bool:
+    if data.format["type"] == "custom":
+        return len(data) > 0 and "pixel_values" in data[0]
+    return "pixel_values" in data.column_names and not isinstance(data.features["pixel_values"], ImageFeature)
+
+
+def _undecoded(data: Dataset, column: str) -> Dataset:
+    """The rows as files, where no transform stands before them, so that a broken one can be named by its path."""
+    if data.format["type"] == "custom":
+        return data
+    plain = data.with_format(None).select_columns([column])
+    if isinstance(data.features[column], ImageFeature):
+        plain = plain.cast_column(column, ImageFeature(decode=False))
+    return plain
 
 
 def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
@@ -99,6 +239,11 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     """
     rows = [_as_mapping(sample) for sample in samples]
     source = "activations" if "activations" in rows[0] else "pixel_values"
+    if isinstance(rows[0][source], Image.Image):
+        raise InputError(
+            "A sample holds a picture where numbers were expected. Give the data set a transform to tensors "
+            "(torchvision: transform=…), or pass a datasets.Dataset of pictures and processing_class=image_processor."
+        )
     images = [torch.as_tensor(row[source]) for row in rows]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
@@ -106,10 +251,19 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     batch = {source: torch.stack(images)}
     for key in rows[0]:
         if key in ("labels", "label"):
-            batch["labels"] = torch.as_tensor([int(row[key]) for row in rows])
+            batch["labels"] = torch.as_tensor([_whole(row[key]) for row in rows])
         elif key != source and isinstance(rows[0][key], torch.Tensor):
             batch[key] = torch.stack([row[key] for row in rows])
     return batch
+
+
+def _whole(label: Any) -> int:
+    try:
+        return int(label)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"A label must be one whole number, got {str(label)[:60]!r}. Number the classes, or leave the labels out."
+        ) from error
 
 
 def _as_mapping(sample: Any) -> dict[str, Any]:
@@ -122,10 +276,3 @@ def _as_mapping(sample: Any) -> dict[str, Any]:
         f"A sample must hold 'pixel_values' (and 'labels'), or be a pair (image, label); got {found}. For raw images "
         "pass processing_class=image_processor."
     )
-
-
-def _as_image(image: Any) -> Any:
-    # Palettes, alpha and 16-bit greys become plain RGB; a single channel stays one for the processor to judge.
-    if hasattr(image, "mode") and image.mode not in ("RGB", "L"):
-        return image.convert("RGB")
-    return image

@@ -15,31 +15,45 @@ from PIL import Image
 from torch import nn
 from transformers import BatchFeature
 
+from hf_immunize.data.decoding import open_picture
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "to_channels"]
+__all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "channels_of", "to_channels"]
 
 PROCESSOR_NAME = "preprocessor_config.json"
 _MODES = {1: "L", 3: "RGB"}
+# Pillow reads 16-bit PGM (and, in older versions, PNG) as 32-bit numbers; the values still run to 65,535.
+_WRITES_16_BITS_AS_I = ("PPM", "PNG")
+# Modes that Pillow does not turn into both L and RGB in one step.
+_WITHOUT_OWN_PATH = {
+    "La": "LA",
+    "RGBa": "RGBA",
+    "PA": "RGBA",
+    "LAB": "RGB",
+    "HSV": "RGB",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+}
 
 
 def to_channels(image: Any, n_channels: int = 3) -> Image.Image:
-    """One image as a PIL image with the model's number of channels; greyscale is repeated, colour becomes luminance.
+    """One picture as an upright 8-bit PIL image with the model's number of channels: the one way there is.
+
+    Grey is repeated, colour becomes luminance, 16 bits become their upper 8, alpha is dropped.
 
     Args:
-        image: a PIL image of any mode, or 8-bit integers of shape (H, W), (H, W, 1), (H, W, 3) or, as a tensor,
-            (C, H, W).
+        image: anything that :func:`hf_immunize.data.decoding.open_picture` opens, of any mode.
         n_channels: 1 or 3.
 
     Raises:
+        CorruptPictureError: a file that holds no whole picture (a ValueError).
         TypeError: no image.
-        ValueError: numbers other than 8-bit ones, a shape that is no image, another number of channels.
+        ValueError: numbers without a fixed range, a shape that is no image, another number of channels.
     """
     if n_channels not in _MODES:
         raise InputError(f"Images can be brought to 1 or 3 channels; the model wants {n_channels}.")
-    if not isinstance(image, Image.Image):
-        image = _from_array(image)
-    if image.mode.startswith("I;16"):
+    image = open_picture(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _WRITES_16_BITS_AS_I):
         # PIL clips 16-bit values at 255 when it converts them; keep the upper 8 bits instead.
         image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -47,9 +61,23 @@ def to_channels(image: Any, n_channels: int = 3) -> Image.Image:
             f"An image of mode {image.mode!r} (32-bit numbers) has no fixed range. Scale it to 0…255 and convert it "
             "with image.convert('L') first."
         )
-    if image.mode in ("P", "LA", "PA", "La") and "transparency" in image.info:
+    if image.mode in _WITHOUT_OWN_PATH:
+        image = image.convert(_WITHOUT_OWN_PATH[image.mode])
+    elif image.mode in ("P", "LA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == _MODES[n_channels] else image.convert(_MODES[n_channels])
+
+
+def channels_of(image_processor: Any) -> int:
+    """Channels of the pictures that an image processor prepares: as it says itself, else one a mean, else 3."""
+    for name in ("n_channels", "num_channels"):
+        said = getattr(image_processor, name, None)
+        if isinstance(said, int) and said in _MODES:
+            return said
+    means = getattr(image_processor, "image_mean", None)
+    if isinstance(means, (list, tuple)) and len(means) in _MODES and getattr(image_processor, "do_normalize", True):
+        return len(means)
+    return 3
 
 
 class TimmImageProcessor:
@@ -142,18 +170,3 @@ def as_list(images: Any) -> list[Any]:
     if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
         return list(images)
     return [images]
-
-
-def _from_array(image: Any) -> Image.Image:
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
-    if not isinstance(image, np.ndarray):
-        raise InputTypeError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
-    if image.dtype != np.uint8:
-        raise InputError(f"Pixels must be 8-bit integers (0…255), got {image.dtype}. Convert them first.")
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
-        raise InputError(f"An image must have shape (H, W) or (H, W, 1, 3 or 4), got {image.shape}.")
-    return Image.fromarray(image)

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
 from hf_immunize.data.columns import find_columns
 from hf_immunize.data.splits import evaluation_split, hold_out, take_split, training_split
-from hf_immunize.errors import HubConnectionError, InputError
+from hf_immunize.errors import HubConnectionError, InputError, InputTypeError
 from hf_immunize.hub import hub_errors, split_revision
 
-__all__ = ["Source", "find_columns", "load_images", "load_source", "load_train_and_eval"]
+__all__ = [
+    "AS_AN_OBJECT",
+    "Source",
+    "as_pair",
+    "as_source",
+    "find_columns",
+    "load_images",
+    "load_source",
+    "load_train_and_eval",
+]
 
+#: The name of data that have none.
+AS_AN_OBJECT = "data passed as an object"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -65,6 +77,49 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
         raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
     return _load_hub(name, config, token)
+
+
+def as_source(given: Any, config: str | None = None, token: str | bool | None = None) -> Source:
+    """All splits of what the user gave: a name, one data set, or a mapping of splits.
+
+    Raises:
+        TypeError: a stream, or no data set at all.
+        ValueError: a configuration of data that are loaded already; and as :func:`load_source`.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        return load_source(given, config=config, token=token)
+    if config is not None:
+        raise InputError(f"The configuration {config!r} was named for data that are loaded already. Leave it away.")
+    if isinstance(given, Dataset):
+        return Source({"train": given}, AS_AN_OBJECT, None, None)
+    if isinstance(given, Mapping) and given and all(isinstance(one, Dataset) for one in given.values()):
+        return Source(dict(given), AS_AN_OBJECT, None, None)
+    kinds = {type(one).__name__ for one in given.values()} if isinstance(given, Mapping) else {type(given).__name__}
+    if isinstance(given, IterableDataset) or "IterableDataset" in kinds:
+        raise InputTypeError(
+            "A stream (IterableDataset) has no length and no order to draw rows from. Turn a part of it into a data "
+            "set first: Dataset.from_list(list(stream.take(10_000)), features=stream.features)."
+        )
+    raise InputTypeError(
+        "A data set was expected: its Hub id, a folder, a datasets.Dataset, a DatasetDict or a pair (training rows, "
+        f"evaluation rows); got {', '.join(sorted(kinds)) or 'nothing'}."
+    )
+
+
+def as_pair(given: Sequence[Any]) -> tuple[Dataset, Dataset]:
+    """Training and evaluation rows that were given beside each other.
+
+    Raises:
+        TypeError: not two data sets.
+        ValueError: one of them is empty.
+    """
+    if len(given) != 2 or not all(isinstance(one, Dataset) for one in given):
+        kinds = ", ".join(type(one).__name__ for one in given)
+        raise InputTypeError(f"A pair of data sets (training rows, evaluation rows) was expected, got ({kinds}).")
+    for role, rows in zip(("training", "evaluation"), given, strict=True):
+        if not len(rows):
+            raise InputError(f"The {role} rows of the pair are empty.")
+    return given[0], given[1]
 
 
 def load_images(

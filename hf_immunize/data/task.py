@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import Dataset
 
-from hf_immunize.data.columns import Columns, LabelUse, choose_columns
-from hf_immunize.data.sources import Source, load_source
+from hf_immunize.data.columns import LabelUse
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.names import class_names
+from hf_immunize.data.reading import Reading
+from hf_immunize.data.sources import AS_AN_OBJECT, Source, as_pair, as_source
 from hf_immunize.data.splits import (
     EVALUATION_SPLITS,
     Taken,
@@ -20,11 +23,9 @@ from hf_immunize.data.splits import (
     take_split,
     training_split,
 )
-from hf_immunize.errors import InputError, InputTypeError
+from hf_immunize.errors import InputError
 
 __all__ = ["ImageTask", "load_evaluation", "load_task"]
-
-_AS_AN_OBJECT = "data passed as an object"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,31 @@ class ImageTask:
     classes: list[str] | None
     notes: tuple[str, ...] = ()
 
+    def inputs(
+        self, image_processor: Any, *, n_channels: int | None = None, cache: bool = False, name: str = ""
+    ) -> tuple[ImageInputs, ImageInputs]:
+        """Training and evaluation rows as model inputs; the same object twice where both are one.
+
+        Arguments are those of :class:`ImageInputs`; ``cache`` is left aside for rows that a transform
+        of the data set may change each time.
+        """
+        made = []
+        for rows in (self.train, self.evaluation):
+            one = ImageInputs(
+                rows,
+                image_processor,
+                self.image_column,
+                self.label_column,
+                labels="unused" if self.label_column is None else "needed",
+                n_channels=n_channels,
+                cache=cache and rows.format["type"] != "custom",
+                name=name,
+            )
+            made.append(one)
+            if self.evaluation is self.train:
+                return one, one
+        return made[0], made[1]
+
 
 def load_task(
     given: str | os.PathLike[str] | Dataset | Mapping[str, Dataset] | tuple[Dataset, Dataset],
@@ -71,6 +97,7 @@ def load_task(
     token: str | bool | None = None,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
+    skip_corrupt: bool = False,
 ) -> ImageTask:
     """Training and evaluation rows of a task.
 
@@ -91,6 +118,7 @@ def load_task(
         token: of the Hub.
         max_train_samples: at most so many rows to train on, drawn by the seed.
         max_eval_samples: at most so many rows to measure on, likewise.
+        skip_corrupt: leave out rows whose picture cannot be read, and count them in the notes; decodes every picture.
 
     Raises:
         ValueError: nothing there, no such split or column, the same rows for both, too few rows, labels that are needed
@@ -98,36 +126,41 @@ def load_task(
         TypeError: a stream, or something else that is no data set.
         ConnectionError: the Hub cannot be reached.
     """
-    asked = (image_column, label_column, labels)
+    reading = Reading(image_column, label_column, labels, skip_corrupt)
+    draw = (max_train_samples, max_eval_samples, seed)
     if isinstance(given, (tuple, list)):
-        return _of_pair(given, asked, (split, eval_split, config), seed, max_train_samples, max_eval_samples)
-    source = _source(given, config, token)
-    if eval_split is not None and eval_split == split:
-        raise InputError(_serves_both(eval_split, source.name))
-    train = training_split(source.splits, split, source.name)
-    columns = choose_columns(train.rows, image_column, label_column, labels=labels)
-    _check_labelled(train.rows, asked, train.name, source.name)
-    notes = [*source.notes, *train.notes, *columns.notes]
-    if eval_split is not None:
-        evaluation = take_split(source.splits, eval_split, source.name)
-        if evaluation.shares_rows_with(train):
-            raise InputError(_serves_both(eval_split, source.name))
-        _check_labelled(evaluation.rows, asked, eval_split, source.name)
+        if any(one is not None for one in (split, eval_split, config)):
+            raise InputError("A pair of data sets has no splits or configurations to choose from. Name none.")
+        source = Source({}, AS_AN_OBJECT, None, None)
+        train, evaluation = (Taken(rows, "train", ()) for rows in as_pair(given))
+        evaluation = replace(evaluation, name="the second data set of the pair")
     else:
+        source = as_source(given, config, token)
+        train = training_split(source.splits, split, source.name)
+        evaluation = None if eval_split is None else take_split(source.splits, eval_split, source.name)
+    if evaluation is not None and evaluation.shares_rows_with(train):
+        raise InputError(_serves_both(evaluation.name, source.name))
+    for taken in filter(None, (train, evaluation)):
+        reading.check_labelled(taken.rows, taken.name, source.name)
+    reading.notes += train.notes
+    if evaluation is None:
         evaluation = evaluation_split(
             source.splits,
             source.name,
             apart_from=train.splits,
-            why_unfit=lambda rows: _why_unlabelled(rows, asked),
+            why_unfit=reading.why_unlabelled,
             unfit_allowed=labels == "optional",
         )
-        notes += evaluation.notes if evaluation else ()
-    if evaluation is not None:
-        rows, other, described = train.rows, evaluation.rows, evaluation.name
+        reading.notes += evaluation.notes if evaluation else ()
+    reading.choose(train.rows)
+    rows = reading.prepared(train.rows, "to train on")
+    if evaluation is None:
+        rows, other, described = hold_out(replace(train, rows=rows), seed, source.name)
+        reading.notes.append(f"held out {described}, to measure on")
     else:
-        rows, other, described = hold_out(train, seed, source.name)
-        notes.append(f"held out {described}, to measure on")
-    return _task(source, rows, other, train.name, described, columns, notes, seed, max_train_samples, max_eval_samples)
+        other, described = reading.prepared(evaluation.rows, "to measure on"), evaluation.name
+        other = reading.aligned(rows, other)
+    return _task(reading, source, rows, other, train.name, described, draw)
 
 
 def load_evaluation(
@@ -141,6 +174,7 @@ def load_evaluation(
     seed: int = 0,
     token: str | bool | None = None,
     max_samples: int | None = None,
+    skip_corrupt: bool = False,
 ) -> ImageTask:
     """Rows to measure on alone: ``test``, else ``validation`` and its kin, else ``train`` or the only split.
 
@@ -148,136 +182,59 @@ def load_evaluation(
     are ``split`` and ``eval_split``. Arguments and errors are those of :func:`load_task`; of a pair the second is
     taken.
     """
-    asked = (image_column, label_column, labels)
+    reading = Reading(image_column, label_column, labels, skip_corrupt)
     if isinstance(given, (tuple, list)):
-        given = _pair(given, (split, config))[1]
-        split = None
-    source = _source(given, config, token)
-    notes = list(source.notes)
+        if split is not None or config is not None:
+            raise InputError("A pair of data sets has no splits or configurations to choose from. Name none.")
+        given = as_pair(given)[1]
+    source = as_source(given, config, token)
     if split is not None:
-        taken: Taken | None = take_split(source.splits, split, source.name)
-        _check_labelled(taken.rows, asked, split, source.name)
+        taken = take_split(source.splits, split, source.name)
     else:
+        only_these = not set(source.splits) - set(EVALUATION_SPLITS)
         taken = evaluation_split(
             source.splits,
             source.name,
-            why_unfit=lambda rows: _why_unlabelled(rows, asked),
-            unfit_allowed=labels == "optional" and not set(source.splits) - set(EVALUATION_SPLITS),
+            why_unfit=reading.why_unlabelled,
+            unfit_allowed=labels == "optional" and only_these,
         )
         if taken is None:
-            taken = training_split(source.splits, None, source.name)
-            _check_labelled(taken.rows, asked, taken.name, source.name)
+            taken = replace(training_split(source.splits, None, source.name), notes=())
             if not isinstance(given, Dataset):
-                notes.append(f"took the split {taken.name!r} to measure on, since no other is fit for it")
-        else:
-            notes += taken.notes
-    columns = choose_columns(taken.rows, image_column, label_column, labels=labels)
-    notes += columns.notes
-    task = _task(source, taken.rows, taken.rows, taken.name, taken.name, columns, notes, seed, None, max_samples)
-    return ImageTask(**{**vars(task), "train": task.evaluation})
-
-
-def _of_pair(
-    given: Any, asked: tuple[Any, ...], named: tuple[Any, ...], seed: int, max_train: int | None, max_eval: int | None
-) -> ImageTask:
-    train, evaluation = _pair(given, named)
-    columns = choose_columns(train, asked[0], asked[1], labels=asked[2])
-    source = Source({"train": train}, _AS_AN_OBJECT, None, None)
-    for role, rows in (("train", train), ("evaluation", evaluation)):
-        if not len(rows):
-            raise InputError(f"The {role} rows of the pair are empty.")
-        _check_labelled(rows, asked, role, source.name)
-    return _task(
-        source, train, evaluation, "train", "rows passed to measure on", columns, [], seed, max_train, max_eval
-    )
-
-
-def _pair(given: Any, named: tuple[Any, ...]) -> tuple[Dataset, Dataset]:
-    if len(given) != 2 or not all(isinstance(one, Dataset) for one in given):
-        kinds = ", ".join(type(one).__name__ for one in given)
-        raise InputTypeError(f"A pair of data sets (training rows, evaluation rows) was expected, got ({kinds}).")
-    if any(one is not None for one in named):
-        raise InputError("A pair of data sets has no splits or configurations to choose from. Leave their names away.")
-    return tuple(given)
-
-
-def _source(given: Any, config: str | None, token: str | bool | None) -> Source:
-    if isinstance(given, (str, os.PathLike)):
-        return load_source(given, config=config, token=token)
-    if config is not None:
-        raise InputError(f"The configuration {config!r} was named for data that are loaded already. Leave it away.")
-    if isinstance(given, Dataset):
-        return Source({"train": given}, _AS_AN_OBJECT, None, None)
-    if isinstance(given, Mapping) and given and all(isinstance(one, Dataset) for one in given.values()):
-        return Source(dict(given), _AS_AN_OBJECT, None, None)
-    kinds = {type(one).__name__ for one in given.values()} if isinstance(given, Mapping) else {type(given).__name__}
-    if isinstance(given, IterableDataset) or "IterableDataset" in kinds:
-        raise InputTypeError(
-            "A stream (IterableDataset) has no length and no order to draw rows from. Turn a part of it into a data "
-            "set first: Dataset.from_list(list(stream.take(10_000)), features=stream.features)."
-        )
-    raise InputTypeError(
-        "A data set was expected: its Hub id, a folder, a datasets.Dataset, a DatasetDict or a pair (training rows, "
-        f"evaluation rows); got {', '.join(sorted(kinds)) or 'nothing'}."
-    )
+                note = f"took the split {taken.name!r} to measure on, since no other is fit for it"
+                taken = replace(taken, notes=(note,))
+    reading.check_labelled(taken.rows, taken.name, source.name)
+    reading.notes += taken.notes
+    reading.choose(taken.rows)
+    rows = reading.prepared(taken.rows, "to measure on")
+    return _task(reading, source, rows, rows, taken.name, taken.name, (None, max_samples, seed))
 
 
 def _task(
+    reading: Reading,
     source: Source,
     train: Dataset,
     evaluation: Dataset,
     split: str,
     eval_split: str,
-    columns: Columns,
-    notes: list[str],
-    seed: int,
-    max_train: int | None,
-    max_eval: int | None,
+    draw: tuple[int | None, int | None, int],
 ) -> ImageTask:
-    for column in filter(None, (columns.image, columns.label)):
-        if column not in evaluation.features:
-            raise InputError(
-                f"The rows to measure on ({eval_split}) have no column {column!r}; their columns are "
-                f"{', '.join(evaluation.features)}. Name the columns alike in both."
-            )
-    kind = train.features[columns.label] if columns.label else None
+    max_train, max_eval, seed = draw
+    reading.note_first_label(train)
+    measured = draw_rows(evaluation, max_eval, seed)
     return ImageTask(
-        train=draw_rows(train, max_train, seed),
-        evaluation=draw_rows(evaluation, max_eval, seed),
+        train=measured if train is evaluation else draw_rows(train, max_train, seed),
+        evaluation=measured,
         name=source.name,
         revision=source.revision,
         config=source.config,
         split=split,
         eval_split=eval_split,
-        image_column=columns.image,
-        label_column=columns.label,
-        classes=list(kind.names) if isinstance(kind, ClassLabel) else None,
-        notes=tuple(notes),
+        image_column=reading.image_column,
+        label_column=reading.label_column,
+        classes=class_names(train, reading.label_column),
+        notes=(*source.notes, *reading.notes),
     )
-
-
-def _why_unlabelled(rows: Dataset, asked: tuple[Any, ...]) -> str | None:
-    """Why rows cannot be measured on for want of labels; None where they can."""
-    image_column, label_column, labels = asked
-    if labels == "unused":
-        return None
-    if label_column is not None and label_column not in rows.features:
-        return f"has no column {label_column!r}"
-    column = choose_columns(rows, image_column, label_column, labels="optional").label
-    if column is None:
-        return "has no column of labels"
-    values = rows.with_format(None).select_columns([column])[column]
-    return None if any(not _is_no_label(one) for one in values) else "has no labels (all of them are −1 or empty)"
-
-
-def _check_labelled(rows: Dataset, asked: tuple[Any, ...], split: str, source: str) -> None:
-    reason = _why_unlabelled(rows, asked) if asked[2] == "needed" else None
-    if reason is not None:
-        raise InputError(f"The split {split!r} of {source!r} {reason}. Name another split, or the column of labels.")
-
-
-def _is_no_label(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and value < 0)
 
 
 def _serves_both(split: str, source: str) -> str:

@@ -1,0 +1,127 @@
+"""Whatever stands for a picture → an upright PIL image, or an error that names the file."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Image as ImageFeature
+from PIL import Image, ImageOps
+
+from hf_immunize.errors import InputError, InputTypeError
+
+__all__ = ["CorruptPictureError", "open_picture"]
+
+# What Pillow raises for files that are cut off, empty, of another kind, or harmful.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+_CHANNELS = (1, 3, 4)
+_ORIENTATION = 0x0112
+
+
+class CorruptPictureError(InputError):
+    """A file that holds no whole picture."""
+
+
+def open_picture(picture: Any) -> Image.Image:
+    """A picture, decoded to its last pixel and turned upright as its EXIF tag says.
+
+    Args:
+        picture: a PIL image; the bytes of a file; a path; a mapping with ``bytes`` or ``path``, as
+            ``Image(decode=False)`` and parquet files of pandas give it; or integers of 8 or 16 bits or booleans of
+            shape (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4, as an array, a tensor or nested lists. Of a shape
+            that can be read both ways, an array is (H, W, C) and a tensor (C, H, W).
+
+    Raises:
+        CorruptPictureError: nothing there, or a file that holds no whole picture.
+        TypeError: nothing that stands for a picture.
+        ValueError: numbers or a shape that are no picture's.
+    """
+    if isinstance(picture, (torch.Tensor, np.ndarray, list)):
+        return _from_numbers(picture)
+    try:
+        image = _opened(picture)
+        image.load()
+        # Pillow copies the pixels, and forgets the format, even where there is nothing to turn.
+        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+    except (InputError, InputTypeError):
+        raise
+    except FileNotFoundError as error:
+        raise CorruptPictureError(
+            f"There is no file {_named(picture)}. Mend the path, or leave the row out."
+        ) from error
+    except _UNREADABLE as error:
+        raise CorruptPictureError(
+            f"{_named(picture)} cannot be read as a picture ({_reason(error)}). Mend or remove it, or pass "
+            "skip_corrupt=True to go on without such files."
+        ) from error
+
+
+def _opened(picture: Any) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return Image.open(io.BytesIO(picture))
+    if isinstance(picture, (str, os.PathLike)):
+        if "://" in os.fspath(picture):
+            return ImageFeature().decode_example({"path": os.fspath(picture), "bytes": None})
+        return Image.open(Path(picture).expanduser())
+    if isinstance(picture, Mapping) and ("bytes" in picture or "path" in picture):
+        content, path = picture.get("bytes"), picture.get("path")
+        if content is None and path is None:
+            raise CorruptPictureError("A picture with neither bytes nor a path was given. Leave the row out.")
+        return _opened(path if content is None else content)
+    if picture is None:
+        raise CorruptPictureError("No picture was given (None). Leave the row out, or pass skip_corrupt=True.")
+    raise InputTypeError(
+        "A picture must be a PIL image, bytes, a path, a mapping with 'bytes' or 'path', an array or a tensor; got "
+        f"{type(picture).__name__}."
+    )
+
+
+def _from_numbers(numbers: Any) -> Image.Image:
+    channels_first = isinstance(numbers, torch.Tensor)
+    try:
+        array = numbers.detach().cpu().numpy() if isinstance(numbers, torch.Tensor) else np.asarray(numbers)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError("An image must be numbers of one shape, got lists of different lengths.") from error
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        if array.dtype.kind not in "iu" or not array.size or array.min() < 0 or array.max() > 255:
+            raise InputError(
+                f"Pixels must be 8-bit integers (0…255) or 16-bit ones (uint16), got {array.dtype}"
+                + (f" from {array.min():g} to {array.max():g}" if array.dtype.kind in "iuf" and array.size else "")
+                + ". Scale them to 0…255 and convert them first: (255 * pixels).astype('uint8') for 0…1."
+            )
+        array = array.astype(np.uint8)
+    if array.ndim == 3:
+        first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+        if first and (channels_first or not last):
+            array = array.transpose(1, 2, 0)
+        array = array[:, :, 0] if array.shape[2] == 1 else array
+    if 0 in array.shape or (array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise InputError(f"An image must have shape (H, W), (H, W, C) or (C, H, W), C = 1, 3 or 4; got {array.shape}.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _named(picture: Any) -> str:
+    if isinstance(picture, Mapping):
+        path = picture.get("path")
+    elif isinstance(picture, Image.Image):
+        path = getattr(picture, "filename", None)
+    else:
+        path = picture if isinstance(picture, (str, os.PathLike)) else None
+    return repr(str(path)) if path else "A picture given as bytes"
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's words for a file that it does not know are about the buffer, not about the file.
+    return "no kind of picture that Pillow knows" if "cannot identify image" in str(error) else str(error)

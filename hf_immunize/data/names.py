@@ -1,0 +1,106 @@
+"""Names before numbers: the same classes in another order are brought into one, other classes are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datasets import ClassLabel, Dataset
+
+from hf_immunize.errors import InputError
+
+__all__ = ["align_labels", "class_names", "renumbered"]
+
+_SHOWN = 5
+
+
+def class_names(data: Dataset, column: str | None) -> list[str] | None:
+    """Names of the classes in the order of the labels, where a column has them."""
+    kind = data.features.get(column) if column is not None else None
+    return list(kind.names) if isinstance(kind, ClassLabel) and kind.names else None
+
+
+def align_labels(
+    data_names: Sequence[str],
+    other_names: Sequence[str],
+    *,
+    data: str = "the data",
+    other: str = "the model",
+    subset_allowed: bool = False,
+) -> list[int]:
+    """For each label of the data, the label that the other side gives to the class of the same name.
+
+    Names are compared as they stand, and where that fails without regard to case, spaces, ``_`` and ``-``.
+
+    Args:
+        data_names: names of the classes in the order of the data's labels.
+        other_names: names of the classes in the order of the other side's labels, for example a model's.
+        data: what the former belong to, for messages.
+        other: what the latter belong to.
+        subset_allowed: names that only the other side has are no mistake.
+
+    Returns:
+        ``mapping[label of the data] = label of the other side``.
+
+    Raises:
+        ValueError: a name that the other side lacks (or has only there), or a name given twice.
+
+    Example:
+        >>> align_labels(["dog", "cat"], ["cat", "dog"])
+        [1, 0]
+    """
+    data_names, other_names = list(data_names), list(other_names)
+    for names, whose in ((data_names, data), (other_names, other)):
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise InputError(f"{whose} has a class name twice: {_some(twice)}. Give each class a name of its own.")
+    if set(data_names) - set(other_names):
+        loose_data, loose_other = [_loose(one) for one in data_names], [_loose(one) for one in other_names]
+        # Only where both sides stay apart without case and punctuation may names be read that loosely.
+        apart = len(set(loose_data)) == len(loose_data) and len(set(loose_other)) == len(loose_other)
+        if apart and not set(loose_data) - set(loose_other):
+            data_names, other_names = loose_data, loose_other
+    known, used = set(other_names), set(data_names)
+    unknown = [name for name in data_names if name not in known]
+    unused = [name for name in other_names if name not in used]
+    if unknown or (unused and not subset_allowed):
+        only = [f"only {data}: {_some(unknown)}"] if unknown else []
+        only += [f"only {other}: {_some(unused)}"] if unused else []
+        raise InputError(
+            f"{data} and {other} name different classes ({'; '.join(only)}). Give both the same class names, or give "
+            "the model a new head for the classes of the data."
+        )
+    position = {name: number for number, name in enumerate(other_names)}
+    return [position[name] for name in data_names]
+
+
+def renumbered(
+    data: Dataset, column: str, names: Sequence[str], *, what: str = "the data", other: str = "the model"
+) -> Dataset:
+    """The data set with the labels of a ``ClassLabel`` column numbered in another order of the same names.
+
+    Rows without a label (below 0, None) stay without one. Classes that the data do not have may stand among ``names``.
+
+    Raises:
+        ValueError: the column names no classes, or one that is not among ``names``.
+    """
+    own = class_names(data, column)
+    if own is None:
+        raise InputError(
+            f"Column {column!r} of {what} has numbers and no class names. Name them: dataset.cast_column({column!r}, "
+            "datasets.ClassLabel(names=[…]))."
+        )
+    if own == list(names):
+        return data
+    mapping = align_labels(own, names, data=what, other=other, subset_allowed=True)
+    values = list(data.with_format(None).select_columns([column])[column])
+    moved = [one if one is None or one < 0 else mapping[one] for one in values]
+    return data.remove_columns(column).add_column(column, moved, feature=ClassLabel(names=list(names)))
+
+
+def _loose(name: str) -> str:
+    return " ".join(str(name).casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -1,0 +1,109 @@
+"""The rows of a task as they are read: columns chosen, labels made whole numbers, broken pictures left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+
+from hf_immunize.data.columns import LabelUse, choose_columns
+from hf_immunize.data.corrupt import drop_corrupt
+from hf_immunize.data.labels import label_values, why_unlabelled, with_plain_labels
+from hf_immunize.data.names import class_names, renumbered
+from hf_immunize.errors import InputError
+
+__all__ = ["Reading"]
+
+
+@dataclass
+class Reading:
+    """What was asked of the rows of a task, and what is found out about them on the way to it.
+
+    Attributes:
+        image_column: as named; from :meth:`choose` on the one that is read.
+        label_column: likewise; None where no labels are read.
+        labels: what the labels are for.
+        skip_corrupt: leave out rows whose picture cannot be read.
+        notes: each choice that was made for the user, as a sentence.
+    """
+
+    image_column: str | None
+    label_column: str | None
+    labels: LabelUse
+    skip_corrupt: bool
+    notes: list[str] = field(default_factory=list)
+
+    def why_unlabelled(self, rows: Dataset) -> str | None:
+        """Why a split is not to be measured on, or None."""
+        if self.labels == "unused":
+            return None
+        column = self.label_column
+        if column is None:
+            column = choose_columns(rows, self.image_column, labels="optional").label
+        return why_unlabelled(rows, column, whole_split=True)
+
+    def check_labelled(self, rows: Dataset, split: str, source: str) -> None:
+        """Raises ValueError where labels are needed and a split has none."""
+        reason = self.why_unlabelled(rows) if self.labels == "needed" else None
+        if reason is not None:
+            raise InputError(f"The split {split!r} of {source!r} {reason}. Name another split, or the label column.")
+
+    def choose(self, rows: Dataset) -> None:
+        """Settles which columns are read, in these rows and in those to measure on."""
+        found = choose_columns(rows, self.image_column, self.label_column, labels=self.labels)
+        self.image_column, self.label_column = found.image, found.label
+        self.notes += found.notes
+
+    def prepared(self, rows: Dataset, role: str) -> Dataset:
+        """The rows with pictures that can be read (where that was asked for) and labels that are whole numbers."""
+        for column in filter(None, (self.image_column, self.label_column)):
+            if column not in rows.features and (column == self.image_column or self.labels == "needed"):
+                raise InputError(
+                    f"The rows {role} have no column {column!r}; their columns are {', '.join(rows.features)}. Name "
+                    "the columns alike in both."
+                )
+        if self.skip_corrupt:
+            whole, dropped = drop_corrupt(rows, self.image_column)
+            if dropped:
+                self.notes.append(
+                    f"left out {len(dropped)} of {len(rows)} pictures {role} that cannot be read ({dropped[0]}…)"
+                )
+            rows = whole
+        if self.label_column is None:
+            return rows
+        reason = why_unlabelled(rows, self.label_column) if self.labels == "optional" else None
+        if reason is not None:
+            self.notes.append(f"left the labels out, since the data {role} {reason}".replace(" has ", " have ", 1))
+            self.label_column = None
+            return rows
+        if rows.format["type"] == "custom":
+            return rows
+        rows, notes = with_plain_labels(rows, self.label_column)
+        self.notes += (one for one in notes if one not in self.notes)
+        return rows
+
+    def aligned(self, train: Dataset, evaluation: Dataset) -> Dataset:
+        """The rows to measure on with the class numbers of the rows to train on."""
+        if self.label_column is None or evaluation is train:
+            return evaluation
+        ours, theirs = class_names(train, self.label_column), class_names(evaluation, self.label_column)
+        if ours == theirs:
+            return evaluation
+        if ours is None or theirs is None:
+            named = "to train on" if ours else "to measure on"
+            raise InputError(
+                f"Only the rows {named} name their classes in {self.label_column!r}; the others have numbers, which "
+                "may mean anything. Cast both alike: dataset.cast_column('label', ClassLabel(names=[…]))."
+            )
+        self.notes.append("numbered the classes of the rows to measure on as those of the rows to train on, by name")
+        return renumbered(
+            evaluation, self.label_column, ours, what="the rows to measure on", other="the rows to train on"
+        )
+
+    def note_first_label(self, rows: Dataset) -> None:
+        """Says where numbers without names do not begin with 0: a head for them has a class that no row has."""
+        if self.label_column is None or class_names(rows, self.label_column) or rows.format["type"] == "custom":
+            return
+        low = min(label_values(rows, self.label_column))
+        if low > 0:
+            self.notes.append(f"no row has the label 0: the numbers in {self.label_column!r} begin with {low}")

@@ -1,0 +1,229 @@
+"""One way from a picture to a tensor: every mode, every form in which pictures are stored."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from samples import tiny_vit
+from tiny import picture_dataset
+from torch.utils.data import DataLoader
+
+from hf_immunize.data.corrupt import drop_corrupt
+from hf_immunize.data.decoding import CorruptPictureError, open_picture
+from hf_immunize.data.images import ImageInputs, ModelPreprocessing, as_inputs, collate_images
+from hf_immunize.data.preprocessing import channels_of, to_channels
+
+HALVES = np.zeros((8, 8, 3), np.uint8)
+HALVES[:4] = 255
+UPRIGHT = PILImage.fromarray(HALVES)
+RAMP_16 = (np.arange(64).reshape(8, 8) * 1024).astype(np.uint16)
+
+
+def stored(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def processor():
+    return tiny_vit()[1]
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
+)
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_every_mode_becomes_the_same_picture(mode, n_channels):
+    through = {"La": "LA", "PA": "P", "RGBa": "RGBA"}
+    image = UPRIGHT.convert(through.get(mode, mode)) if mode != "LAB" else _lab()
+    if mode in ("La", "RGBa", "PA"):
+        image = image.convert(mode) if mode != "PA" else UPRIGHT.convert("LA").convert("PA")
+    assert image.mode == mode
+    plain = to_channels(image, n_channels)
+    assert plain.mode == {1: "L", 3: "RGB"}[n_channels]
+    expected = HALVES if n_channels == 3 else HALVES[:, :, 0]
+    np.testing.assert_allclose(np.asarray(plain).astype(int), expected, atol=3)
+
+
+def _lab():
+    from PIL import ImageCms
+
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    return ImageCms.applyTransform(UPRIGHT, to_lab)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_their_upper_eight(kind):
+    image = PILImage.fromarray(RAMP_16)
+    expected = (RAMP_16 >> 8).astype(np.uint8)
+    for one in (image, stored(image, kind), {"bytes": stored(image, kind), "path": None}, RAMP_16):
+        np.testing.assert_array_equal(np.asarray(to_channels(one, 1)), expected)
+        np.testing.assert_array_equal(np.asarray(to_channels(one))[:, :, 2], expected)
+    data = Dataset.from_dict({"image": [image] * 2}, features=Features(image=Image()))
+    wanted = processor()(to_channels(image), return_tensors="pt")["pixel_values"][0]
+    for formatted in (data, data.with_format("torch"), data.with_format("numpy")):
+        assert torch.equal(ImageInputs(formatted, processor(), labels="unused")[1]["pixel_values"], wanted)
+
+
+def test_numbers_without_a_range_are_refused():
+    for one in (PILImage.new("I", (4, 4)), PILImage.new("F", (4, 4))):
+        with pytest.raises(ValueError, match="has no fixed range"):
+            to_channels(one)
+    with pytest.raises(ValueError, match=r"Pixels must be 8-bit integers .* got float32 from 0 to 1"):
+        to_channels(np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3))
+    with pytest.raises(ValueError, match="got int64 from 0 to 4000"):
+        to_channels(torch.tensor([[0, 4000]]))
+
+
+def test_every_form_in_which_a_picture_is_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    image = PILImage.fromarray(array)
+    path = tmp_path / "a picture.png"
+    image.save(path)
+    forms = [
+        image,
+        path,
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        {"bytes": path.read_bytes(), "path": None},
+        {"bytes": None, "path": str(path)},
+        array,
+        array.transpose(2, 0, 1),
+        torch.tensor(array),
+        torch.tensor(array).permute(2, 0, 1),
+        torch.tensor(array).permute(2, 0, 1).long(),
+        array.tolist(),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(np.asarray(to_channels(form)), array)
+    np.testing.assert_array_equal(np.asarray(to_channels(array[:, :, :1])), np.repeat(array[:, :, :1], 3, 2))
+    np.testing.assert_array_equal(np.asarray(to_channels(array[:, :, 0] > 100))[:, :, 0], 255 * (array[:, :, 0] > 100))
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    exif = UPRIGHT.getexif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.png"
+    UPRIGHT.save(path, exif=exif)
+    expected = np.rot90(HALVES, -1)
+    for form in (path, path.read_bytes(), {"bytes": None, "path": str(path)}, PILImage.open(path)):
+        np.testing.assert_array_equal(np.asarray(to_channels(form)), expected)
+    data = Dataset.from_dict({"image": [str(path)]})
+    wanted = processor()(PILImage.fromarray(expected), return_tensors="pt")["pixel_values"][0]
+    for one in (data, data.cast_column("image", Image()), data.cast_column("image", Image(decode=False))):
+        assert torch.equal(ImageInputs(one, processor(), labels="unused")[0]["pixel_values"], wanted)
+
+
+def test_grey_pictures_among_coloured_ones_go_through_a_plain_processor():
+    mixed = [UPRIGHT, UPRIGHT.convert("L"), UPRIGHT.convert("RGBA")]
+    data = Dataset.from_dict(
+        {"image": mixed, "label": [0, 1, 0]}, features=Features(image=Image(), label=Value("int64"))
+    )
+    batch = collate_images(ImageInputs(data, processor()).__getitems__([0, 1, 2]))["pixel_values"]
+    assert batch.shape == (3, 3, 32, 32)
+    assert torch.equal(batch[0], batch[1])
+
+
+def test_the_processor_says_how_many_channels():
+    from transformers import ViTImageProcessor
+
+    grey = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+    assert channels_of(grey) == 1
+    assert channels_of(processor()) == channels_of(lambda images: images) == 3
+    assert ImageInputs(picture_dataset(4), grey)[0]["pixel_values"].shape == (1, 8, 8)
+    assert ImageInputs(picture_dataset(4), processor(), n_channels=1).n_channels == 1
+
+
+def test_a_broken_picture_is_named_by_row_and_path(tmp_path):
+    whole = stored(UPRIGHT.resize((64, 64)))
+    contents = {"whole.png": whole, "cut.png": whole[:-60], "page.png": b"<html>404</html>", "empty.png": b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [str(tmp_path / name) for name in (*contents, "gone.png")]
+    data = Dataset.from_dict({"image": paths, "label": [0, 1, 2, 3, 4]}).cast_column("image", Image())
+    inputs = ImageInputs(data, processor(), name="primary")
+    assert inputs[0]["pixel_values"].shape == (3, 32, 32)
+    for row, name in enumerate(("cut.png", "page.png", "empty.png", "gone.png"), start=1):
+        with pytest.raises(CorruptPictureError, match=rf"Row {row} of the primary data: .*{name}"):
+            inputs[row]
+    kept, dropped = drop_corrupt(data, "image")
+    assert len(kept) == 1
+    assert [line.split(":")[0] for line in dropped] == ["row 1", "row 2", "row 3", "row 4"]
+    skipping = ImageInputs(data, processor(), skip_corrupt=True)
+    assert (len(skipping), skipping.labels, len(skipping.dropped)) == (1, [0], 4)
+    with pytest.raises(ValueError, match="None of the 1 pictures can be read"):
+        drop_corrupt(data.select([2]), "image")
+
+
+def test_what_stands_for_no_picture():
+    with pytest.raises(CorruptPictureError, match="No picture was given"):
+        open_picture(None)
+    with pytest.raises(CorruptPictureError, match="neither bytes nor a path"):
+        open_picture({"bytes": None, "path": None})
+    with pytest.raises(TypeError, match="got int"):
+        open_picture(3)
+
+
+def test_a_struct_of_bytes_without_a_declared_type():
+    data = Dataset.from_dict({"image": [{"bytes": stored(UPRIGHT), "path": "a.png"}] * 2, "label": [0, 1]})
+    wanted = ImageInputs(
+        Dataset.from_dict({"image": [UPRIGHT]}, features=Features(image=Image())), processor(), labels="unused"
+    )
+    assert torch.equal(as_inputs(data, processor())[1]["pixel_values"], wanted[0]["pixel_values"])
+    renamed = data.rename_column("image", "photo")
+    assert ImageInputs(renamed, processor()).image_column == "photo"
+
+
+def test_a_transform_that_leaves_pictures_runs_before_the_processor():
+    flipped = picture_dataset(6)
+    flipped.set_transform(lambda rows: {**rows, "image": [one.rotate(180) for one in rows["image"]]})
+    inputs = as_inputs(flipped, processor())
+    assert not inputs.is_deterministic
+    wanted = ImageInputs(picture_dataset(6), processor())
+    assert wanted.is_deterministic
+    assert inputs.labels == wanted.labels
+    torch.testing.assert_close(inputs[2]["pixel_values"], wanted[2]["pixel_values"].flip(1, 2))
+    assert inputs[2]["labels"] == wanted[2]["labels"]
+    with pytest.raises(ValueError, match="cache=True"):
+        ImageInputs(flipped, processor(), cache=True)
+    odd = picture_dataset(4).with_transform(lambda rows: {"picture": rows["image"]})
+    with pytest.raises(ValueError, match="The transform of the data set gives picture: neither 'pixel_values' nor"):
+        as_inputs(odd, processor())[0]
+
+
+def test_a_transform_draws_anew_for_each_place_of_a_row():
+    count = iter(range(100))
+    data = picture_dataset(4)
+    data.set_transform(
+        lambda rows: {**rows, "image": [PILImage.new("RGB", (8, 8), (next(count),) * 3) for _ in rows["image"]]}
+    )
+    first, second = ImageInputs(data, processor()).__getitems__([1, 1])
+    assert not torch.equal(first["pixel_values"], second["pixel_values"])
+
+
+def test_inputs_reach_workers_that_are_spawned():
+    data = picture_dataset(4)
+    own = ModelPreprocessing(_preprocess)
+    for inputs in (ImageInputs(data, own, cache=True), ImageInputs(data, processor())):
+        loader = DataLoader(inputs, 2, num_workers=1, collate_fn=collate_images, multiprocessing_context="spawn")
+        assert torch.equal(next(iter(loader))["pixel_values"][1], inputs[1]["pixel_values"])
+
+
+def _preprocess(images):
+    return processor()(images, return_tensors="pt")["pixel_values"]
+
+
+def test_streams_and_raw_samples_say_what_to_do():
+    with pytest.raises(TypeError, match="The harmful data set is a stream"):
+        as_inputs(picture_dataset(4).to_iterable_dataset(), processor(), name="harmful")
+    with pytest.raises(ValueError, match="holds a picture where numbers were expected"):
+        collate_images([(UPRIGHT, 0)])
+    with pytest.raises(ValueError, match="A label must be one whole number, got 'cat'"):
+        collate_images([(torch.zeros(3, 2, 2), "cat")])
