@@ -1,0 +1,150 @@
+"""Labels in the forms in which people store them, and classes compared by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+from samples import tiny_vit
+from tiny import picture_dataset
+
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.labels import check_labels, read_labels, whole_numbers
+from hf_immunize.data.names import align_labels, renumbered
+from hf_immunize.data.task import load_evaluation, load_task
+
+
+def labelled(column, feature=None):
+    data = picture_dataset(len(column)).remove_columns("label")
+    return data.add_column("label", column, feature=feature)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "classes", "note"),
+    [
+        ([0, 1, 2, 1], [0, 1, 2, 1], None, None),
+        ([True, False, True], [1, 0, 1], None, "False = 0 and True = 1"),
+        ([0.0, 1.0, 2.0], [0, 1, 2], None, "as whole ones"),
+        (["3", "10", "0"], [3, 10, 0], None, "the words of 'label' as whole numbers"),
+        (["dog", "cat", "dog"], [1, 0, 1], ["cat", "dog"], "the 2 names in 'label' in alphabetical order"),
+        ([[0, 1], [1, 0]], [1, 0], None, "one-hot"),
+        ([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], [2, 0], None, "one-hot"),
+    ],
+)
+def test_labels_that_can_be_read_in_one_way_are_taken(column, values, classes, note):
+    found = read_labels(labelled(column), "label")
+    assert (found.values, found.classes) == (values, classes)
+    assert note is None or note in found.notes[0]
+    inputs = ImageInputs(labelled(column), tiny_vit()[1])
+    assert (inputs.labels, inputs.classes) == (values, classes)
+    assert inputs[0]["labels"] == values[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([0, None, 1], r"1 of the 3 rows of the primary data have no label .*filter"),
+        ([0.5, 1.0], "holds fractions such as 0.5"),
+        ([[1, 1], [0, 1]], r"lists such as \[1.0, 1.0\]: one class an image"),
+        ([["a"], ["b"]], r"lists such as \['a'\]"),
+        ([f"caption {k}" for k in range(40)], "40 different words in 40 rows: hardly classes"),
+    ],
+)
+def test_labels_that_are_none_say_so_in_plain_words(column, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        read_labels(labelled(column), "label", "primary")
+    assert "torch" not in str(refusal.value)
+    # Where they are not needed, they stop nothing.
+    for use in ("optional", "unused"):
+        assert ImageInputs(labelled(column), tiny_vit()[1], labels=use).labels is None
+    task = load_task(labelled(column if len(column) > 9 else column * 6), labels="optional")
+    assert task.label_column is None
+    assert any("left the labels out, since the data to train on ha" in note for note in task.notes)
+
+
+def test_no_labels_at_all_are_none():
+    missing = labelled([-1] * 8)
+    assert ImageInputs(missing, tiny_vit()[1], labels="optional").labels is None
+    assert ImageInputs(missing, tiny_vit()[1], labels_needed=False).labels is None
+
+
+def test_tensors_of_labels_in_plain_words():
+    assert whole_numbers(torch.tensor([0.0, 2.0]), "primary").tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"got 3 numbers an image. Of one-hot rows"):
+        whole_numbers(torch.eye(3), "primary")
+    with pytest.raises(ValueError, match=r"counted from 1. Subtract 1"):
+        check_labels([1, 2, 3], 3, "primary")
+    with pytest.raises(ValueError, match="have no label as a rule"):
+        check_labels([-1, 2], 3, "primary")
+    with pytest.raises(ValueError, match="have no rows"):
+        check_labels([], 3, "primary")
+
+
+def test_a_task_has_whole_numbers_and_names():
+    words = labelled(["dog", "cat"] * 10)
+    task = load_task((words, labelled(["cat"] * 4)))
+    assert task.classes == ["cat", "dog"]
+    assert task.train["label"][:2] == [1, 0]
+    assert task.evaluation.features["label"].names == ["cat", "dog"]
+    assert set(task.evaluation["label"]) == {0}
+    assert load_task(words).evaluation.features["label"].names == ["cat", "dog"]
+    assert any("alphabetical" in note for note in task.notes)
+    task = load_task(labelled([1, 2, 3] * 5))
+    assert any("no row has the label 0: the numbers in 'label' begin with 1" in note for note in task.notes)
+    assert load_evaluation(labelled([True, False] * 5)).evaluation["label"][:2] == [1, 0]
+
+
+def test_classes_are_aligned_by_name():
+    assert align_labels(["dog", "cat"], ["cat", "dog"]) == [1, 0]
+    assert align_labels(["Great_White-Shark"], ["great white shark"]) == [0]
+    # Names that fall together without case are compared as they stand.
+    assert align_labels(["A", "a"], ["a", "A"]) == [1, 0]
+    assert align_labels(["cat"], ["dog", "cat"], subset_allowed=True) == [1]
+    with pytest.raises(
+        ValueError, match=r"the data and the model name different classes .only the data: 'cow'; only the"
+    ):
+        align_labels(["cat", "cow"], ["cat", "dog"])
+    with pytest.raises(ValueError, match="only the model: 'dog'"):
+        align_labels(["cat"], ["cat", "dog"])
+    with pytest.raises(ValueError, match="the data has a class name twice: 'cat'"):
+        align_labels(["cat", "cat"], ["cat", "dog"])
+    with pytest.raises(ValueError, match="and 4 more"):
+        align_labels([str(k) for k in range(9)], ["x"])
+
+
+def test_a_data_set_is_renumbered_and_its_pictures_stay():
+    data = labelled([0, 1, 1, -1], ClassLabel(names=["dog", "cat"]))
+    moved = renumbered(data, "label", ["cat", "cow", "dog"])
+    assert moved["label"][:] == [2, 0, 0, -1]
+    assert moved.features["label"].names == ["cat", "cow", "dog"]
+    assert [row["image"].tobytes() for row in moved] == [row["image"].tobytes() for row in data]
+    assert renumbered(data, "label", ["dog", "cat"]) is data
+    assert renumbered(data.shuffle(seed=1), "label", ["cat", "dog"]).num_rows == 4
+    with pytest.raises(ValueError, match="has numbers and no class names"):
+        renumbered(Dataset.from_dict({"label": [0]}), "label", ["cat"])
+    with pytest.raises(ValueError, match="only the data: 'dog'"):
+        renumbered(data, "label", ["cat", "cow"])
+
+
+def test_what_is_measured_has_the_numbers_of_what_is_trained():
+    names = ["cat", "dog"]
+    train = labelled([0, 1] * 6, ClassLabel(names=names))
+    swapped = labelled([0, 1, 1], ClassLabel(names=names[::-1]))
+    task = load_task((train, swapped))
+    assert task.evaluation["label"][:] == [1, 0, 0]
+    assert any("by name" in note for note in task.notes)
+    with pytest.raises(ValueError, match="the rows to measure on and the rows to train on name different classes"):
+        load_task((train, labelled([0, 1], ClassLabel(names=["cat", "cow"]))))
+    with pytest.raises(ValueError, match="Only the rows to train on name their classes"):
+        load_task((train, labelled([0, 1, 1])))
+
+
+def test_inputs_of_a_task():
+    train, evaluation = load_task(picture_dataset(20)).inputs(tiny_vit()[1], name="primary")
+    assert (len(train), len(evaluation)) == (16, 4)
+    assert train[0]["pixel_values"].shape == (3, 32, 32)
+    assert train.labels is not None
+    task = load_evaluation(picture_dataset(6), labels="unused")
+    one, two = task.inputs(tiny_vit()[1])
+    assert one is two
+    assert one.labels is None
