@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
 from hf_immunize.data.columns import find_columns
+from hf_immunize.data.local import load_local, reading_errors
 from hf_immunize.data.splits import evaluation_split, hold_out, take_split, training_split
 from hf_immunize.errors import HubConnectionError, InputError, InputTypeError
 from hf_immunize.hub import hub_errors, split_revision
@@ -57,8 +58,8 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
     """Loads all splits of a data set by its name.
 
     Args:
-        name: a Hub id (``ylecun/mnist``, with ``@revision`` if wanted), an image folder, a folder of
-            ``Dataset.save_to_disk``, a folder of parquet files, or one parquet file.
+        name: a Hub id (``ylecun/mnist``, with ``@revision`` if wanted), or a folder or file as
+            :func:`hf_immunize.data.local.load_local` reads it.
         config: the configuration of a Hub data set that has several.
         token: for private data sets.
 
@@ -69,11 +70,8 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
     name = os.fspath(name)
     path = Path(name).expanduser()
     if path.exists():
-        if config is not None:
-            raise InputError(f"The configuration {config!r} was named for the local {name!r}, which has none.")
-        loaded = _load_local(path)
-        splits = loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
-        return Source(splits, path.resolve().name, None, None)
+        splits, notes = load_local(path, config)
+        return Source(splits, path.resolve().name, None, config, notes)
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
         raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
     return _load_hub(name, config, token)
@@ -171,35 +169,12 @@ def load_train_and_eval(
     return train.rows, evaluation.rows, evaluation.name
 
 
-def _load_local(path: Path) -> Dataset | DatasetDict:
-    if path.is_file() and path.suffix != ".parquet":
-        raise InputError(f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected.")
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files=str(path))
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return load_from_disk(str(path))
-        if any(path.glob("**/*.parquet")):
-            return load_dataset("parquet", data_dir=str(path))
-    except (IndexError, ValueError) as error:
-        # What `datasets` raises for a split without rows, the first from save_to_disk, the second from parquet.
-        if isinstance(error, ValueError) and "corresponds to no data" not in str(error):
-            raise
-        raise InputError(f"{str(path)!r} holds an empty split. Save it again with rows, or without it.") from error
-    try:
-        return load_dataset("imagefolder", data_dir=str(path))
-    except Exception as error:
-        raise InputError(
-            f"No images were found in {str(path)!r}. Expected folders of images by class (class_a/1.png), parquet "
-            "files, or a folder written by Dataset.save_to_disk."
-        ) from error
-
-
 def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source:
     repo, asked = split_revision(name)
     commit = _commit_on_hub(repo, asked, token)
     try:
-        splits = load_dataset(repo, config, revision=commit or asked, token=token)
+        with reading_errors(name, "a data set of pictures"):
+            splits = load_dataset(repo, config, revision=commit or asked, token=token)
     except DatasetNotFoundError as error:
         raise InputError(
             f"The data set {name!r} is not on the Hub, or it is private or gated and you are not logged in. Check its "

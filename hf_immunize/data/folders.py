@@ -1,0 +1,158 @@
+"""A folder of pictures → splits and classes, with every picture below it accounted for.
+
+`datasets` reads such a folder too, but guesses splits from words in any file's name and leaves out what fits none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+
+from hf_immunize.errors import InputError
+
+__all__ = ["METADATA_NAMES", "find_pictures", "read_picture_folder", "split_folders", "split_word"]
+
+#: Files that describe the pictures beside them.
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+_SUFFIXES = frozenset(
+    f".{kind}"
+    for kind in (
+        *("avif", "bmp", "dib", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_NO_LABEL = -1
+
+
+def split_word(name: str) -> str | None:
+    """The split that a folder's name stands for (``"val"`` → ``"validation"``), None for any other name."""
+    return _SPLIT_WORDS.get(name.lower())
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Picture files below a folder, in order; hidden files and folders are no part of it.
+
+    Raises:
+        ValueError: a folder that may not be read.
+    """
+    return sorted(path for path in _files(folder) if path.suffix.lower() in _SUFFIXES)
+
+
+def split_folders(root: Path, pictures: list[Path]) -> dict[str, Path]:
+    """Folders that are splits of a data set, by split: folders called ``train``, ``val``, ``test`` and the like.
+
+    They are splits where no class stands beside them. Where other folders do, two of them at least, with folders of
+    classes inside, are taken for splits; else ``train`` is the name of a class.
+    """
+    below = [path.relative_to(root).parts for path in pictures]
+    folders = sorted({parts[0] for parts in below if len(parts) > 1})
+    loose = any(len(parts) == 1 for parts in below)
+    named = [name for name in folders if split_word(name)]
+    divided = {parts[0] for parts in below if len(parts) > 2}
+    alone = len(named) == len(folders) and (not loose or len(named) > 1)
+    if named and (alone or (len(named) > 1 and divided.issuperset(named))):
+        often = Counter(split_word(name) for name in named)
+        return {(split_word(name) if often[split_word(name)] == 1 else name) or name: root / name for name in named}
+    if len(folders) == 1 and not loose and not named:
+        return split_folders(root / folders[0], pictures)
+    return {}
+
+
+def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, tuple[str, ...]]:
+    """The pictures below a folder by split, labelled by the folder that each lies in; and what was left out.
+
+    Columns are ``image`` and, where there are folders of classes, ``label``. A split without folders of classes, or
+    with quite other ones than ``train``, has the label −1 throughout.
+
+    Raises:
+        ValueError: no picture.
+    """
+    if not pictures:
+        raise InputError(_nothing_found(root))
+    folders = split_folders(root, pictures)
+    notes: list[str] = []
+    if folders:
+        groups = {split: [one for one in pictures if folder in one.parents] for split, folder in folders.items()}
+        _note_left_out(notes, len(pictures) - sum(map(len, groups.values())), root, "in no split")
+    else:
+        groups, folders = {"train": pictures}, {"train": root}
+    classes: dict[str, dict[Path, str]] = {}
+    for split, files in groups.items():
+        classes[split] = _classes(files, folders[split])
+        if classes[split]:
+            _note_left_out(notes, len(files) - len(classes[split]), folders[split], "beside the folders of classes")
+            groups[split] = [one for one in files if one in classes[split]]
+    trained = set(classes.get("train", {}).values())
+    for split, found in classes.items():
+        if trained and found and not trained & set(found.values()):
+            notes.append(f"the folders of {split!r} are none of the classes of 'train': took it as without labels")
+            classes[split] = {}
+    names = sorted({name for found in classes.values() for name in found.values()})
+    return DatasetDict({split: _rows(files, classes[split], names) for split, files in groups.items()}), tuple(notes)
+
+
+def _rows(files: list[Path], classes: dict[Path, str], names: list[str]) -> Dataset:
+    columns: dict[str, list] = {"image": [str(path) for path in files]}
+    features = Features({"image": Image()})
+    if names:
+        number = {name: position for position, name in enumerate(names)}
+        columns["label"] = [number[classes[path]] if path in classes else _NO_LABEL for path in files]
+        features["label"] = ClassLabel(names=names)
+    return Dataset.from_dict(columns, features=features)
+
+
+def _classes(files: list[Path], base: Path) -> dict[Path, str]:
+    """Class of each picture that lies in a folder below ``base``: the folder's name.
+
+    Where all folders are called alike (``cat/images``, ``dog/images``), the name above them tells the classes apart.
+    """
+    folders = {path: path.parent.relative_to(base).parts for path in files if path.parent != base}
+    while len(set(folders.values())) > 1 and len({parts[-1] for parts in folders.values()}) == 1:
+        if any(len(parts) == 1 for parts in folders.values()):
+            break
+        folders = {path: parts[:-1] for path, parts in folders.items()}
+    return {path: parts[-1] for path, parts in folders.items()}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for place, inside, names in os.walk(os.path.abspath(folder), onerror=_unreadable, followlinks=True):
+        # A link that leads back up would be walked for ever.
+        inside[:] = [one for one in inside if not one.startswith((".", "__MACOSX"))]
+        real = os.path.realpath(place)
+        if real in seen:
+            inside[:] = []
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(
+        f"The folder {error.filename!r} cannot be read: {error.strerror}. Mend its permissions."
+    ) from error
+
+
+def _note_left_out(notes: list[str], count: int, folder: Path, why: str) -> None:
+    if count:
+        are = "1 picture" if count == 1 else f"{count} pictures"
+        notes.append(f"left out {are} below {folder.name!r}, {why}")
+
+
+def _nothing_found(root: Path) -> str:
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in _files(root))
+    there = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(4)) or "nothing"
+    return (
+        f"No images were found in {str(root)!r} (it holds {there}). Expected folders of images by class "
+        "(class_a/1.png), parquet files, WebDataset shards (.tar), or a folder written by Dataset.save_to_disk."
+    )

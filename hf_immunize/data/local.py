@@ -1,0 +1,189 @@
+"""Data sets on this machine: what a folder or file is, and how it is read."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import yaml
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub import constants
+
+from hf_immunize.data.folders import METADATA_NAMES, find_pictures, read_picture_folder, split_folders, split_word
+from hf_immunize.errors import InputError, UserError
+
+__all__ = ["load_local", "reading_errors"]
+
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
+_KINDS = {".parquet": "parquet", ".tar": "webdataset"}
+
+
+def load_local(path: Path, config: str | None = None) -> tuple[DatasetDict, tuple[str, ...]]:
+    """All splits of a folder or file, and what the user should know of how it was read.
+
+    Args:
+        path: a folder of pictures, of parquet files, of WebDataset shards or of ``Dataset.save_to_disk``; a copy of a
+            data set of the Hub whose card names its files; one parquet file or shard.
+        config: one of those that such a card names.
+
+    Raises:
+        ValueError: nothing there that can be read, or a cache that cannot be written.
+    """
+    if path.is_dir() and _names_configurations(path):
+        with reading_errors(path, "a copy of a data set of the Hub"):
+            return _splits(load_dataset(str(path), config)), ()
+    if config is not None:
+        raise InputError(f"The configuration {config!r} was named for the local {str(path)!r}, which names none.")
+    if path.is_file():
+        if path.suffix not in _KINDS:
+            raise InputError(
+                f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected, or a "
+                "WebDataset shard (.tar)."
+            )
+        return _from_files(path, {"train": [path]}, _KINDS[path.suffix]), ()
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        with reading_errors(path, "a folder of Dataset.save_to_disk"):
+            return _splits(load_from_disk(str(path))), ()
+    return _load_folder(path)
+
+
+def _load_folder(path: Path) -> tuple[DatasetDict, tuple[str, ...]]:
+    pictures = find_pictures(path)
+    tables = [file for file in _below(path, ".parquet") if file.name not in METADATA_NAMES]
+    shards = _below(path, ".tar")
+    if tables and (not pictures or any(map(_holds_pictures, tables))):
+        groups, notes = _by_split(path, tables)
+        if pictures:
+            notes.append(f"read the parquet files of {path.name!r}, and not the pictures beside them: {len(pictures)}")
+        return _from_files(path, groups, "parquet"), tuple(notes)
+    if shards and not pictures:
+        groups, notes = _by_split(path, shards)
+        return _from_files(path, groups, "webdataset"), tuple(notes)
+    if pictures and any(
+        file.name in METADATA_NAMES for suffix in (".csv", ".jsonl", ".parquet") for file in _below(path, suffix)
+    ):
+        return _load_described(path, pictures)
+    splits, notes = read_picture_folder(path, pictures)
+    if tables or shards:
+        notes = (*notes, f"left .parquet and .tar files beside the pictures alone: {len(tables) + len(shards)}")
+    return splits, notes
+
+
+def _load_described(path: Path, pictures: list[Path]) -> tuple[DatasetDict, tuple[str, ...]]:
+    """A folder of pictures whose columns stand in a metadata file."""
+    folders = split_folders(path, pictures) or {"train": path}
+    files = {split: [glob.escape(str(folder.resolve())) + "/**"] for split, folder in folders.items()}
+    with reading_errors(path, "a folder of pictures with a metadata file"):
+        loaded = _splits(load_dataset("imagefolder", data_files=files))
+    read = sum(map(len, loaded.values()))
+    if read == len(pictures):
+        return loaded, ()
+    return loaded, (f"read {read} of the {len(pictures)} pictures below {path.name!r}: those that its metadata name",)
+
+
+def _from_files(path: Path, groups: dict[str, list[Path]], kind: str) -> DatasetDict:
+    # Names of files are read as patterns, so that brackets in them have to be escaped.
+    files = {split: [glob.escape(str(file.resolve())) for file in found] for split, found in groups.items()}
+    with reading_errors(path, "WebDataset shards" if kind == "webdataset" else "parquet"):
+        return _splits(load_dataset(kind, data_files=files))
+
+
+def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
+    """Files by the split that a folder's or their own name says; all are ``train`` where none says any."""
+    found: dict[str | None, list[Path]] = {}
+    for file in files:
+        found.setdefault(_split_of(file.relative_to(root)), []).append(file)
+    without = found.pop(None, [])
+    if without and "train" not in found:
+        found["train"], without = without, []
+    notes = [f"left out files of {root.name!r} whose names say no split: {len(without)}"] if without else []
+    order = [split for split in ("train", "validation", "test") if split in found]
+    return {split: found[split] for split in [*order, *(one for one in found if one not in order)]}, notes
+
+
+def _split_of(file: Path) -> str | None:
+    shard = _SHARD.fullmatch(file.stem)
+    if shard:
+        return split_word(shard[1]) or shard[1]
+    words = [word for part in (*file.parts[:-1], file.stem) for word in re.split(r"[-._ ]", part)]
+    return next((split for split in map(split_word, words) if split), None)
+
+
+def _below(root: Path, suffix: str) -> list[Path]:
+    return sorted(
+        file
+        for file in root.rglob(f"*{suffix}")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+
+
+def _holds_pictures(table: Path) -> bool:
+    try:
+        schema = pyarrow.parquet.read_schema(table)
+    except (OSError, pyarrow.ArrowException):
+        return False
+    kinds = [field.type for field in schema]
+    structs = [kind for kind in kinds if pyarrow.types.is_struct(kind)]
+    return any(pyarrow.types.is_binary(kind) for kind in kinds) or any(
+        "bytes" in {part.name for part in kind} for kind in structs
+    )
+
+
+def _names_configurations(path: Path) -> bool:
+    card = path / "README.md"
+    if not card.is_file():
+        return False
+    head = re.match(r"---\r?\n(.*?)\r?\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        values = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        return False
+    return isinstance(values, dict) and "configs" in values
+
+
+def _splits(loaded: Dataset | DatasetDict) -> DatasetDict:
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
+
+
+@contextmanager
+def reading_errors(path: Path | str, kind: str) -> Iterator[None]:
+    """Turns what `datasets` raises while it reads ``path`` into a ``ValueError`` with the true cause."""
+    try:
+        yield
+    except (UserError, ConnectionError, DatasetNotFoundError):
+        raise
+    except Exception as error:
+        cause = error
+        while isinstance(cause, DatasetGenerationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, OSError) and cause.errno in _NOT_WRITABLE and _is_of_the_cache(cause.filename):
+            raise InputError(
+                f"The cache of `datasets` cannot be written ({cause}). Set HF_HOME or HF_DATASETS_CACHE to a folder "
+                "that can be."
+            ) from error
+        # What `datasets` raises for a split without rows, the first from save_to_disk, the second from parquet.
+        if isinstance(cause, IndexError) or "corresponds to no data" in str(cause):
+            raise InputError(f"{str(path)!r} holds an empty split. Save it again with rows, or without it.") from error
+        says = " ".join(str(cause).split())[:300] or type(cause).__name__
+        if "Dataset scripts are no longer supported" in says:
+            says += f" Take its converted form, if it has one: {path}@refs/convert/parquet."
+        raise InputError(f"{str(path)!r} could not be read as {kind}: {says}") from error
+
+
+def _is_of_the_cache(file: object) -> bool:
+    """Whether an error about a file is one about the caches: about a place in or above them, or about no place."""
+    if file is None:
+        return True
+    place = Path(os.path.abspath(str(file)))
+    caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
+    return any(cache.is_relative_to(place) or place.is_relative_to(cache) for cache in caches)
