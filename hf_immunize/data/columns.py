@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_immunize.errors import InputError
 
-__all__ = ["Columns", "LabelUse", "choose_columns", "find_columns"]
+__all__ = ["Columns", "LabelUse", "choose_columns"]
 
 #: What labels are for: ``"needed"``, ``"optional"`` (taken where they can be), ``"unused"`` (not read at all).
 LabelUse = Literal["needed", "optional", "unused"]
@@ -29,7 +29,7 @@ class Columns:
 
 
 def choose_columns(
-    data: Dataset | Features,
+    data: Dataset,
     image_column: str | None = None,
     label_column: str | None = None,
     *,
@@ -43,7 +43,7 @@ def choose_columns(
     Raises:
         ValueError: a named column that is missing, or none to be found.
     """
-    features = data if isinstance(data, Features) else data.features
+    features = data.features
     for given in (image_column, label_column):
         if given is not None and given not in features:
             near = difflib.get_close_matches(given, list(features), n=1)
@@ -64,14 +64,6 @@ def choose_columns(
             f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
         )
     return Columns(image, label, tuple(notes))
-
-
-def find_columns(
-    data: Dataset, image_column: str | None = None, label_column: str | None = None, *, labels_needed: bool = True
-) -> tuple[str, str | None]:
-    """:func:`choose_columns` without the notes: the image and the label column (None where none is to be found)."""
-    found = choose_columns(data, image_column, label_column, labels="needed" if labels_needed else "optional")
-    return found.image, found.label
 
 
 def _choose(

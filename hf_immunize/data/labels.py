@@ -38,7 +38,8 @@ class Labels:
 
 def label_values(data: Dataset, column: str) -> list[Any]:
     """A column as it is stored, without decoding a picture or running a transform."""
-    return list(data.with_format(None).select_columns([column])[column])
+    # One slice: walking through the column row by row takes a hundred times as long.
+    return data.with_format(None).select_columns([column])[column][:]
 
 
 def read_labels(data: Dataset, column: str, name: str = "") -> Labels:

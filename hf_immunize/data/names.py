@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset
 
+from hf_immunize.data.labels import label_values
 from hf_immunize.errors import InputError
 
 __all__ = ["align_labels", "class_names", "renumbered"]
@@ -92,8 +93,7 @@ def renumbered(
     if own == list(names):
         return data
     mapping = align_labels(own, names, data=what, other=other, subset_allowed=True)
-    values = list(data.with_format(None).select_columns([column])[column])
-    moved = [one if one is None or one < 0 else mapping[one] for one in values]
+    moved = [one if one is None or one < 0 else mapping[one] for one in label_values(data, column)]
     return data.remove_columns(column).add_column(column, moved, feature=ClassLabel(names=list(names)))
 
 

@@ -13,22 +13,12 @@ from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from hf_immunize.data.columns import find_columns
 from hf_immunize.data.local import load_local, reading_errors
-from hf_immunize.data.splits import evaluation_split, hold_out, take_split, training_split
+from hf_immunize.data.splits import training_split
 from hf_immunize.errors import HubConnectionError, InputError, InputTypeError
 from hf_immunize.hub import hub_errors, split_revision
 
-__all__ = [
-    "AS_AN_OBJECT",
-    "Source",
-    "as_pair",
-    "as_source",
-    "find_columns",
-    "load_images",
-    "load_source",
-    "load_train_and_eval",
-]
+__all__ = ["AS_AN_OBJECT", "Source", "as_pair", "as_source", "load_images", "load_source"]
 
 #: The name of data that have none.
 AS_AN_OBJECT = "data passed as an object"
@@ -142,33 +132,6 @@ def load_images(
     return training_split(load_source(name, config=config, token=token).splits, split, os.fspath(name)).rows
 
 
-def load_train_and_eval(
-    name: str,
-    split: str | None = None,
-    eval_split: str | None = None,
-    *,
-    config: str | None = None,
-    seed: int = 0,
-    token: str | bool | None = None,
-) -> tuple[Dataset, Dataset, str]:
-    """Training and evaluation rows of one data set by name alone, and a description of the latter.
-
-    :func:`hf_immunize.data.task.load_task` does more: it looks at labels and columns too.
-    """
-    splits = load_source(name, config=config, token=token).splits
-    train = training_split(splits, split, name)
-    evaluation = (
-        evaluation_split(splits, name, apart_from=train.splits)
-        if eval_split is None
-        else take_split(splits, eval_split, name)
-    )
-    if evaluation is None:
-        return hold_out(train, seed, name)
-    if evaluation.shares_rows_with(train):
-        raise InputError(f"Split {eval_split!r} of {name!r} would serve both to train on and to evaluate on.")
-    return train.rows, evaluation.rows, evaluation.name
-
-
 def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source:
     repo, asked = split_revision(name)
     commit = _commit_on_hub(repo, asked, token)
@@ -201,7 +164,7 @@ def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source
 def _commit_on_hub(repo: str, revision: str | None, token: str | bool | None) -> str | None:
     """The commit that a revision stands for now; None where the Hub cannot be reached."""
     try:
-        with hub_errors(repo, revision):
+        with hub_errors(f"datasets/{repo}", revision):
             return HfApi().dataset_info(repo, revision=revision, token=token).sha
     except HubConnectionError:
         return None
@@ -209,5 +172,5 @@ def _commit_on_hub(repo: str, revision: str | None, token: str | bool | None) ->
 
 def _commit_in_cache(rows: Dataset) -> str | None:
     """`datasets` keeps what it made of a commit in a folder of that name."""
-    parts = [part for file in rows.cache_files for part in Path(file["filename"]).parts]
-    return next((part for part in parts if _COMMIT.fullmatch(part)), None)
+    folders = (Path(file["filename"]).parent.name for file in rows.cache_files)
+    return next((name for name in folders if _COMMIT.fullmatch(name)), None)

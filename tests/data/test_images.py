@@ -9,10 +9,12 @@ from PIL import Image as PILImage
 from samples import tiny_vit
 from tiny import Images, picture_dataset
 
+from hf_immunize.data.columns import choose_columns
 from hf_immunize.data.images import ImageInputs, as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
-from hf_immunize.data.sources import find_columns, load_images, load_train_and_eval
+from hf_immunize.data.sources import load_images
 from hf_immunize.data.splits import training_split
+from hf_immunize.data.task import load_task
 
 
 class Processor:
@@ -79,34 +81,33 @@ def test_a_folder_of_images_by_class(tmp_path):
 
 def test_training_and_evaluation_rows(tmp_path):
     write_folder(tmp_path / "both", {"train": 10, "test": 4})
-    train, evaluation, described = load_train_and_eval(str(tmp_path / "both"))
-    assert (len(train), len(evaluation), described) == (10, 4, "test")
-    train, evaluation, described = load_train_and_eval(str(tmp_path / "both"), "test", "train")
-    assert (len(train), len(evaluation), described) == (4, 10, "train")
+    task = load_task(tmp_path / "both")
+    assert (len(task.train), len(task.evaluation), task.eval_split) == (10, 4, "test")
+    task = load_task(tmp_path / "both", split="test", eval_split="train")
+    assert (len(task.train), len(task.evaluation), task.eval_split) == (4, 10, "train")
 
     picture_dataset(40).save_to_disk(tmp_path / "one")
-    train, evaluation, described = load_train_and_eval(str(tmp_path / "one"), seed=3)
-    assert (len(train), len(evaluation)) == (32, 8)
-    assert "a fifth of train" in described
-    assert "seed 3" in described
-    assert sorted(pixels(train) + pixels(evaluation)) == sorted(pixels(picture_dataset(40)))
-    again = load_train_and_eval(str(tmp_path / "one"), seed=3)
-    assert pixels(again[1]) == pixels(evaluation)
-    assert pixels(load_train_and_eval(str(tmp_path / "one"), seed=4)[1]) != pixels(evaluation)
+    task = load_task(tmp_path / "one", seed=3)
+    assert (len(task.train), len(task.evaluation)) == (32, 8)
+    assert "a fifth of train" in task.eval_split
+    assert "seed 3" in task.eval_split
+    assert sorted(pixels(task.train) + pixels(task.evaluation)) == sorted(pixels(picture_dataset(40)))
+    assert pixels(load_task(tmp_path / "one", seed=3).evaluation) == pixels(task.evaluation)
+    assert pixels(load_task(tmp_path / "one", seed=4).evaluation) != pixels(task.evaluation)
 
     picture_dataset(9).save_to_disk(tmp_path / "few")
     with pytest.raises(ValueError, match=r"has 9 rows and no split to evaluate on.*eval_split"):
-        load_train_and_eval(str(tmp_path / "few"))
+        load_task(tmp_path / "few")
 
 
 def test_one_split_is_never_both_to_train_on_and_to_judge_by(tmp_path):
     DatasetDict({"test": picture_dataset(20)}).save_to_disk(tmp_path / "only")
-    train, evaluation, described = load_train_and_eval(str(tmp_path / "only"))
-    assert not set(pixels(train)) & set(pixels(evaluation))
-    assert (len(train), len(evaluation)) == (16, 4)
-    assert "test" in described
+    task = load_task(tmp_path / "only")
+    assert not set(pixels(task.train)) & set(pixels(task.evaluation))
+    assert (len(task.train), len(task.evaluation)) == (16, 4)
+    assert "test" in task.eval_split
     with pytest.raises(ValueError, match="both to train on and to evaluate on"):
-        load_train_and_eval(str(tmp_path / "only"), "test", "test")
+        load_task(tmp_path / "only", split="test", eval_split="test")
 
 
 def test_splits_that_cannot_be_say_which_there_are(tmp_path):
@@ -150,26 +151,31 @@ def test_without_a_network_the_error_is_about_the_network():
         load_images("someone/nothing")
 
 
+def columns(data, *named, **options):
+    found = choose_columns(data, *named, **options)
+    return found.image, found.label
+
+
 def test_columns_are_found_by_type_and_then_by_name(pictures):
-    assert find_columns(pictures) == ("image", "label")
+    assert columns(pictures) == ("image", "label")
     renamed = pictures.rename_columns({"image": "photo", "label": "species"})
-    assert find_columns(renamed) == ("photo", "species")
+    assert columns(renamed) == ("photo", "species")
     # A column that only sounds right does not win over one of the right type.
-    assert find_columns(renamed.add_column("label", ["x"] * 12)) == ("photo", "species")
+    assert columns(renamed.add_column("label", ["x"] * 12)) == ("photo", "species")
     plain = pictures.cast_column("label", Value("int64")).rename_column("label", "fine_label")
-    assert find_columns(plain) == ("image", "fine_label")
-    assert find_columns(pictures.remove_columns("label"), labels_needed=False) == ("image", None)
+    assert columns(plain) == ("image", "fine_label")
+    assert columns(pictures.remove_columns("label"), labels="optional") == ("image", None)
     two = pictures.add_column("coarse", [0] * 12, feature=ClassLabel(names=["all"]))
-    assert find_columns(two, label_column="coarse") == ("image", "coarse")
+    assert columns(two, label_column="coarse") == ("image", "coarse")
 
 
 def test_columns_that_cannot_be_found_say_what_there_is(pictures):
     with pytest.raises(ValueError, match=r"no column 'lable'; the columns are image, label. Did you mean 'label'\?"):
-        find_columns(pictures, label_column="lable")
+        columns(pictures, label_column="lable")
     with pytest.raises(ValueError, match="no column of images; its columns are text, label"):
-        find_columns(Dataset.from_dict({"text": ["a"], "label": [0]}))
+        columns(Dataset.from_dict({"text": ["a"], "label": [0]}))
     with pytest.raises(ValueError, match="no column of labels; its columns are image"):
-        find_columns(pictures.remove_columns("label"))
+        columns(pictures.remove_columns("label"))
 
 
 def test_image_inputs_are_the_processors_pixels_in_any_order(pictures):

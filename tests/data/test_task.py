@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from datasets import ClassLabel, DatasetDict
+from huggingface_hub.errors import RepositoryNotFoundError
 from tiny import picture_dataset
 
 from hf_immunize.data import sources
@@ -186,6 +187,35 @@ def test_offline_the_cache_says_the_commit_or_nothing_does(monkeypatch):
     assert load_task("me/pets").revision == COMMIT
     with pytest.raises(ValueError, match=f"the cache holds me/pets at {COMMIT}"):
         load_task("me/pets@" + "f" * 40)
+
+
+class _NotThere(RepositoryNotFoundError):
+    def __init__(self):
+        pass
+
+
+def test_what_the_hub_refuses_is_said_before_anything_is_loaded(monkeypatch):
+    hub = _Hub(monkeypatch, COMMIT)
+
+    def refuse(repo, revision, token):
+        raise _NotThere
+
+    monkeypatch.setattr(hub, "dataset_info", refuse)
+    with pytest.raises(ValueError, match="There is no datasets/me/pets on"):
+        load_task("me/pets")
+    assert not hub.loaded
+
+
+def test_broken_pictures_are_left_out_where_that_was_asked_for(tmp_path):
+    for number in range(24):
+        path = tmp_path / f"kind{number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture_dataset(1, seed=number)[0]["image"].save(path)
+    (tmp_path / "kind0" / "4.png").write_bytes(b"<html>")
+    assert len(load_task(tmp_path).train) + len(load_task(tmp_path).evaluation) == 24
+    task = load_task(tmp_path, skip_corrupt=True)
+    assert len(task.train) + len(task.evaluation) == 23
+    assert any("left out 1 of 24 pictures to train on" in note and "4.png" in note for note in task.notes)
 
 
 def test_a_data_set_that_is_neither_online_nor_cached():
