@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,7 @@ __all__ = [
     "Fits",
     "View",
     "attacker",
+    "attacker_choices",
     "choose_attackers",
     "listed",
     "probe_names",
@@ -90,6 +92,7 @@ class Attacker:
         needs_primary: whether it trains on primary data too.
         requires: a package that it needs, and the extra that brings it.
         description: the first line of its docstring.
+        short: a name without spaces and commas, for the command line.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Attacker:
     needs_primary: bool = False
     requires: tuple[str, str] | None = None
     description: str = ""
+    short: str = ""
 
     @property
     def kind(self) -> Literal["probe", "fine-tuning"]:
@@ -113,7 +117,12 @@ ATTACKERS: dict[str, Attacker] = {}
 
 
 def attacker(
-    name: str, *, view: View = "features", needs_primary: bool = False, requires: tuple[str, str] | None = None
+    name: str,
+    *,
+    short: str | None = None,
+    view: View = "features",
+    needs_primary: bool = False,
+    requires: tuple[str, str] | None = None,
 ) -> Callable[[Callable[[AttackTask], Fits]], Attacker]:
     """Registers the decorated function as an attacker of that name; the same name again replaces it.
 
@@ -130,7 +139,8 @@ def attacker(
 
     def register(run: Callable[[AttackTask], Fits]) -> Attacker:
         text = (run.__doc__ or name).strip().splitlines()[0]
-        ATTACKERS[name] = Attacker(name, run, view, needs_primary, requires, text)
+        brief = short or re.sub(r"\W+", "-", name.lower()).strip("-")
+        ATTACKERS[name] = Attacker(name, run, view, needs_primary, requires, text, brief)
         return ATTACKERS[name]
 
     return register
@@ -139,6 +149,12 @@ def attacker(
 def probe_names() -> list[str]:
     """Names of the attackers that leave the features as they are."""
     return [name for name, one in ATTACKERS.items() if one.kind == "probe"]
+
+
+def attacker_choices() -> list[str]:
+    """What a command line may name: the groups, and every attacker by its short name."""
+    order = sorted(ATTACKERS.values(), key=lambda one: one.kind != "probe")
+    return ["all", "probes", "finetuning", *(one.short for one in order)]
 
 
 def listed(names: Iterable[str]) -> str:
@@ -160,11 +176,13 @@ def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
         "probes": probe_names(),
         "finetuning": [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"],
     }
-    known = listed([*groups["probes"], *groups["finetuning"]])
+    known = ", ".join(attacker_choices())
+    by_short = {one.short: name for name, one in ATTACKERS.items()}
     chosen: dict[str, Attacker] = {}
-    for name in given:
+    for given_name in given:
+        name = by_short.get(given_name, given_name)
         if name not in groups and name not in ATTACKERS:
-            near = difflib.get_close_matches(name, [*groups, *ATTACKERS], n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(name, [*attacker_choices(), *ATTACKERS], n=1, cutoff=0.0)[0]
             raise InputError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {known}.")
         chosen |= {one: ATTACKERS[one] for one in groups.get(name, [name])}
     if not chosen:

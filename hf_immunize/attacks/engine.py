@@ -71,7 +71,7 @@ def attack_subjects(
         outcomes |= _outcomes(attackers, name, subject, labels, n_classes, budgets, label, seconds)
         if any(one.kind == "probe" for one in attackers):
             # The last seed's, which is at hand.
-            features = subject.at(budgets.seeds[-1]).features["train"].features
+            features = subject.at(budgets.seeds[-1]).extracted("train").features
             exact[name] = exact_steps(features, labels["train"], n_classes)
     found: Outcomes = {}
     if benign is not None:
@@ -174,8 +174,8 @@ def _strongest_probes(outcomes: Outcomes, attackers: Sequence[Attacker], last: B
 
 def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict[str, torch.Tensor]:
     """Split → labels, which are the same for every model."""
-    features = next(iter(subjects.values())).at(budgets.seeds[0]).features
-    labels = {split: features[split].labels for split in ("train", "test")}
+    subject = next(iter(subjects.values())).at(budgets.seeds[0])
+    labels = {split: subject.extracted(split).labels for split in ("train", "test")}
     for split, known in labels.items():
         if known is None:
             raise InputError(

@@ -76,13 +76,13 @@ class HarmfulClassifier(nn.Module):
         return self.head(self.norm(features_and_logits(self.backbone, batch)[0].float()))
 
 
-@attacker("last block", view="tail")
+@attacker("last block", short="last-block", view="tail")
 def last_block(task: AttackTask) -> Fits:
     """Fine-tuning of the last block and a new head."""
     yield from _fine_tune(task, task.model(), TAIL_GRID, SURVIVORS)
 
 
-@attacker("last block, re-initialised", view="tail")
+@attacker("last block, re-initialised", short="reinit", view="tail")
 def reinitialised(task: AttackTask) -> Fits:
     """The last block's weights drawn anew, then fine-tuned with a new head: what training did to it is gone."""
     model = task.model()
@@ -94,7 +94,7 @@ def reinitialised(task: AttackTask) -> Fits:
     yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS)
 
 
-@attacker("primary task first, then the last block", view="tail", needs_primary=True)
+@attacker("primary task first, then the last block", short="primary-first", view="tail", needs_primary=True)
 def primary_first(task: AttackTask) -> Fits:
     """The last block trained on the primary task alone for 30 steps, then on the harmful task."""
     model = task.model()
@@ -108,7 +108,7 @@ def primary_first(task: AttackTask) -> Fits:
     yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS)
 
 
-@attacker("all weights", view="images")
+@attacker("all weights", short="all-weights", view="images")
 def all_weights(task: AttackTask) -> Fits:
     """Fine-tuning of every weight and a new head."""
     model = task.model()
@@ -116,7 +116,7 @@ def all_weights(task: AttackTask) -> Fits:
     yield from _fine_tune(task, model, WHOLE_GRID, SURVIVORS_WHOLE)
 
 
-@attacker("LoRA", view="images", requires=("peft", "attacks"))
+@attacker("LoRA", short="lora", view="images", requires=("peft", "attacks"))
 def lora(task: AttackTask) -> Fits:
     """Low-rank adapters of rank 8 on every linear layer and ungrouped convolution (Hu et al., arXiv 2106.09685)."""
     from peft import LoraConfig, inject_adapter_in_model

@@ -42,32 +42,32 @@ LBFGS_PULL, LBFGS_FITTED, LBFGS_TOLERANCE, LBFGS_MOST = 1e-9, 1e-4, 1e-6, 300
 HIDDEN, MLP_RATES, MLP_BATCH = 128, (1e-3, 3e-3, 1e-2), 64
 
 
-@attacker("gradient descent, 1/L")
+@attacker("gradient descent, 1/L", short="gd")
 def gradient_descent(task: AttackTask) -> Fits:
     """Softmax regression by gradient descent with the constant step 1/L (arXiv 2505.23760, section 2)."""
     yield from _descend(task, _unscaled(task.rows), (1.0,))
 
 
-@attacker("gradient descent, best rate")
+@attacker("gradient descent, best rate", short="gd-best")
 def tuned_gradient_descent(task: AttackTask) -> Fits:
     """The same with the best of 13 constant steps from 0.1/L to 1e5/L; batches of 512 where there are more rows."""
     yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, batch_size=MOST_ROWS, keep=KEEP)
 
 
-@attacker("momentum SGD, best rate")
+@attacker("momentum SGD, best rate", short="momentum")
 def momentum(task: AttackTask) -> Fits:
     """Softmax regression by SGD with Nesterov momentum 0.9, batches of 256, the best of 13 rates."""
     yield from _descend(task, _unscaled(task.rows), STEP_MULTIPLES, rule="nesterov", batch_size=BATCH, keep=KEEP)
 
 
-@attacker("Adam, best rate")
+@attacker("Adam, best rate", short="adam")
 def adam(task: AttackTask) -> Fits:
     """Softmax regression by Adam, batches of 256, the best of 13 rates from 1e-4 to 1."""
     prepare = _unscaled(task.rows)
     yield from _fits(task, prepare, ADAM_RATES, "rate", rule="adam", batch_size=BATCH, keep=KEEP)
 
 
-@attacker("L-BFGS")
+@attacker("L-BFGS", short="lbfgs")
 def lbfgs(task: AttackTask) -> Fits:
     """Softmax regression by L-BFGS in float64 to convergence or 300 steps, on features as they are and whitened."""
     size = _root_mean_square(task.rows) or 1.0
@@ -121,13 +121,13 @@ def _lbfgs(
             return
 
 
-@attacker("standardised, gradient descent")
+@attacker("standardised, gradient descent", short="standardised")
 def standardised(task: AttackTask) -> Fits:
     """Every feature to mean 0 and variance 1, then gradient descent with the best of four steps."""
     yield from _descend(task, _standardised(task.rows), RESCALED_MULTIPLES)
 
 
-@attacker("PCA-whitened, gradient descent")
+@attacker("PCA-whitened, gradient descent", short="whitened")
 def whitened(task: AttackTask) -> Fits:
     """PCA-whitening, which makes κ = 1, then gradient descent: the best of four steps and up to five truncations."""
     whitening = _whitening(task)
@@ -139,7 +139,7 @@ def whitened(task: AttackTask) -> Fits:
     yield from _descend(task, lambda held: whiten(held).float(), RESCALED_MULTIPLES, widths=widths)
 
 
-@attacker("ridge regression")
+@attacker("ridge regression", short="ridge")
 def ridge(task: AttackTask) -> Fits:
     """Least squares on one-hot labels in closed form, float64, with the best of 20 penalties."""
     mean, (values, directions, projections) = _decomposed(task)
@@ -151,7 +151,7 @@ def ridge(task: AttackTask) -> Fits:
         yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: centred(held) @ head + centre)
 
 
-@attacker("k nearest neighbours")
+@attacker("k nearest neighbours", short="knn")
 def nearest_neighbours(task: AttackTask) -> Fits:
     """Votes of the nearest training rows, by Euclidean and by cosine distance, with the best k of six."""
     votes = _targets(task)
@@ -183,7 +183,7 @@ def nearest_neighbours(task: AttackTask) -> Fits:
                 )
 
 
-@attacker("two-layer head")
+@attacker("two-layer head", short="mlp")
 def two_layers(task: AttackTask) -> Fits:
     """A head with one hidden layer of 128 ReLUs on standardised features, AdamW, the best of three rates."""
     prepare = _remembered(_standardised(task.rows))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from hf_immunize.attacks.attacker import View
 from hf_immunize.data.images import collate_images
 from hf_immunize.models.extraction import Extracted, extract_features
-from hf_immunize.models.frozen_prefix import CachedActivations, FrozenPrefix
+from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
 from hf_immunize.models.trainable import select_trainable
 
 __all__ = ["KeptImages", "Material", "Redrawn", "Subject"]
@@ -25,26 +25,36 @@ __all__ = ["KeptImages", "Material", "Redrawn", "Subject"]
 Sets = Mapping[str, Any]
 
 
+#: Processed images of one data set that stay in memory.
+MOST_BYTES = 2**30
+
+
 class KeptImages(Dataset):
-    """A data set whose processed samples stay in memory: several models and attackers read the same ones.
+    """A data set whose processed samples stay in memory, as many as fit: several models and attackers read them.
 
     Images are float32, labels whole numbers, whatever form the samples have.
+
+    Attributes:
+        source: the data set itself.
     """
 
     def __init__(self, data: Any) -> None:
-        self.data = data
+        self.source = data
         self._kept: dict[int, dict[str, torch.Tensor]] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index not in self._kept:
-            sample = collate_images([self.data[index]])
-            self._kept[index] = {
-                name: (value.float() if value.is_floating_point() else value)[0] for name, value in sample.items()
-            }
-        return self._kept[index]
+        if index in self._kept:
+            return self._kept[index]
+        batch = collate_images([self.source[index]])
+        sample = {name: (value.float() if value.is_floating_point() else value)[0] for name, value in batch.items()}
+        self._bytes += sum(value.numel() * value.element_size() for value in sample.values())
+        if self._bytes <= MOST_BYTES:
+            self._kept[index] = sample
+        return sample
 
 
 @dataclass(frozen=True)
@@ -63,9 +73,13 @@ class Subject:
         sets: ``train``, ``test`` and perhaps ``primary``: map-style data sets of model inputs.
         batch_size: of forward passes.
         device: where the copies run; the model's own if not given.
+        dtype: of the features. In float32 a direction a millionth as strong as the first one is lost in rounding, and
+            an attacker who runs the model in float64 would find what is hidden there.
         progress: a label for progress bars, None for none.
-        shared: activations by the frozen part that gave them, for subjects with the same data: models that differ in
-            their last stage alone run the rest once. Given, features are made from these activations too.
+        activations: of subjects with the same data: models that differ in their last stage alone run the rest once.
+        peers: the subjects that this one is compared with, θ0 first, itself among them. Where the frozen part is θ0's,
+            nothing can be hidden there, and features are made from its activations in float32; what differs runs in
+            ``dtype``.
     """
 
     def __init__(
@@ -75,10 +89,14 @@ class Subject:
         *,
         batch_size: int = 64,
         device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
         progress: str | None = None,
-        shared: dict[tuple[bytes, str], CachedActivations] | None = None,
+        activations: ActivationStore | None = None,
+        peers: Sequence[Subject] = (),
     ) -> None:
-        self.model, self.sets, self.shared = model, sets, shared
+        self.model, self.sets, self.dtype, self.peers = model, sets, dtype, peers
+        self._extracted: dict[str, Extracted] = {}
+        self.activations = ActivationStore() if activations is None else activations
         self.batch_size, self.progress = batch_size, progress
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
 
@@ -86,89 +104,84 @@ class Subject:
     def of_features(cls, extracted: Mapping[str, Extracted]) -> Subject:
         """A subject of which only features are known: ``train`` and ``test``."""
         subject = cls.__new__(cls)
-        subject.__dict__["features"] = dict(extracted)
+        subject._extracted = dict(extracted)
         return subject
 
     def at(self, seed: int) -> Subject:
         """The subject that attacks of this seed are on: this one for all of them."""
         return self
 
-    @cached_property
-    def features(self) -> dict[str, Extracted]:
-        """Features, logits and labels of the harmful training and test rows, in float64.
+    def extracted(self, split: str) -> Extracted:
+        """Features, logits and labels of the images of a split, made when first asked for."""
+        if split not in self._extracted:
+            self._extracted[split] = self._extract(split)
+        return self._extracted[split]
 
-        In float32 a direction a millionth as strong as the first one is lost in rounding, and an attacker who runs the
-        model in float64 would find what is hidden there.
-        """
+    def _extract(self, split: str) -> Extracted:
         where = torch.device("cpu") if self.device.type == "mps" else self.device
-        model = self._copy().to(where, torch.float64)
-        rows = self.sets
-        if self.shared is not None and self._prefix is not None:
-            images = self._few_images.to(where, torch.float64)
-            select_trainable(model, self._selected[1], images)
-            model, rows = FrozenPrefix(model, images).tail, self._tail.rows
-        return {
-            split: extract_features(
+        model, rows = copy.deepcopy(self.model).to(where, self.dtype).eval(), self.sets[split]
+        bypassed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        prefix = self._prefix
+        if prefix is not None and self._shares_with_theta_zero():
+            rows, bypassed = self._activations_of(split), prefix.of(model).bypassed()
+        with bypassed:
+            return extract_features(
                 model,
-                rows[split],
+                rows,
                 batch_size=self.batch_size,
                 device=where,
-                dtype=torch.float64,
+                dtype=self.dtype,
                 progress=f"{self.progress}, {split} images" if self.progress else None,
             )
-            for split in ("train", "test")
-        }
+
+    def _shares_with_theta_zero(self) -> bool:
+        others = [one for one in self.peers if one is not self]
+        if others and self is not self.peers[0]:
+            others = [self.peers[0]]
+        return any(one.frozen_digest == self.frozen_digest for one in others)
+
+    @cached_property
+    def frozen_digest(self) -> bytes | None:
+        """What tells its frozen part from others; None where it cannot be run apart."""
+        return None if self._prefix is None else self._prefix.digest()
 
     def material(self, view: View) -> Material:
         """Rows and model for attackers of a view."""
         if view == "features":
-            return Material({split: one.features for split, one in self.features.items()})
+            return Material({split: self.extracted(split).features for split in ("train", "test")})
         return Material(self.sets, self._copy) if view == "images" else self._tail
 
     def _copy(self) -> nn.Module:
         return copy.deepcopy(self.model).to(self.device, torch.float32).eval()
 
     @cached_property
-    def _few_images(self) -> torch.Tensor:
-        return collate_images([self.sets["train"][index] for index in range(2)])["pixel_values"].to(self.device)
-
-    @cached_property
-    def _selected(self) -> tuple[nn.Module, list[str]]:
-        """A copy of which the last stage alone trains, and the names of what trains."""
-        model = self._copy()
-        return model, list(select_trainable(model, "last", self._few_images).modules)
-
-    @cached_property
     def _prefix(self) -> FrozenPrefix | None:
-        """The frozen part; None where it cannot be run apart."""
+        """The frozen part before the last stage, of a copy; None where it cannot be run apart."""
+        model, rows = self._copy(), next(iter(self.sets.values()))
+        few = collate_images([rows[index] for index in range(min(2, len(rows)))])["pixel_values"].to(self.device)
         try:
-            return FrozenPrefix(self._selected[0], self._few_images)
+            select_trainable(model, "last", few)
+            return FrozenPrefix(model, few)
         except ValueError:
             return None
+
+    def _activations_of(self, role: str) -> Any:
+        label = f"{self.progress}, frozen part over the {role} images" if self.progress else None
+        return self.activations.of(self._prefix, self.sets[role], batch_size=self.batch_size, progress=label)
 
     @cached_property
     def _tail(self) -> Material:
         """The frozen part run once; the whole model and the images where it cannot be split."""
-        # Names of its own, not self, for the function that the material keeps: a subject that nobody needs must go at
+        # A name of its own, not self, for what the material's function keeps: a subject that nobody needs must go at
         # once, with its activations.
-        prefix, (selected, modules), few = self._prefix, self._selected, self._few_images
-
-        def fresh() -> nn.Module:
-            own = copy.deepcopy(selected)
-            select_trainable(own, modules, few)
-            return own if prefix is None else FrozenPrefix(own, few).tail
-
+        prefix = self._prefix
         if prefix is None:
-            return Material(self.sets, fresh)
-        label = f"{self.progress}, frozen part over the {{}} images" if self.progress else None
-        kept = {} if self.shared is None else self.shared
-        frozen = _digest(selected, modules)
-        for role, data in self.sets.items():
-            if (frozen, role) not in kept:
-                kept[frozen, role] = CachedActivations(
-                    prefix, data, self.batch_size, progress=label and label.format(role)
-                )
-        return Material({role: kept[frozen, role] for role in self.sets}, fresh)
+            model = self._copy()
+            rows = next(iter(self.sets.values()))
+            few = collate_images([rows[index] for index in range(min(2, len(rows)))])["pixel_values"].to(self.device)
+            select_trainable(model, "last", few)
+            return Material(self.sets, lambda: copy.deepcopy(model))
+        return Material({role: self._activations_of(role) for role in self.sets}, prefix.tail)
 
 
 class Redrawn:
@@ -190,13 +203,3 @@ class Redrawn:
             self._subject = None
             self._seed, self._subject = seed, self._make(seed)
         return self._subject
-
-
-def _digest(model: nn.Module, trained: Sequence[str]) -> bytes:
-    """What tells two frozen parts apart: their structure, and every weight and buffer outside what trains."""
-    digest = hashlib.blake2b(f"{model!r} {tuple(trained)}".encode())
-    for name, value in model.state_dict().items():
-        if not any(name.startswith(f"{one}.") for one in trained):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.digest()

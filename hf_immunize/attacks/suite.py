@@ -18,10 +18,11 @@ from hf_immunize.data.images import as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
 from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import Extracted
+from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import random_weights
 
-__all__ = ["CARD_BUDGETS", "Features", "attack_features", "compare_models", "run_attacks"]
+__all__ = ["CARD_BUDGETS", "AttackSuite", "Features", "attack_features", "run_attacks"]
 
 #: Of one model: ``train`` and ``test`` → features and labels; of random weights also from a seed to these.
 Features = Mapping[str, Extracted] | Callable[[int], Mapping[str, Extracted]]
@@ -75,9 +76,9 @@ def run_attacks(
         ModuleNotFoundError: an attacker's package is not installed.
         BrokenAttackerError: an attacker that fails the self-check.
     """
-    return _reports(
-        {"initial": base_model, "immunized": model} | ({} if control is None else {"control": control}),
-        ("immunized",),
+    models = {"initial": base_model, "immunized": model} | ({} if control is None else {"control": control})
+    suite = AttackSuite(
+        models,
         train,
         test,
         primary=primary,
@@ -90,93 +91,115 @@ def run_attacks(
         batch_size=batch_size,
         device=device,
         progress=progress,
-    )["immunized"]
+    )
+    return suite.run()["immunized"]
 
 
-def compare_models(
-    models: Mapping[str, nn.Module], methods: Sequence[str], train: Any, test: Any, **options: Any
-) -> dict[str, AttackReport]:
-    """:func:`run_attacks` for several immunized models beside the same θ0, control and random weights.
+class AttackSuite:
+    """Models, data and attackers of one suite, checked before anything runs.
+
+    Features of each model and split are extracted once, whoever asks for them first: the attackers, or a measurement
+    beside them.
 
     Args:
         models: ``initial``, perhaps ``control``, and further models under any name.
-        methods: names in ``models``; each in turn is the immunized model of a report. Every model is attacked once.
         train: harmful images with labels, to attack with.
         test: likewise, to judge by.
-        **options: ``primary`` to ``progress`` as in :func:`run_attacks`, which says what is raised.
-
-    Returns:
-        method → its report.
+        activations: of the same data, from a training.
+        others: ``primary`` to ``progress`` as in :func:`run_attacks`, which says what is raised.
     """
-    return _reports(models, methods, train, test, **options)
 
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        train: Any,
+        test: Any,
+        *,
+        primary: Any = None,
+        benign_train: Any = None,
+        benign_test: Any = None,
+        image_processor: Any = None,
+        attackers: str | Sequence[str] = "probes",
+        budgets: Budgets | None = None,
+        scratch: bool = True,
+        batch_size: int = 64,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+        activations: ActivationStore | None = None,
+    ) -> None:
+        self.attackers = choose_attackers(attackers)
+        self.budgets, self.progress = budgets or Budgets(), progress
+        self.notes: list[str] = []
+        if train is test:
+            raise InputError("train and test are the same data: an attacker would be judged on what it was fitted to.")
+        self._leave_out_without(primary)
+        if (benign_train is None) != (benign_test is None):
+            raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
-def _reports(
-    models: Mapping[str, nn.Module],
-    methods: Sequence[str],
-    train: Any,
-    test: Any,
-    *,
-    primary: Any = None,
-    benign_train: Any = None,
-    benign_test: Any = None,
-    image_processor: Any = None,
-    attackers: str | Sequence[str] = "probes",
-    budgets: Budgets | None = None,
-    scratch: bool = True,
-    batch_size: int = 64,
-    device: torch.device | str | None = None,
-    progress: bool = False,
-) -> dict[str, AttackReport]:
-    chosen = choose_attackers(attackers)
-    notes = []
-    if primary is None and any(one.needs_primary for one in chosen):
-        left_out = [one.name for one in chosen if one.needs_primary]
-        chosen = [one for one in chosen if not one.needs_primary]
-        notes.append(f"Without primary images these attackers were left out: {listed(left_out)}.")
-        if not chosen:
+        def kept(**data: Any) -> dict[str, KeptImages]:
+            given = {role: one for role, one in data.items() if one is not None}
+            return {role: KeptImages(as_inputs(one, image_processor)) for role, one in given.items()}
+
+        sets = kept(train=train, test=test, primary=primary)
+        for role in ("train", "test"):
+            _check_labelled(sets[role], f"harmful {role}")
+        if any(one.needs_primary for one in self.attackers):
+            _check_primary(models["initial"], sets["primary"])
+        for name, one in models.items():
+            _check_weights(name, one)
+        store = ActivationStore() if activations is None else activations
+        common: dict[str, Any] = {"batch_size": batch_size, "device": device}
+
+        def subjects(of: Mapping[str, KeptImages], task: str) -> dict[str, Subject | Redrawn]:
+            def label(name: str) -> str | None:
+                return f"{name} model, {task}" if progress else None
+
+            peers: list[Subject] = []
+            found = {}
+            for name in sorted(models, key=lambda one: one != "initial"):
+                found[name] = Subject(models[name], of, activations=store, progress=label(name), peers=peers, **common)
+                peers.append(found[name])
+
+            def random(seed: int) -> Subject:
+                drawn = _scratch_of(models["initial"], sets["train"], batch_size, seed)
+                # Random weights hide nothing under float32's rounding.
+                return Subject(drawn, of, dtype=torch.float32, progress=label("scratch"), **common)
+
+            return {**found, **({"scratch": Redrawn(random)} if scratch else {})}
+
+        self.subjects = subjects(sets, "harmful")
+        self.benign: dict[str, Subject | Redrawn] | None = None
+        if benign_train is not None:
+            benign_sets = kept(train=benign_train, test=benign_test)
+            for role, one in benign_sets.items():
+                _check_labelled(one, f"benign {role}")
+            self.benign = subjects(benign_sets, "benign")
+
+    def features(self, model: str, split: str = "test") -> Extracted:
+        """Features, logits and labels of the harmful images of a split under a model."""
+        return self.subjects[model].at(self.budgets.seeds[0]).extracted(split)
+
+    def run(self, methods: Sequence[str] = ("immunized",)) -> dict[str, AttackReport]:
+        """Attacks every model once.
+
+        Args:
+            methods: names of models; each in turn is the immunized model of a report.
+
+        Returns:
+            method → its report.
+        """
+        return attack_subjects(
+            self.subjects, methods, self.benign, self.attackers, self.budgets, self.notes, self.progress
+        )
+
+    def _leave_out_without(self, primary: Any) -> None:
+        left_out = [one.name for one in self.attackers if one.needs_primary and primary is None]
+        if not left_out:
+            return
+        self.attackers = [one for one in self.attackers if one.name not in left_out]
+        self.notes.append(f"Without primary images these attackers were left out: {listed(left_out)}.")
+        if not self.attackers:
             raise InputError(f"The attacker {left_out[0]!r} needs primary images with labels. Pass them (primary=…).")
-    if (benign_train is None) != (benign_test is None):
-        raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
-
-    def kept(**data: Any) -> dict[str, KeptImages]:
-        given = {role: one for role, one in data.items() if one is not None}
-        return {role: KeptImages(as_inputs(one, image_processor)) for role, one in given.items()}
-
-    sets = kept(train=train, test=test, primary=primary)
-    for role in ("train", "test"):
-        _check_labelled(sets[role], f"harmful {role}")
-    if any(one.needs_primary for one in chosen):
-        _check_primary(models["initial"], sets["primary"])
-    for name, one in models.items():
-        _check_weights(name, one)
-    tail = any(one.view == "tail" for one in chosen)
-
-    def subjects(of: Mapping[str, KeptImages], task: str) -> dict[str, Subject | Redrawn]:
-        def subject(name: str, one: nn.Module, shared: dict[Any, Any]) -> Subject:
-            return Subject(
-                one,
-                of,
-                batch_size=batch_size,
-                device=device,
-                progress=f"{name} model, {task}" if progress else None,
-                shared=shared if tail else None,
-            )
-
-        def random(seed: int) -> Subject:
-            return subject("scratch", _scratch_of(models["initial"], sets["train"], batch_size, seed), {})
-
-        shared: dict[Any, Any] = {}
-        found: dict[str, Subject | Redrawn] = {name: subject(name, one, shared) for name, one in models.items()}
-        return found | ({"scratch": Redrawn(random)} if scratch else {})
-
-    benign = None
-    if benign_train is not None:
-        benign_sets = kept(train=benign_train, test=benign_test)
-        for role, one in benign_sets.items():
-            _check_labelled(one, f"benign {role}")
-        benign = subjects(benign_sets, "benign")
-    return attack_subjects(subjects(sets, "harmful"), methods, benign, chosen, budgets or Budgets(), notes, progress)
 
 
 def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int) -> nn.Module:

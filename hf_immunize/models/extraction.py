@@ -85,10 +85,11 @@ def extract_features(
                 if isinstance(value, torch.Tensor)
             }
             features, logits = features_and_logits(model, inputs)
-            parts["features"].append(features)
-            parts["logits"].append(logits)
-            if "labels" in inputs:
-                parts["labels"].append(inputs["labels"])
+            for name, one in (("features", features), ("logits", logits), ("labels", inputs.get("labels"))):
+                if one is None:
+                    continue
+                # A copy: features may be a view (`hidden[:, 0]`) that keeps all tokens alive.
+                parts[name].append(one.clone() if processes > 1 else one.to("cpu", copy=True))
     whole = {}
     for name, tensors in parts.items():
         if tensors:

@@ -12,9 +12,11 @@ from torch import nn
 
 from hf_immunize.errors import InputError
 
-__all__ = ["Call", "forward", "logits_of", "trace", "unwrap"]
+__all__ = ["ACTIVATIONS", "Call", "forward", "logits_of", "trace", "unwrap"]
 
 
+#: Key of a batch that holds what a model takes in place of images while its frozen part is bypassed.
+ACTIVATIONS = "activations"
 #: Keys of a batch that are targets, not model inputs.
 TARGETS = ("labels", "label", "label_ids")
 
@@ -37,10 +39,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
+    """What the model returns for images (n, C, H, W), or for a mapping of model inputs without its labels."""
     inner = unwrap(model)
     by_name = "pixel_values" in inspect.signature(inner.forward).parameters
     if isinstance(inputs, Mapping):
-        kept = {key: value for key, value in inputs.items() if key not in TARGETS}
+        kept = {
+            "pixel_values" if key == ACTIVATIONS else key: value for key, value in inputs.items() if key not in TARGETS
+        }
         if by_name or "pixel_values" not in kept:
             return model(**kept)
         return model(kept["pixel_values"])
@@ -48,6 +53,11 @@ def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
 
 
 def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
+    """The logits (n, classes) in what a model returned.
+
+    Raises:
+        InputError: there are none.
+    """
     if isinstance(output, Mapping) or hasattr(output, "logits"):
         output = output.get("logits") if isinstance(output, Mapping) else output.logits
     elif isinstance(output, (tuple, list)):
@@ -62,6 +72,8 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
 
 @dataclass(eq=False)
 class Call:
+    """A finished call of a module, with its first input and its output where they are tensors."""
+
     name: str
     module: nn.Module
     input: torch.Tensor | None

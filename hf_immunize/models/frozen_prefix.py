@@ -1,19 +1,21 @@
-"""The frozen part of a model, run once per image: training then repeats only what trains.
+"""The frozen part of a model, run once per image: training and measuring then repeat only what trains.
 
-The tail is the model itself with everything before the trainable part replaced by a module that hands its input on; it
-shares the trainable modules, so training the tail trains the model. It is accepted only if it reproduces the model's
+Where the frozen part is bypassed, every module before what trains hands its input on, so that the model takes the
+activations at the start of its trainable part in place of images. A split is accepted only if it reproduces the model's
 logits.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
@@ -22,7 +24,7 @@ from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import modules_before_training
 
-__all__ = ["CachedActivations", "FrozenPrefix"]
+__all__ = ["ActivationStore", "CachedActivations", "FrozenPrefix"]
 
 
 class _PassOn(nn.Module):
@@ -30,7 +32,7 @@ class _PassOn(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        # In a tuple, so that the frozen parameters are not registered as the tail's.
+        # In a tuple, so that the frozen parameters are not registered once more.
         self._original = (original,)
 
     def __getattr__(self, name: str) -> Any:
@@ -47,17 +49,17 @@ class _Reached(Exception):
 
 
 class FrozenPrefix:
-    """Splits a model whose trainable parameters have been chosen into a frozen prefix and a trainable tail.
+    """Splits a model whose trainable parameters have been chosen into a frozen prefix and a trainable rest.
 
     Args:
-        model: the classifier, after :func:`hf_immunize.models.backbones.select_trainable`.
+        model: the classifier, after :func:`hf_immunize.models.trainable.select_trainable`.
         inputs: a batch to split and to check with.
 
     Attributes:
-        tail: a module that takes the prefix's activations in place of images and shares the trainable modules.
+        model: the classifier, which this object never changes for longer than a ``with``.
 
     Raises:
-        ValueError: the trainable part does not hang on one tensor alone, so the model cannot be split.
+        InputError: the trainable part does not hang on one tensor alone, so the model cannot be split.
     """
 
     def __init__(self, model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> None:
@@ -66,18 +68,19 @@ class FrozenPrefix:
         self.model.eval()
         try:
             early = modules_before_training(self.model, inputs)
-            outermost = sorted(name for name in early if not any(other in early for other in _ancestors(name)))
-            self._cut = self._first_trained(outermost)
-            self.tail = _without(self.model, outermost)
+            self._early = sorted(name for name in early if not any(other in early for other in _ancestors(name)))
+            self._cut = self._first_trained()
             images = inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
             with torch.no_grad():
                 expected = features_and_logits(self.model, images)[1]
                 try:
-                    found = features_and_logits(self.tail, self(images))[1]
+                    activations = self(images)
+                    with self.bypassed():
+                        found = features_and_logits(self.model, activations)[1]
                 except Exception as error:
                     raise InputError(self._refusal(str(error))) from error
             if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5):
-                raise InputError(self._refusal("the tail alone gives other logits"))
+                raise InputError(self._refusal("what trains, alone, gives other logits"))
         finally:
             self.model.train(training)
 
@@ -90,7 +93,7 @@ class FrozenPrefix:
             kept.append(args[0] if args else next(iter(kwargs.values())))
             raise _Reached
 
-        training = self.model.training
+        modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
         try:
@@ -99,30 +102,66 @@ class FrozenPrefix:
             pass
         finally:
             handle.remove()
-            self.model.train(training)
+            for module, training in modes.items():
+                module.training = training
         return kept[0]
 
-    def _first_trained(self, early: list[str]) -> str:
+    @contextmanager
+    def bypassed(self) -> Iterator[nn.Module]:
+        """Inside, the model takes activations in place of images; it is what it was afterwards."""
+        originals = _bypass(self.model, self._early)
+        try:
+            yield self.model
+        finally:
+            for name, module in originals.items():
+                holder, own = _place(self.model, name)
+                holder._modules[own] = module
+            self.model.__dict__.pop("_pos_embed", None)
+
+    def tail(self) -> nn.Module:
+        """A copy of the model that takes activations always."""
+        twin = copy.deepcopy(self.model)
+        _bypass(twin, self._early)
+        return twin
+
+    def of(self, model: nn.Module) -> FrozenPrefix:
+        """The same split of another model of the same structure."""
+        other = copy.copy(self)
+        other.model = unwrap(model)
+        return other
+
+    def digest(self) -> bytes:
+        """What tells two frozen parts apart: the structure, and every weight and statistic outside what trains."""
+        digest = hashlib.blake2b(f"{self.model!r} {self._early} {self._cut}".encode())
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        holders = {name.rpartition(".")[0] for name in trained}
+        for name, value in self.model.state_dict().items():
+            if name not in trained and name.rpartition(".")[0] not in holders:
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.digest()
+
+    def _first_trained(self) -> str:
         trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        if not trained or not early:
+        if not trained or not self._early:
             raise InputError(self._refusal("nothing frozen stands before what trains"))
-        return _top_trained(self.model, early)
+        return _top_trained(self.model, self._early)
 
     def _refusal(self, reason: str) -> str:
         return (
             f"The frozen part of {type(self.model).__name__} cannot be run once for all: {reason}. Train without the "
-            "cache; the result is the same."
+            "cache (cache_frozen='off'); the result is the same."
         )
 
 
 class CachedActivations(Dataset):
-    """The prefix's activations of every sample, in memory, read as model inputs of the tail.
+    """The prefix's activations of every sample, in memory: ``{"activations": (…), "labels": int}``.
 
     Args:
         prefix: what to run.
         data: a map-style data set of model inputs without randomness.
         batch_size: of the forward passes.
-        dtype: of the images; the model's own unless given.
+        num_workers: of the loader.
         progress: a label for a progress bar.
     """
 
@@ -131,15 +170,15 @@ class CachedActivations(Dataset):
         prefix: FrozenPrefix,
         data: Any,
         batch_size: int = 64,
-        dtype: torch.dtype | None = None,
+        num_workers: int = 0,
         progress: str | None = None,
     ) -> None:
         device = next(prefix.model.parameters()).device
         activations, labels = [], []
-        starts = range(0, len(data), batch_size)
-        for start in tqdm(starts, desc=progress, disable=progress is None, leave=False):
-            batch = collate_images([data[index] for index in range(start, min(start + batch_size, len(data)))])
-            activations.append(prefix(batch["pixel_values"].to(device, dtype)).cpu())
+        loader = DataLoader(data, batch_size=batch_size, collate_fn=collate_images, num_workers=num_workers)
+        for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
+            # A copy: what the cut module is given may be a view of something larger.
+            activations.append(prefix(batch["pixel_values"].to(device)).to("cpu", copy=True))
             if "labels" in batch:
                 labels.append(batch["labels"])
         self.activations = torch.cat(activations)
@@ -149,8 +188,27 @@ class CachedActivations(Dataset):
         return len(self.activations)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        item = {"pixel_values": self.activations[index]}
+        item = {"activations": self.activations[index]}
         return item if self.labels is None else item | {"labels": self.labels[index]}
+
+
+class ActivationStore:
+    """Activations of data sets behind frozen parts: each is made once, whoever asks, for a run or for several models.
+
+    They are known by the frozen part's :meth:`FrozenPrefix.digest` and by the data set itself, which is kept with them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[bytes, Any, CachedActivations]] = []
+
+    def of(self, prefix: FrozenPrefix, data: Any, **options: Any) -> CachedActivations:
+        """The activations of ``data``, made now if they are not there; options are those of CachedActivations."""
+        digest, source = prefix.digest(), getattr(data, "source", data)
+        for known, one, cached in self._kept:
+            if known == digest and one is source:
+                return cached
+        self._kept.append((digest, source, CachedActivations(prefix, data, **options)))
+        return self._kept[-1][2]
 
 
 def _top_trained(model: nn.Module, early: list[str]) -> str:
@@ -167,21 +225,22 @@ def _top_trained(model: nn.Module, early: list[str]) -> str:
     return first
 
 
-def _without(model: nn.Module, names: list[str]) -> nn.Module:
-    """A shallow copy of the model in which the named modules only pass their input on."""
-    tail = _shallow(model)
+def _bypass(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
+    """Puts a stand-in in the place of each named module, and returns what stood there."""
+    originals = {}
     for name in names:
-        parent, _, own = name.rpartition(".")
-        holder = tail
-        for part in parent.split(".") if parent else []:
-            child = _shallow(holder._modules[part])
-            holder._modules[part] = child
-            holder = child
-        holder._modules[own] = _PassOn(holder._modules[own])
-    if hasattr(tail, "_pos_embed"):
-        # timm's ViTs add positions (and the class token) in a method, which the cached activations already hold.
-        tail.__dict__["_pos_embed"] = _same
-    return tail
+        holder, own = _place(model, name)
+        originals[name] = holder._modules[own]
+        holder._modules[own] = _PassOn(originals[name])
+    if hasattr(model, "_pos_embed"):
+        # timm's ViTs add positions (and the class token) in a method, which the activations already hold.
+        model.__dict__["_pos_embed"] = _same
+    return originals
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    parent, _, own = name.rpartition(".")
+    return model.get_submodule(parent), own
 
 
 def _same(activations: torch.Tensor) -> torch.Tensor:
@@ -190,9 +249,3 @@ def _same(activations: torch.Tensor) -> torch.Tensor:
 
 def _ancestors(name: str) -> list[str]:
     return [name[:position] for position, sign in enumerate(name) if sign == "."]
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin

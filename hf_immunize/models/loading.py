@@ -53,12 +53,24 @@ class LoadedModel:
     n_channels: int = 3
     license: str | None = None
 
+    def require_processor(self) -> Any:
+        """The image processor.
+
+        Raises:
+            InputError: there is none, so that images cannot be prepared.
+        """
+        if self.image_processor is None:
+            raise InputError(
+                f"{self.name} holds no image processor, so raw images cannot be prepared for it. Save one beside it: "
+                "AutoImageProcessor.from_pretrained(…).save_pretrained(folder)."
+            )
+        return self.image_processor
+
     def preprocess(self, images: Any) -> torch.Tensor:
         """Images, one or a list, greyscale or colour, as pixel values of shape (n, C, H, W)."""
-        if self.image_processor is None:
-            raise InputError(f"{self.name} holds no image processor. Save one beside it (preprocessor_config.json).")
+        processor = self.require_processor()
         batch = [to_channels(image, self.n_channels) for image in as_list(images)]
-        return self.image_processor(batch, return_tensors="pt")["pixel_values"]
+        return processor(batch, return_tensors="pt")["pixel_values"]
 
 
 def load_model(

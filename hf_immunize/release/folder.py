@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,16 @@ __all__ = ["GENERATED", "check_target", "generated_files", "missing_parts", "sav
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+_MODEL_FILES = ("model*.safetensors", WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)
 #: What a save may write, and what the next one may therefore remove: a stale shard would be loaded with new weights.
 GENERATED = (
-    "model*.safetensors",
-    WEIGHTS_INDEX_NAME,
-    "config.json",
-    PROCESSOR_NAME,
+    *_MODEL_FILES,
     RECORD_NAME,
     f"{FIGURES_FOLDER}/{SPECTRA_NAME}",
     f"{FIGURES_FOLDER}/{ATTACKS_NAME}",
     EVAL_RESULTS_NAME,
     CARD_NAME,
+    *(f"{name}/{file}" for name in ("initial", "control") for file in _MODEL_FILES),
 )
 
 
@@ -49,6 +49,7 @@ def save_immunized(
     image_processor: Any = None,
     figures: bool = True,
     overwrite: bool = False,
+    beside: Mapping[str, nn.Module] | None = None,
 ) -> Path:
     """Writes the complete folder of a release.
 
@@ -63,6 +64,7 @@ def save_immunized(
         image_processor: what prepares images for the model. A timm module does without: its own transform is used.
         figures: draw the figures that the record has results for.
         overwrite: allow a folder that is not empty.
+        beside: models that the claims are relative to, ``initial`` and ``control``, for folders of these names.
 
     Returns:
         the folder.
@@ -81,6 +83,9 @@ def save_immunized(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
     try:
         _save_model(unfinished, model, record, image_processor)
+        for name, one in (beside or {}).items():
+            (unfinished / name).mkdir()
+            _save_model(unfinished / name, one, record, image_processor)
         record.save(unfinished)
         drawn = save_figures(record, unfinished) if figures else []
         card = create_model_card(record, folder.name, existing=old_card, figures=tuple(path.name for path in drawn))

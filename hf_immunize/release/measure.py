@@ -1,181 +1,132 @@
-"""From a finished trainer to the results and the record of a release."""
+"""The one measuring: models and data sets → the results of a record, features of each model and split made once."""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
+from torch.utils.data import Subset
 
-from hf_immunize.attacks.suite import CARD_BUDGETS, run_attacks
+from hf_immunize.attacks.judging import Budgets
+from hf_immunize.attacks.subject import Subject
+from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
+from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
-from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
-from hf_immunize.models.forward import unwrap
-from hf_immunize.release.record import DatasetRecord, ImmunizationRecord, spectra_results
+from hf_immunize.metrics.evaluation import Protocol, rir_report
+from hf_immunize.models.extraction import Extracted
+from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.release.record import spectra_results
 
-if TYPE_CHECKING:
-    from hf_immunize.training.trainer import ImmunizationTrainer
+__all__ = ["MOST_ATTACKED", "measure"]
 
-__all__ = ["measure_release", "record_of", "spectra_of", "training_facts"]
+#: Harmful or benign images of a split that attackers are given: more change little, and take long.
+MOST_ATTACKED = 5_000
 
 
-def measure_release(
-    model: nn.Module,
-    base: nn.Module,
-    control: nn.Module | None,
-    primary: Any,
-    harmful_train: Any,
-    harmful: Any,
+def measure(
+    models: Mapping[str, nn.Module],
+    data: Mapping[str, tuple[Any, Any]],
     *,
-    benign: tuple[Any, Any] | None = None,
-    seed: int = 0,
-    progress: bool = True,
+    attackers: str | Sequence[str] | None = "probes",
+    budgets: Budgets = CARD_BUDGETS,
+    protocol: Protocol | None = None,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    activations: ActivationStore | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """Results in the form of a record: accuracy, RIR in both protocols, spectra, and attackers where there are labels.
+    """Results in the form of a record: accuracy, RIR in both protocols, spectra, and the attackers.
+
+    What the models share is run once, in float32; the rest in float64. Groups, attackers' draws and subsets are those
+    of seed 0, whatever the training's seed, so that runs compare.
 
     Args:
-        model: the immunized model.
-        base: θ0.
-        control: the same training with λ = 0, or None.
-        primary: primary evaluation data, model inputs.
-        harmful_train: harmful data for attackers to fit on.
-        harmful: harmful evaluation data.
-        benign: data of a task that training never saw, to fit on and to judge by.
-        seed: of the groups.
+        models: ``initial`` (θ0), ``immunized`` and, where there is one, ``control``.
+        data: ``primary``, ``harmful`` and perhaps ``benign`` → training and evaluation data of model inputs. Attackers
+            are fitted on the former and judged on the latter; the primary training data serve one attacker alone.
+        attackers: as in :func:`hf_immunize.run_attacks`; None for none. They need harmful labels, and are left out
+            without them.
+        budgets: what attackers may spend.
+        protocol: of RIR, 20 groups of 100 samples if not given.
+        batch_size: of the forward passes.
+        device: where copies of the models run; their own if not given.
+        activations: of the same data, from a training.
         progress: show progress bars.
-    """
-    models = {"immunized": model} | ({} if control is None else {"control": control})
-    reports = {
-        name: evaluate_immunization(one, base, primary, harmful, protocol=Protocol(seed=seed), progress=progress)
-        for name, one in models.items()
-    }
-    results: dict[str, Any] = {
-        "rir": {name: report.to_dict() for name, report in reports.items()},
-        "spectra": spectra_of(reports["immunized"]),
-    }
-    accuracy = {name: report.primary_accuracy.get("immunized") for name, report in reports.items()}
-    accuracy["initial"] = reports["immunized"].primary_accuracy.get("initial")
-    results["primary_accuracy"] = {name: value for name, value in accuracy.items() if value is not None}
-    if _labelled(harmful_train) and _labelled(harmful):
-        fit_on, judge_by = benign or (None, None)
-        report = run_attacks(
-            model,
-            base,
-            harmful_train,
-            harmful,
-            control=control,
-            benign_train=fit_on,
-            benign_test=judge_by,
-            budgets=CARD_BUDGETS,
-            progress=progress,
-        )
-        results["attacks"] = report.to_dict()
-    return results
-
-
-def spectra_of(report: RIRReport) -> dict[str, Any]:
-    """The four spectra of all samples, as a record keeps them."""
-    whole = report.all_samples
-    assert whole is not None
-    return spectra_results(
-        initial_harmful=whole.initial_harmful,
-        immunized_harmful=whole.immunized_harmful,
-        initial_primary=whole.initial_primary,
-        immunized_primary=whole.immunized_primary,
-    )
-
-
-def training_facts(trainer: ImmunizationTrainer) -> dict[str, Any]:
-    """The parts ``objective``, ``trainable``, ``training`` and ``seeds`` of a record."""
-    arguments = trainer.args
-    return {
-        "objective": {
-            "name": arguments.objective,
-            "lambda_primary": arguments.lambda_primary,
-            "lambda_harmful": arguments.lambda_harmful,
-            "scale_free": arguments.scale_free,
-        },
-        "trainable": {
-            "selection": arguments.trainable,
-            "modules": list(trainer.selection.modules),
-            "n_parameters": trainer.selection.n_parameters,
-            "n_total": trainer.selection.n_total,
-        },
-        "training": {
-            "steps": trainer.state.global_step,
-            "primary_batch_size": arguments.per_device_train_batch_size * arguments.world_size,
-            "harmful_batch_size": arguments.harmful_batch_size * arguments.world_size,
-            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-            "learning_rate": arguments.learning_rate,
-            "optimizer": str(getattr(arguments.optim, "value", arguments.optim))
-            + (f" ({arguments.optim_args})" if arguments.optim_args else ""),
-            "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-            "warmup_steps": arguments.warmup_steps,
-            "max_grad_norm": arguments.max_grad_norm,
-            "label_smoothing": arguments.label_smoothing_factor,
-            "dtype": "bfloat16 autocast" if arguments.bf16 else "float16 autocast" if arguments.fp16 else "float32",
-            "processes": arguments.world_size,
-        },
-        "seeds": {"data": arguments.data_seed if arguments.data_seed is not None else arguments.seed},
-    }
-
-
-def record_of(trainer: ImmunizationTrainer, **known: Any) -> ImmunizationRecord:
-    """Measures a trained model beside its θ0, and writes down what the trainer knows about the run.
-
-    Args:
-        trainer: after ``train()``, with ``eval_dataset`` and harmful data.
-        known: fields of :class:`ImmunizationRecord` that the trainer cannot know (``base_model_revision``, ``command``,
-            data sets, licence); they go over what it found out.
 
     Raises:
-        ValueError: no evaluation data.
+        InputError: training and evaluation rows that are the same, too few samples, labels that attackers cannot use.
     """
-    harmful = trainer.harmful_eval_dataset if trainer.harmful_eval_dataset is not None else trainer.harmful_dataset
-    if trainer.eval_dataset is None or harmful is None:
-        raise InputError("A card reports what was measured: the trainer needs eval_dataset and harmful data.")
-    model = unwrap(trainer.model)
-    base = copy.deepcopy(model)
-    base.load_state_dict(trainer.initial_state_dict())
-    results = measure_release(
-        model,
-        base,
-        None,
-        trainer.eval_dataset,
-        trainer.harmful_dataset,
-        harmful,
-        seed=trainer.args.seed,
-        progress=False,
-    )
-    config = getattr(model, "config", None)
-    is_timm = hasattr(model, "pretrained_cfg")
-    name = getattr(config, "_name_or_path", None) or (model.pretrained_cfg.get("hf_hub_id") if is_timm else None)
-    values: dict[str, Any] = {
-        "base_model": name or f"{type(model).__name__} as passed to the trainer",
-        "base_model_revision": getattr(config, "_commit_hash", None),
-        "base_model_kind": "hub" if name and getattr(config, "_commit_hash", None) else "local",
-        "library": "timm" if is_timm else "transformers",
-        "architecture": model.pretrained_cfg.get("architecture") if is_timm else type(model).__name__,
-        "primary": _described(trainer.train_dataset, trainer.eval_dataset),
-        "harmful": _described(trainer.harmful_dataset, harmful),
-        "results": results,
+    for task, (train, evaluation) in data.items():
+        if train is evaluation:
+            raise InputError(
+                f"The {task} data to train on and to evaluate on are the same rows: results on them would flatter "
+                "everybody. Hold some out."
+            )
+    protocol = protocol or Protocol()
+    store = ActivationStore() if activations is None else activations
+    common: dict[str, Any] = {"batch_size": batch_size, "device": device, "activations": store}
+    suite = None
+    if attackers is not None and all(_labelled(one) for one in data["harmful"]):
+        fit_on, judge_by = (_limited(one) for one in data.get("benign", (None, None)))
+        suite = AttackSuite(
+            models,
+            *(_limited(one) for one in data["harmful"]),
+            primary=_limited(data["primary"][0]),
+            benign_train=fit_on,
+            benign_test=judge_by,
+            attackers=attackers,
+            budgets=budgets,
+            progress=progress,
+            **common,
+        )
+
+    def features(task: str) -> dict[str, Extracted]:
+        evaluation = data[task][1]
+        if suite is not None and task == "harmful" and _limited(evaluation) is evaluation:
+            return {name: suite.features(name) for name in models}
+        peers: list[Subject] = []
+        names = sorted(models, key=lambda one: one != "initial")
+        for name in names:
+            label = f"{name} model, {task} images" if progress else None
+            peers.append(Subject(models[name], {"test": evaluation}, progress=label, peers=peers, **common))
+        return {name: one.extracted("test") for name, one in zip(names, peers, strict=True)}
+
+    primary, harmful = features("primary"), features("harmful")
+    reports = {
+        name: rir_report(
+            harmful[name].features,
+            harmful["initial"].features,
+            primary[name].features,
+            primary["initial"].features,
+            protocol=protocol,
+        )
+        for name in models
+        if name != "initial"
     }
-    return ImmunizationRecord(**(values | training_facts(trainer) | known))
+    accuracy = {name: one.accuracy for name, one in primary.items()}
+    whole = reports["immunized"].all_samples
+    results: dict[str, Any] = {
+        "primary_accuracy": {name: value for name, value in accuracy.items() if value is not None},
+        "rir": {name: report.to_dict() for name, report in reports.items()},
+        "spectra": spectra_results(
+            initial_harmful=whole.initial_harmful,
+            immunized_harmful=whole.immunized_harmful,
+            initial_primary=whole.initial_primary,
+            immunized_primary=whole.immunized_primary,
+        ),
+    }
+    return results if suite is None else results | {"attacks": suite.run()["immunized"].to_dict()}
 
 
 def _labelled(data: Any) -> bool:
-    return data is not None and len(data) > 0 and "labels" in data[0]
+    return data is not None and len(data) > 0 and "labels" in collate_images([data[0]])
 
 
-def _described(train: Any, evaluation: Any) -> DatasetRecord:
-    rows = getattr(train, "data", None)
-    info = getattr(rows, "info", None)
-    split = getattr(rows, "split", None)
-    return DatasetRecord(
-        name=getattr(info, "dataset_name", None) or "data passed to the trainer",
-        config=getattr(info, "config_name", None),
-        split=None if split is None else str(split),
-        fingerprint=getattr(rows, "_fingerprint", None),
-        n_train=len(train) if train is not None else None,
-        n_eval=len(evaluation),
-    )
+def _limited(data: Any) -> Any:
+    """At most so many rows, drawn by seed 0."""
+    if data is None or len(data) <= MOST_ATTACKED:
+        return data
+    return Subset(data, np.sort(np.random.default_rng(0).permutation(len(data))[:MOST_ATTACKED]).tolist())

@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from hf_immunize.errors import InputError
+from hf_immunize.objectives.registry import OBJECTIVES, get_objective
 
-__all__ = ["ImmunizationArguments"]
+__all__ = ["DEFAULT_STEPS", "ImmunizationArguments"]
+
+#: Optimizer steps where neither steps nor epochs were asked for.
+DEFAULT_STEPS = 300
 
 
 @dataclass
 class ImmunizationArguments(TrainingArguments):
     """`TrainingArguments` with λ, the objective, what trains, and the protocol of the measurement.
 
-    Defaults that differ from `TrainingArguments`: a learning rate of 5e-4, and no removal of unused columns (batches
-    are nested). ``optim="sgd"`` comes with Nesterov momentum 0.9, as the paper trains its deep nets (section 5.3).
+    Defaults that differ from `TrainingArguments`: 300 steps of 64 primary and 64 harmful images where neither
+    ``max_steps`` nor ``num_train_epochs`` is given, a learning rate of 5e-4 with a tenth of the steps as warm-up, and
+    no removal of unused columns (batches are nested). ``optim="sgd"`` comes with Nesterov momentum 0.9, as the paper
+    trains its deep nets (arXiv 2505.23760, section 5.3).
+
+    With ``gradient_accumulation_steps`` above 1 the regularizers are those of each micro-batch, averaged.
 
     Raises:
-        ValueError: a λ that is negative or not a number, or another value out of range, when it is made.
+        InputError: a λ that is negative or not a number, or another value out of range, when it is made.
     """
 
+    _argument_group_name = "the training"
+
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Primary images a step and process.", "aliases": ["--batch_size"]}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a forward pass when measuring."})
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the primary data, in place of max_steps."}
+    )
+    max_steps: int = field(
+        default=-1,
+        metadata={"help": f"Optimizer steps; {DEFAULT_STEPS} where neither these nor num_train_epochs are given."},
+    )
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps over which the learning rate rises; below 1 a share of all steps."}
+    )
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the log."})
     optim: str = field(default="adamw_torch", metadata={"help": "Optimizer; sgd comes with Nesterov momentum 0.9."})
     optim_args: str | None = field(
         default=None,
@@ -32,7 +59,7 @@ class ImmunizationArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are nested."})
     objective: str = field(
         default="condition",
-        metadata={"help": "What is added to the task loss: condition, r_ill_only, opt_kappa, opt_log_kappa or imma."},
+        metadata={"help": "What is added to the task loss.", "choices": list(OBJECTIVES)},
     )
     lambda_primary: float = field(default=1.0, metadata={"help": "Weight of R_well on the primary features."})
     lambda_harmful: float = field(default=0.3, metadata={"help": "Weight of R_ill on the harmful features."})
@@ -40,12 +67,34 @@ class ImmunizationArguments(TrainingArguments):
         default=True,
         metadata={"help": "Regularizers that no rescaling of the features changes; false gives the paper's raw form."},
     )
-    trainable: str | list[str] = field(
-        default="last",
+    trainable: list[str] = field(
+        default_factory=lambda: ["last"],
         metadata={"help": "What trains: last (the last stage or block and the head), all, or patterns of modules."},
     )
+    cache_frozen: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "Run the frozen part once per image and keep its activations in memory: auto where nothing random "
+            "stands before what trains and it pays; on insists, off never does."
+        },
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Go on from this checkpoint; last is the last one of the output folder.",
+            "nargs": "?",
+            "const": "last",
+        },
+    )
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Of the Hub; the one that is logged in unless given.", "aliases": ["--token"]}
+    )
     per_device_harmful_batch_size: int | None = field(
-        default=None, metadata={"help": "Harmful images a step and process; the primary batch size unless given."}
+        default=None,
+        metadata={
+            "help": "Harmful images a step and process; the primary batch size unless given.",
+            "aliases": ["--harmful_batch_size"],
+        },
     )
     rir_groups: int = field(default=20, metadata={"help": "Groups of samples in the paper's protocol."})
     rir_group_size: int = field(default=100, metadata={"help": "Samples a group in the paper's protocol."})
@@ -70,11 +119,48 @@ class ImmunizationArguments(TrainingArguments):
                 raise InputError(f"{name} must be 2 or more, got {getattr(self, name)}: one sample has κ = 1 always.")
         if self.remove_unused_columns:
             raise InputError("remove_unused_columns=True would empty the nested batches. Leave it false.")
+        if self.cache_frozen not in ("auto", "on", "off"):
+            raise InputError(f"cache_frozen must be 'auto', 'on' or 'off', got {self.cache_frozen!r}.")
+        # A misspelt objective is said now, with the nearest one.
+        get_objective(self.objective)
         if self.optim == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9,nesterov=true"
-        super().__post_init__()
+        self.trainable = _listed(self.trainable)
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 3.0
+            self.max_steps = DEFAULT_STEPS if self.max_steps < 0 else self.max_steps
+        try:
+            super().__post_init__()
+        except (ValueError, ImportError) as error:
+            # What TrainingArguments refuses is the user's to mend.
+            raise InputError(str(error)) from error
 
     @property
     def harmful_batch_size(self) -> int:
         """Harmful images a step and process."""
         return self.per_device_harmful_batch_size or self.per_device_train_batch_size
+
+    @property
+    def selection(self) -> str | list[str]:
+        """What trains, as :func:`hf_immunize.select_trainable` takes it."""
+        return self.trainable[0] if self.trainable in (["last"], ["all"]) else list(self.trainable)
+
+    def control(self, **changes: Any) -> ImmunizationArguments:
+        """The same steps with λ = 0: plain fine-tuning, without checkpoints and evaluations on the way."""
+        values = {name: getattr(self, name) for name in _initial(type(self))}
+        plain = {"objective": "condition", "lambda_primary": 0.0, "lambda_harmful": 0.0}
+        quiet = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
+        return type(self)(**(values | plain | quiet | {"resume_from_checkpoint": None} | changes))
+
+
+def _listed(given: str | Sequence[str]) -> list[str]:
+    """``"last"``, ``"layer4,fc"`` and lists alike as a list of names or patterns."""
+    parts = given.split(",") if isinstance(given, str) else list(given)
+    named = [part.strip() for part in parts if part.strip()]
+    if not named:
+        raise InputError(f"trainable must be 'last', 'all' or patterns of modules, got {given!r}.")
+    return named
+
+
+def _initial(kind: type) -> list[str]:
+    return [one.name for one in kind.__dataclass_fields__.values() if one.init]

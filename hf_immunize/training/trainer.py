@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Subset
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction
 from transformers.utils import logging
 
 from hf_immunize.data.images import as_inputs, collate_images
-from hf_immunize.data.labels import check_labels
 from hf_immunize.errors import InputError, InputTypeError, UserError
-from hf_immunize.metrics.evaluation import Protocol, group_spectra
-from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.forward import unwrap
-from hf_immunize.models.head import features_and_logits, find_head
+from hf_immunize.models.forward import ACTIVATIONS, unwrap
+from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
+from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import keep_still, select_trainable
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import get_objective
-from hf_immunize.spectra.ratio import relative_immunization_ratio
-from hf_immunize.spectra.spectrum import Spectrum
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.batches import joined, over_processes
+from hf_immunize.training.caching import cached_streams
+from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
+from hf_immunize.training.checks import first_batches
 from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
+from hf_immunize.training.publishing import Publishing
+from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["ImmunizationTrainer", "NonFiniteLossError"]
@@ -39,7 +41,7 @@ class NonFiniteLossError(UserError, FloatingPointError):
     """The task loss or a regularizer is no longer a finite number."""
 
 
-class ImmunizationTrainer(Trainer):
+class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
     """Trains a classifier on its primary task while making harmful fits on its features slow (arXiv 2505.23760).
 
     The loss of a step is the primary task's cross-entropy plus the parts of the objective on the primary and the
@@ -55,10 +57,16 @@ class ImmunizationTrainer(Trainer):
         harmful_eval_dataset: harmful data for RIR; the training ones unless given.
         processing_class: the image processor, saved with the model.
         data_collator: of one stream, from samples to a mapping of tensors.
+        activations: those of earlier runs on the same data, so that a frozen part that is the same runs no second time.
+
+    Attributes:
+        selection: what trains.
+        notes: what was chosen for the user, in sentences.
 
     Raises:
-        TypeError: arguments of another class.
-        ValueError: empty or unlabelled data, labels outside the head, images of different channels, no head.
+        InputTypeError: arguments of another class.
+        InputError: ``model_init``, empty or unlabelled data, labels outside the head, images of different channels, no
+            head.
 
     Example:
         >>> trainer = ImmunizationTrainer(model, args, train_dataset=primary, harmful_dataset=harmful)  # doctest: +SKIP
@@ -80,10 +88,16 @@ class ImmunizationTrainer(Trainer):
         processing_class: Any = None,
         data_collator: Callable[[list[Any]], Any] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        activations: ActivationStore | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(args, ImmunizationArguments):
             raise InputTypeError(f"args must be an ImmunizationArguments, got {type(args).__name__}.")
+        if kwargs.get("model_init") is not None:
+            raise InputError(
+                "model_init is not supported: what trains and θ0 belong to one model. Make the model first and pass "
+                "it, once for every trial of a search."
+            )
         self.objective: Objective = get_objective(
             args.objective,
             lambda_primary=args.lambda_primary,
@@ -118,11 +132,24 @@ class ImmunizationTrainer(Trainer):
             args.greater_is_better = True
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_steps = 0
-        self._initial_spectra: dict[str, list[Spectrum]] = {}
-        sample = self._first_batches()
-        self.selection = select_trainable(self.model, args.trainable, sample)
+        self.notes: list[str] = []
+        sources = {
+            "primary": self.train_dataset,
+            "harmful": self.harmful_dataset,
+            "primary evaluation": self.eval_dataset,
+            "harmful evaluation": self.harmful_eval_dataset,
+        }
+        self.model.to(args.device)
+        self._sample = first_batches(
+            self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
+        )
+        self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
         self._theta_zero = ThetaZero(unwrap(self.model))
+        self._activations = ActivationStore() if activations is None else activations
+        self._prefix: FrozenPrefix | None = None
+        self._own_collator = data_collator is not None
+        self._ratio = RatioInMidRun()
 
     # ------------------------------------------------------------------ data
 
@@ -130,8 +157,16 @@ class ImmunizationTrainer(Trainer):
         """One loader over both streams; nothing is dropped or shuffled outside the paired sampler."""
         if self.train_dataset is None:
             raise InputError("Training needs train_dataset, the primary data.")
-        harmful = self.harmful_dataset if self._active(self.objective) else None
-        paired = PairedDataset(self.train_dataset, harmful)
+        streams = [self.train_dataset, self.harmful_dataset if self._active(self.objective) else None]
+        for stream in streams:
+            if stream is not None:
+                PairedDataset(stream, None)
+        self._prefix, streams, note = cached_streams(
+            self.model, streams, self._sample, self.args, self._activations, own_collator=self._own_collator
+        )
+        self.notes = [*(one for one in self.notes if not one.startswith("Frozen part")), note]
+        logger.info(note)
+        paired = PairedDataset(*streams)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         sampler = PairedBatchSampler(paired, self.args.per_device_train_batch_size, self.args.harmful_batch_size, seed)
         if len(sampler) < self.args.world_size:
@@ -144,7 +179,7 @@ class ImmunizationTrainer(Trainer):
             DataLoader(
                 paired,
                 batch_sampler=sampler,
-                collate_fn=PairedCollator(self.stream_collator),
+                collate_fn=PairedCollator(self.stream_collator if self._prefix is None else collate_images),
                 num_workers=workers,
                 pin_memory=self.args.dataloader_pin_memory,
                 persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
@@ -168,15 +203,17 @@ class ImmunizationTrainer(Trainer):
     ) -> Any:
         """Cross-entropy of the primary batch plus the parts of the objective, one forward for both batches."""
         if "primary" not in inputs:
-            features, logits = features_and_logits(model, inputs)
+            _, logits = features_and_logits(model, inputs)
             loss = self._task_loss(logits, inputs["labels"])
             return (loss, {"logits": logits}) if return_outputs else loss
         if model.training:
             keep_still(model)
         primary, harmful = inputs["primary"], inputs.get("harmful")
         n_primary = primary["labels"].shape[0]
-        batch = primary if harmful is None else _joined(primary, harmful)
-        features, logits = features_and_logits(model, batch)
+        batch = primary if harmful is None else joined(primary, harmful)
+        cached = self._prefix is not None and ACTIVATIONS in batch
+        with self._prefix.bypassed() if cached else contextlib.nullcontext():
+            features, logits = features_and_logits(model, batch)
         task = self._task_loss(logits[:n_primary], primary["labels"])
         parts = {"task_loss": task}
         if harmful is not None:
@@ -196,9 +233,9 @@ class ImmunizationTrainer(Trainer):
     ) -> dict[str, torch.Tensor]:
         try:
             return self.objective(
-                _over_processes(primary),
-                _over_processes(harmful),
-                None if harmful_labels is None else _over_processes(harmful_labels),
+                over_processes(primary),
+                over_processes(harmful),
+                None if harmful_labels is None else over_processes(harmful_labels),
             )
         except (ValueError, torch.linalg.LinAlgError) as error:
             raise NonFiniteLossError(self._way_out(self.args.objective, str(error))) from error
@@ -224,6 +261,13 @@ class ImmunizationTrainer(Trainer):
             f"learning rate or the λ of that part, or set max_grad_norm=1.0; {kept}."
         )
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # Clipping would turn such a step into none without a word. With fp16 the scaler skips it and goes on.
+        if not self.args.fp16 and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
+            raise NonFiniteLossError(self._way_out("the gradient", f"its norm is {float(norm)}"))
+        return norm
+
     # --------------------------------------------------------------- logging
 
     def _note(self, parts: dict[str, torch.Tensor]) -> None:
@@ -247,213 +291,31 @@ class ImmunizationTrainer(Trainer):
     # ------------------------------------------------------------ evaluation
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with ranks beside them."""
+        """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with spreads, ranks and bounds beside."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         dataloader = args[0] if args else kwargs["dataloader"]
-        if metric_key_prefix.startswith("eval") and self._harmful_eval() is not None:
-            rir = self._rir(dataloader.dataset)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in rir.items()})
-        return output
-
-    def _harmful_eval(self) -> Any:
-        return self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
-
-    def _rir(self, primary: Any) -> dict[str, float]:
-        protocol = Protocol(self.args.rir_groups, self.args.rir_group_size, self.args.seed)
-        current = self._spectra(primary, protocol)
-        key = f"{id(primary)}"
-        if key not in self._initial_spectra:
-            with self._theta_zero.put_back(unwrap(self.model)):
-                self._initial_spectra[key] = self._spectra(primary, protocol)
-        initial = self._initial_spectra[key]
-        groups = [
-            relative_immunization_ratio(*four)
-            for four in zip(current["harmful"], initial["harmful"], current["primary"], initial["primary"], strict=True)
-        ]
-        means = {
-            name: sum(getattr(group, name) for group in groups) / len(groups) for name in ("rir", "rir_i", "rir_ii")
-        }
-        ranks = {
-            f"rir_rank_{name}": float(min(getattr(group, name).rank for group in groups))
-            for name in ("initial_harmful", "immunized_harmful", "initial_primary", "immunized_primary")
-        }
-        bounded = sum(group.rir_bound != "exact" for group in groups)
-        return {**means, **ranks, "rir_groups_with_bounds": float(bounded)}
-
-    def _spectra(self, primary: Any, protocol: Protocol) -> dict[str, list[Spectrum]]:
-        spectra = {}
-        for task, data in (("primary", primary), ("harmful", self._harmful_eval())):
-            rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.args.seed))
-            kept = Subset(data, rows[: self.args.rir_max_samples].tolist())
-            extracted = extract_features(
+        harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
+        if metric_key_prefix.startswith("eval") and harmful is not None:
+            found = self._ratio.metrics(
                 unwrap(self.model),
-                kept,
-                batch_size=self.args.per_device_eval_batch_size,
-                device=self.args.device,
-                collate=self.stream_collator,
+                self._theta_zero,
+                {"primary": dataloader.dataset, "harmful": harmful},
+                self.args,
                 accelerator=self.accelerator,
-                num_workers=self.args.dataloader_num_workers,
+                collate=self.stream_collator,
             )
-            spectra[task] = group_spectra(extracted.features, protocol)
-        return spectra
-
-    # ------------------------------------------------- θ0, checkpoints, Hub
-
-    def initial_state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights of θ0, on the CPU: those of this model with the trained ones put back."""
-        return self._theta_zero.state_dict(unwrap(self.model))
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            self._theta_zero.store(Path(self._get_output_dir(trial=trial)))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_by_current_names(resume_from_checkpoint)
-        if not self._theta_zero.restore(Path(resume_from_checkpoint).resolve().parent):
-            logger.warning("No θ0 is stored beside the checkpoint: θ0 is the model as it was passed in.")
-        self._initial_spectra.clear()
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_by_current_names(self.state.best_model_checkpoint)
-
-    def _load_by_current_names(self, checkpoint: str) -> None:
-        # `save_pretrained` writes some models (ViT is one) under older parameter names, and the Trainer reads them back
-        # without renaming them: a warning alone says that nothing was loaded (transformers#43701).
-        inner = unwrap(self.model)
-        if isinstance(inner, PreTrainedModel):
-            inner.load_state_dict(type(inner).from_pretrained(checkpoint, dtype=inner.dtype).state_dict())
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "Add immunized model",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **known: Any,
-    ) -> Any:
-        """Measures the model beside θ0 and uploads weights, record, figures and card in one commit.
-
-        Args:
-            commit_message: first line of the commit.
-            blocking: must be true: there is one upload, and it is short.
-            token: of the Hub; ``args.hub_token`` or the one that is logged in unless given.
-            revision: a branch; ``args.hub_revision`` or main unless given.
-            private: create the repository private; ``args.hub_private_repo`` unless given.
-            known: fields of :class:`hf_immunize.ImmunizationRecord` that the trainer cannot know.
-
-        Returns:
-            the commit on the main process, None on the others.
-
-        Raises:
-            ValueError: nothing to measure with, no token, no write access.
-        """
-        from hf_immunize.release.hub import push_to_hub
-        from hf_immunize.release.measure import record_of
-
-        if not blocking:
-            raise InputError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
-        if not self.is_world_process_zero():
-            return None
-        return push_to_hub(
-            unwrap(self.model),
-            self.args.hub_model_id or Path(self.args.output_dir).name,
-            record=record_of(self, **known),
-            image_processor=self.processing_class,
-            private=private if private is not None else self.args.hub_private_repo,
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            commit_message=commit_message,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # A checkpoint has no measured card, and its training arguments would carry the token.
-        logger.warning_once("Checkpoints are not pushed. Call trainer.push_to_hub() for the release.")
-
-    # --------------------------------------------------------------- helpers
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
 
     @staticmethod
     def _active(objective: Objective) -> bool:
         return objective.uses_primary or objective.uses_harmful
-
-    def _first_batches(self) -> dict[str, Any]:
-        """Checks the first batch of each data set, and returns one to probe the model with."""
-        checked: dict[str, dict[str, Any]] = {}
-        sources = {
-            "primary": self.train_dataset,
-            "harmful": self.harmful_dataset,
-            "primary evaluation": self.eval_dataset,
-            "harmful evaluation": self.harmful_eval_dataset,
-        }
-        for name, data in sources.items():
-            if data is None or isinstance(data, dict):
-                continue
-            PairedDataset(data, None)
-            checked[name] = self.stream_collator([data[index] for index in range(min(2, len(data)))])
-        if not checked:
-            raise InputError("Pass train_dataset and harmful_dataset, or eval_dataset: there are no images to work on.")
-        channels = {name: tuple(batch["pixel_values"].shape[1:]) for name, batch in checked.items()}
-        if len(set(channels.values())) > 1:
-            told = ", ".join(f"{name} {shape}" for name, shape in channels.items())
-            raise InputError(
-                f"All images must have one shape (C, H, W), got {told}. Use one image processor for both, and convert "
-                "greyscale images with image.convert('RGB')."
-            )
-        sample = next(iter(checked.values()))
-        on_device = {
-            key: value.to(self.args.device) for key, value in sample.items() if isinstance(value, torch.Tensor)
-        }
-        self.model.to(self.args.device)
-        n_classes = find_head(self.model, on_device).n_classes
-        for name in ("primary", "primary evaluation"):
-            if name not in checked:
-                continue
-            if "labels" not in checked[name]:
-                raise InputError(f"The {name} data have no labels. Name the column of labels, or add one.")
-            known = getattr(sources[name], "labels", None)
-            check_labels(known if known is not None else checked[name]["labels"], n_classes, name)
-        if self.objective.needs_harmful_labels and "harmful" in checked and "labels" not in checked["harmful"]:
-            raise InputError(
-                f"The objective {self.args.objective!r} needs harmful labels, and the harmful data have none."
-            )
-        return on_device
 
 
 def _inputs(data: Any, image_processor: Any, labels_needed: bool) -> Any:
     if isinstance(data, dict):
         return {name: as_inputs(one, image_processor, labels_needed=labels_needed) for name, one in data.items()}
     return None if data is None else as_inputs(data, image_processor, labels_needed=labels_needed)
-
-
-def _joined(primary: dict[str, Any], harmful: dict[str, Any]) -> dict[str, Any]:
-    first, second = primary["pixel_values"], harmful["pixel_values"]
-    if first.shape[1:] != second.shape[1:]:
-        raise InputError(
-            f"Primary images have shape {tuple(first.shape[1:])}, harmful ones {tuple(second.shape[1:])}. "
-            "Use one image processor for both."
-        )
-    shared = [key for key in primary if key != "labels" and key in harmful]
-    return {key: torch.cat([primary[key], harmful[key]]) for key in shared}
-
-
-def _over_processes(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, with a gradient for this one's: the Gram is then the whole batch's, exactly."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows
-    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, rows.detach().contiguous())
-    gathered[dist.get_rank()] = rows
-    return torch.cat(gathered)
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

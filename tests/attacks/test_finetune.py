@@ -15,6 +15,7 @@ from hf_immunize.attacks import ATTACKERS, Budgets
 from hf_immunize.attacks.attacker import AttackTask
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.subject import Subject
+from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.random_weights import random_weights
 
 FINETUNING = [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"]
@@ -82,7 +83,7 @@ def test_fine_tuning_works_on_backbones_of_each_kind(name, family):
         copy.deepcopy(model),
         model,
         data,
-        data,
+        copy.copy(data),
         primary=data,
         attackers=name,
         budgets=Budgets((None,), (5,), (None,), (4, 48), seeds=(0,)),
@@ -138,15 +139,15 @@ def test_frozen_parts_that_are_the_same_run_once():
         early.stem.weight += 0.1
     data = {"train": Images(20), "test": Images(10)}
     alone = [Subject(one, data).material("tail") for one in (base, last, early)]
-    shared = {}
-    together = [Subject(one, data, shared=shared).material("tail") for one in (base, last, early)]
+    store = ActivationStore()
+    together = [Subject(one, data, activations=store).material("tail") for one in (base, last, early)]
     assert together[0].rows["train"] is together[1].rows["train"]
-    assert len(shared) == 4
+    assert together[0].rows["train"] is not together[2].rows["train"]
     for one, other in zip(alone, together, strict=True):
         for role in data:
             assert torch.equal(one.rows[role].activations, other.rows[role].activations)
-        batch = {"pixel_values": one.rows["test"].activations}
-        assert torch.equal(one.model()(**batch), other.model()(**batch))
+        rows = one.rows["test"].activations
+        assert torch.equal(one.model()(rows), other.model()(rows))
 
 
 class Skips(TinyNet):
@@ -186,7 +187,7 @@ def test_models_and_data_of_every_form_are_attacked_and_left_as_they_were(case):
         model,
         base,
         data,
-        data,
+        copy.copy(data),
         primary=data,
         attackers=["ridge regression", *FINETUNING],
         budgets=Budgets((None,), (5,), (None,), (1, 2), seeds=(0,)),

@@ -14,34 +14,59 @@ import torch
 from tiny import Images, TinyNet
 from torch.utils.data import Subset
 
-from hf_immunize import run_attacks
+from hf_immunize import features_and_logits, run_attacks
 from hf_immunize.attacks import AttackReport, Budgets, Fit, attack_features
 from hf_immunize.attacks.attacker import choose_attackers, probe_names
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.subject import Redrawn, Subject
-from hf_immunize.attacks.suite import compare_models
+from hf_immunize.attacks.suite import AttackSuite
 from hf_immunize.models.extraction import Extracted
 from hf_immunize.models.random_weights import random_weights
 
 QUICK = Budgets((None,), (5, 20), (None,), (2, 6), seeds=(0, 1))
 
 
+def counted(model, module, passes, name):
+    """Counts the images that pass a module of the model or of a copy of it; rows of two are probing, and left out."""
+
+    def hook(_, args):
+        passes[name] += len(args[0]) if len(args[0]) > 2 else 0
+
+    model.get_submodule(module).register_forward_pre_hook(hook)
+
+
 def test_features_are_extracted_once_for_each_model_and_split(two_models):
-    """Of every model, however many attackers, seeds and budgets: one pass over each split."""
-    passes = {"model": 0, "base": 0}
+    """However many attackers, seeds and budgets: what the models share runs once for all, the rest once for each."""
+    passes = dict.fromkeys(("model, stem", "base, stem", "model, head", "base, head"), 0)
+    for name, one in zip(("model", "base"), two_models, strict=True):
+        counted(one, "stem", passes, f"{name}, stem")
+        counted(one, "score", passes, f"{name}, head")
+    run_attacks(*two_models, Images(70, seed=3), Images(40, seed=3), attackers="probes", budgets=QUICK, scratch=False)
+    assert passes["model, stem"] + passes["base, stem"] == 110
+    assert passes["model, head"] == passes["base, head"] == 110
 
-    def counted(name):
-        def hook(module, args, kwargs, output):
-            passes[name] += len(args[0] if args else kwargs["pixel_values"])
 
-        return hook
+def test_models_that_share_nothing_are_run_whole_in_float64(two_models):
+    model, base = two_models
+    with torch.no_grad():
+        model.stem.weight += 0.1
+    passes = dict.fromkeys(("model, stem", "base, stem"), 0)
+    for name, one in zip(("model", "base"), two_models, strict=True):
+        counted(one, "stem", passes, f"{name}, stem")
+    suite = AttackSuite({"initial": base, "immunized": model}, Images(70, seed=3), Images(40, seed=3), budgets=QUICK)
+    test = Images(40, seed=3)
+    with torch.no_grad():
+        expected = features_and_logits(copy.deepcopy(model).double(), test.x.double())[0]
+    passes |= dict.fromkeys(passes, 0)
+    torch.testing.assert_close(suite.features("immunized").features, expected, rtol=1e-12, atol=1e-12)
+    assert suite.features("immunized") is suite.features("immunized")
+    assert passes["model, stem"] == 40
 
-    train, test = Images(70, seed=3), Images(40, seed=3)
-    for name, one in zip(passes, two_models, strict=True):
-        one.register_forward_hook(counted(name), with_kwargs=True)
-    run_attacks(*two_models, train, test, attackers="probes", budgets=QUICK, scratch=False)
-    # And two rows once, where the head is found by probing.
-    assert passes == {"model": 112, "base": 112}
+
+def test_an_attacker_is_not_judged_on_what_it_was_fitted_to(two_models):
+    data = Images(70)
+    with pytest.raises(ValueError, match="would be judged on what it was fitted to"):
+        run_attacks(*two_models, data, data, budgets=QUICK)
 
 
 def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
@@ -102,7 +127,7 @@ def test_several_models_are_compared_beside_the_same_initial_one(two_models):
     model, base = two_models
     options = {"attackers": ["ridge regression", "last block"], "budgets": QUICK}
     data = Images(60, seed=5), Images(30, seed=5)
-    found = compare_models({"initial": base, "ours": model, "other": base}, ["ours", "other"], *data, **options)
+    found = AttackSuite({"initial": base, "ours": model, "other": base}, *data, **options).run(["ours", "other"])
     assert list(found) == ["ours", "other"]
     assert found["ours"] == run_attacks(model, base, *data, **options)
     accuracy = found["other"].attackers["last block"]["accuracy"]

@@ -198,20 +198,27 @@ def test_the_tail_behind_a_frozen_prefix_is_the_model(name):
         (logits.square().sum() + features.square().mean()).backward()
         return features, logits, {one: part.grad for one, part in model.named_parameters() if part.requires_grad}
 
-    of_model, of_tail = gradients(model, images), gradients(prefix.tail, activations)
+    of_model = gradients(model, images)
+    with prefix.bypassed():
+        of_tail = gradients(model, activations)
     torch.testing.assert_close(of_tail[0], of_model[0])
     torch.testing.assert_close(of_tail[1], of_model[1])
     for one, gradient in of_model[2].items():
         torch.testing.assert_close(of_tail[2][one], gradient, msg=one)
-    # The frozen parameters are no part of the tail, those that train are the model's very own.
-    own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert {id(parameter) for parameter in prefix.tail.parameters() if parameter.requires_grad} == own
-    assert len(list(prefix.tail.parameters())) < len(list(model.parameters()))
-
-    torch.optim.SGD([one for one in prefix.tail.parameters() if one.requires_grad], lr=0.1).step()
+    # What trains is the model's very own; the frozen parameters are no part of a tail, which is a copy.
+    torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1).step()
     after = features_and_logits(model, images)[1]
     assert not torch.allclose(after, of_model[1])
-    torch.testing.assert_close(features_and_logits(prefix.tail, activations)[1], after)
+    with prefix.bypassed():
+        torch.testing.assert_close(features_and_logits(model, {"activations": activations})[1], after)
+    torch.testing.assert_close(features_and_logits(model, images)[1], after)
+    tail = prefix.tail()
+    assert len(list(tail.parameters())) < len(list(model.parameters()))
+    torch.testing.assert_close(features_and_logits(tail, activations)[1], after)
+    with torch.no_grad():
+        for parameter in tail.parameters():
+            parameter.zero_()
+    assert torch.equal(features_and_logits(model, images)[1], after)
 
 
 def test_a_model_that_hangs_on_more_than_one_tensor_is_not_split():
@@ -234,7 +241,7 @@ def test_a_model_that_hangs_on_more_than_one_tensor_is_not_split():
 
     detour, images = Detour().eval(), torch.randn(4, 3, 8, 8)
     select_trainable(detour, ["blocks.2", "widen", "score"], images)
-    with pytest.raises(ValueError, match="the tail alone gives other logits"):
+    with pytest.raises(ValueError, match="what trains, alone, gives other logits"):
         FrozenPrefix(detour, images)
 
 
@@ -247,7 +254,7 @@ def test_cached_activations_are_the_prefix_of_each_sample(tiny_net, primary, har
     tiny_net.eval()
     expected = tiny_net.blocks[1](tiny_net.blocks[0](tiny_net.stem(primary.x)))
     torch.testing.assert_close(cached.activations, expected.detach())
-    assert torch.equal(cached[7]["pixel_values"], cached.activations[7])
+    assert torch.equal(cached[7]["activations"], cached.activations[7])
     assert "labels" not in CachedActivations(prefix, harmful)[0]
 
 

@@ -1,0 +1,149 @@
+"""``hf-immunize attack``: many attackers on a model, on θ0, the control and random weights, and the worst case."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+from hf_immunize.attacks.attacker import choose_attackers
+from hf_immunize.attacks.judging import Budgets
+from hf_immunize.attacks.report import REPORT_NAME, AttackReport
+from hf_immunize.attacks.suite import run_attacks
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.options import AttackOptions, VerbParser, task_options
+from hf_immunize.cli.printing import required, say, stdout_for_results
+from hf_immunize.data.task import load_task
+from hf_immunize.errors import InputError, OutputExistsError
+from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.release.figures import ATTACKS_NAME, plot_attacks, save_figure
+
+__all__ = ["parser", "run"]
+
+TASKS = {
+    "harmful": "The task to attack",
+    "primary": "For the attacker that trains on it first",
+    "benign": "A task that training never saw, to see what the immunization costs there",
+}
+
+
+def parser() -> VerbParser:
+    """The options of the verb."""
+    return VerbParser(
+        "attack",
+        [*(task_options(task, what) for task, what in TASKS.items()), AttackOptions],
+        "Fits harmful heads and fine-tunes with many attackers, on the model, on the one that it started from and on "
+        "random weights, and reports the strongest at each budget, what it recovers and a verdict.",
+        positional=("model", "the immunized model: Hub id (with @revision) or folder"),
+    )
+
+
+def run(given: Sequence[str], command: str) -> int:
+    """Attacks as the options say, and prints the report."""
+    options = parse(parser(), given)
+    required("attack", options, "model", "base", "harmful")
+    # A typing mistake, a missing package or a folder that cannot be is said before anything is loaded.
+    choose_attackers(options.attackers)
+    budgets = _budgets(options)
+    folder = _target(options)
+    with stdout_for_results(options.json):
+        loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
+        models = {
+            name: load_model(getattr(options, name), **loading)
+            for name in ("model", "base", "control")
+            if getattr(options, name) is not None
+        }
+        models["base"].require_processor()
+        sets = {task: _inputs(options, task, models["base"]) for task in TASKS if getattr(options, task) is not None}
+        fit_on, judge_by = sets.get("benign", (None, None))
+        report = run_attacks(
+            models["model"].model,
+            models["base"].model,
+            *sets["harmful"],
+            control=models["control"].model if "control" in models else None,
+            primary=sets["primary"][0] if "primary" in sets else None,
+            benign_train=fit_on,
+            benign_test=judge_by,
+            attackers=options.attackers,
+            budgets=budgets,
+            scratch=options.scratch,
+            batch_size=options.batch_size,
+            device="cuda" if torch.cuda.is_available() else None,
+            progress=not options.json,
+        )
+    written = [] if folder is None else _write(folder, report)
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    if not options.json:
+        for path in written:
+            print(path)
+    return 0
+
+
+def _budgets(options: argparse.Namespace) -> Budgets:
+    def counts(words: list[str] | None) -> tuple[int | None, ...] | None:
+        if words is None:
+            return None
+        try:
+            parts = [part for one in words for part in str(one).split(",")]
+            return tuple(None if part.strip() == "all" else int(part) for part in parts)
+        except ValueError:
+            raise InputError(f"Expected numbers or all, like 10 100 all, got {' '.join(map(str, words))}.") from None
+
+    given: dict[str, Any] = {
+        "samples": counts(options.samples),
+        "steps": options.steps,
+        "finetune_samples": counts(options.finetune_samples),
+        "finetune_steps": options.finetune_steps,
+        "seeds": options.seeds,
+    }
+    return Budgets(**{name: tuple(value) for name, value in given.items() if value is not None})
+
+
+def _target(options: argparse.Namespace) -> Path | None:
+    if options.output_dir is None:
+        return None
+    folder = Path(options.output_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file. Name a folder.")
+    if (folder / REPORT_NAME).exists() and not options.overwrite:
+        raise OutputExistsError(f"{folder / REPORT_NAME} exists. Name another folder, or replace it with --overwrite.")
+    return folder
+
+
+def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[Subset, Subset]:
+    found = load_task(
+        getattr(options, task),
+        split=getattr(options, f"{task}_split"),
+        eval_split=getattr(options, f"{task}_eval_split"),
+        config=getattr(options, f"{task}_config"),
+        image_column=getattr(options, f"{task}_image_column"),
+        label_column=getattr(options, f"{task}_label_column"),
+        labels="needed",
+        seed=options.seed,
+        token=options.token,
+    )
+    say([f"{task}: {found.name}, fitted on {found.split}, judged on {found.eval_split}", *found.notes])
+
+    def taken(data: Any) -> Subset:
+        order = np.random.default_rng(options.seed).permutation(len(data))[: options.max_samples]
+        return Subset(data, order.tolist())
+
+    train, evaluation = found.inputs(base.image_processor, n_channels=base.n_channels, name=task)
+    return taken(train), taken(evaluation)
+
+
+def _write(folder: Path, report: AttackReport) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = plot_attacks(report)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        drawn = save_figure(figure, Path(unfinished) / ATTACKS_NAME)
+        os.replace(drawn, folder / ATTACKS_NAME)
+    return [report.save(folder), folder / ATTACKS_NAME]

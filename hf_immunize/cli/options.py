@@ -1,0 +1,246 @@
+"""The options of every verb, from dataclasses: a name, a default and a help text stand once.
+
+`ImmunizationArguments` brings those of a training, under the names that `transformers.TrainingArguments` gives them;
+the dataclasses here bring what is named on a command line alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_immunize.attacks.attacker import attacker_choices
+from hf_immunize.training.arguments import ImmunizationArguments
+
+__all__ = ["FURTHER", "AttackOptions", "EvaluateOptions", "PushOptions", "TrainOptions", "VerbParser", "task_options"]
+
+#: Fields of `TrainingArguments` that ``--help`` shows; ``--help_all`` shows every one.
+SHOWN = {
+    "output_dir",
+    "weight_decay",
+    "lr_scheduler_type",
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "report_to",
+    "eval_strategy",
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "seed",
+    "data_seed",
+    "use_cpu",
+    "dataloader_num_workers",
+    "disable_tqdm",
+}
+FURTHER = (
+    "--help_all shows every field of transformers.TrainingArguments; all of them can be given, here or in --config."
+)
+
+
+def _said(help_text: str, **more: Any) -> dict[str, Any]:
+    return {"help": help_text} | more
+
+
+def _option(default: Any, help_text: str, **more: Any) -> Any:
+    return field(default=default, metadata=_said(help_text, **more))
+
+
+def task_options(task: str, what: str, *, training: bool = True) -> type:
+    """A dataclass with the options of one data set: ``--primary``, ``--primary_split`` and so on.
+
+    Args:
+        task: ``primary``, ``harmful`` or ``benign``.
+        what: the help text.
+        training: whether the verb trains or fits on it too, so that there is a split for that and one to measure on.
+    """
+    measured = "test, else validation, whichever has labels; else a fifth of the other" if training else "test, else …"
+    options = [(task, f"{what}: Hub id (with @revision), image folder, save_to_disk folder or parquet.")]
+    options += [(f"{task}_config", "Configuration of a Hub data set.")]
+    if training:
+        options += [(f"{task}_split", "Split to train or to fit on; train unless given. Slices too: train[:10%%].")]
+        options += [(f"{task}_eval_split", f"Split to measure on; {measured} unless given.")]
+    else:
+        options += [(f"{task}_split", "Split to measure on; test, else validation, else train unless given.")]
+    options += [(f"{task}_image_column", "Found by type and name unless given.")]
+    options += [(f"{task}_label_column", "Found by type and name unless given.")]
+    fields = [(name, "str | None", _option(None, text)) for name, text in options]
+    made = make_dataclass(f"{task.title()}Options", [(name, str | None, one) for name, _, one in fields])
+    made._argument_group_name = f"the {task} task"  # type: ignore[attr-defined]
+    return made
+
+
+ATTACKERS_HELP = f"Attackers, by group or by name: {', '.join(attacker_choices())}."
+
+
+def _attackers(default: str) -> Any:
+    return field(
+        default_factory=lambda: [default], metadata=_said(ATTACKERS_HELP, choices=attacker_choices(), metavar="NAME")
+    )
+
+
+@dataclass
+class TrainOptions:
+    """What ``train`` takes beside a training's arguments."""
+
+    _argument_group_name = "the run"
+
+    model: str | None = _option(None, "Hub id (with @revision), timm name (timm/…), or folder.")
+    new_head: bool = _option(False, "Give the model a new head for the primary classes.")
+    fit_steps: int = _option(0, "Steps of plain fitting first; θ0 is what comes out.")
+    fit_learning_rate: float | None = _option(None, "Learning rate of that fit; as --learning_rate unless given.")
+    control: bool = _option(False, "Train the same steps with λ = 0 too, for comparison.")
+    attackers: list[str] = _attackers("probes")
+    keep: list[str] | None = field(
+        default=None,
+        metadata=_said(
+            "Models to keep beside the release, which attack --base and --control then take; initial where θ0 is no "
+            "commit on the Hub unless given.",
+            choices=["initial", "control"],
+        ),
+    )
+    max_train_samples: int | None = _option(None, "Training images of each task at most, drawn by --seed.")
+    max_eval_samples: int | None = _option(None, "Images to measure on of each task at most, drawn by --seed.")
+    trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
+    overwrite: bool = _option(False, "Replace an earlier run in the output folder.")
+    json: bool = _option(False, "Print the result as JSON in place of a table.")
+    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+
+
+@dataclass
+class EvaluateOptions:
+    """What ``evaluate`` takes beside its data sets."""
+
+    _argument_group_name = "the measurement"
+
+    base: str | None = _option(None, "The model that it started from, θ0.")
+    groups: int = _option(20, "Groups of the paper's protocol.")
+    group_size: int = _option(100, "Samples a group.")
+    seed: int = _option(0, "Of the draw of the groups, and of the images taken.")
+    max_samples: int = _option(5_000, "Images of each task at most.")
+    batch_size: int = _option(64, "Images a forward pass.")
+    trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
+    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
+    json: bool = _option(False, "Print the result as JSON in place of lines.")
+    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+
+
+@dataclass
+class AttackOptions:
+    """What ``attack`` takes beside its data sets."""
+
+    _argument_group_name = "the attack"
+
+    base: str | None = _option(None, "The model that it started from, θ0.")
+    control: str | None = _option(None, "A model of the same training with λ = 0.")
+    attackers: list[str] = _attackers("all")
+    samples: list[str] | None = _option(None, "Images a class that a head is fitted on, like 10 100 all.")
+    steps: list[int] | None = _option(None, "Steps of a head, like 10 30 100.")
+    finetune_samples: list[str] | None = _option(None, "Images a class that fine-tuning gets, like 100.")
+    finetune_steps: list[int] | None = _option(None, "Steps of fine-tuning, like 10 30 100.")
+    seeds: list[int] | None = _option(None, "Of the attackers: each is run once with every one of them, like 0 1 2.")
+    seed: int = _option(0, "Of what is drawn before them, once: a held-out fifth, and the images taken.")
+    scratch: bool = _option(True, "Attack random weights too, the reference of a recovery.")
+    max_samples: int = _option(5_000, "Images of each split at most.")
+    batch_size: int = _option(64, "Images a forward pass.")
+    output_dir: str | None = _option(None, "attacks.json and attacks.png go here.")
+    overwrite: bool = _option(False, "Replace an earlier attacks.json there.")
+    trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
+    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
+    json: bool = _option(False, "Print the report as JSON in place of a table.")
+    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+
+
+@dataclass
+class PushOptions:
+    """What ``push`` takes."""
+
+    _argument_group_name = "the upload"
+
+    repo_id: str | None = _option(None, "user/name; created if it does not exist.")
+    private: bool | None = _option(None, "Create the repository private.")
+    revision: str | None = _option(None, "Branch; main unless given.")
+    commit_message: str | None = _option(None, "First line of the commit.")
+    create_pr: bool = _option(False, "Open a pull request in place of a commit.")
+    token: str | None = _option(None, "Of the Hub, with write access; the one that is logged in unless given.")
+    json: bool = _option(False, "Print the commit as JSON.")
+    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults where there are any; one spelling of each option."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, argparse.SUPPRESS, "", []) or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        spelled = [one for one in action.option_strings if "-" not in one.removeprefix("--")]
+        value = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.rsplit("_", 1)[-1].upper())
+        return ", ".join(spelled or action.option_strings) + value
+
+
+class VerbParser(HfArgumentParser):
+    """`transformers.HfArgumentParser` for one verb, its help short unless all of it is asked for.
+
+    Args:
+        verb: its name.
+        kinds: dataclasses whose fields are the options.
+        description: what the verb does.
+        positional: name of an argument before the options, and its help.
+    """
+
+    def __init__(
+        self, verb: str, kinds: Sequence[type], description: str, positional: tuple[str, str] | None = None
+    ) -> None:
+        self.verb, self.kinds = verb, list(kinds)
+        trains = ImmunizationArguments in self.kinds
+        super().__init__(
+            self.kinds,
+            prog=f"hf-immunize {verb}",
+            usage=f"hf-immunize {verb} {positional[0].upper() + ' ' if positional else ''}[options]",
+            description=description,
+            epilog=FURTHER if trains else None,
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+        if positional is not None:
+            self.add_argument(positional[0], nargs="?", help=positional[1])
+        if trains:
+            self.add_argument("--help_all", action="help", help="show every option and exit")
+            self._rare = [
+                action
+                for action in self._actions
+                if action.dest in {one.name for one in dataclasses.fields(TrainingArguments)} - SHOWN - _own()
+            ]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = list(args or ())
+        if "--help_all" not in given and ("--help" in given or "-h" in given):
+            for action in getattr(self, "_rare", ()):
+                action.help = argparse.SUPPRESS
+        return super().parse_args(given, namespace)
+
+    def of(self, kind: type, options: argparse.Namespace, **changes: Any) -> Any:
+        """The options as the dataclass that they come from."""
+        values = {one.name: getattr(options, one.name) for one in dataclasses.fields(kind) if one.init}
+        return kind(**(values | changes))
+
+
+def _own() -> set[str]:
+    """Fields that `ImmunizationArguments` defines or redefines."""
+    return set(ImmunizationArguments.__annotations__)

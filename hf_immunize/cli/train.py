@@ -1,0 +1,121 @@
+"""``hf-immunize train``: a call of :func:`hf_immunize.immunize`, and the released folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.options import TrainOptions, VerbParser, task_options
+from hf_immunize.cli.printing import finish, required, say, stdout_for_results
+from hf_immunize.data.task import ImageTask, load_task
+from hf_immunize.errors import InputError, OutputExistsError
+from hf_immunize.release.folder import check_target
+from hf_immunize.release.hub import push_to_hub
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.immunize import immunize
+
+__all__ = ["parser", "run"]
+
+TASKS = {
+    "primary": "The task to keep",
+    "harmful": "The task to make slow",
+    "benign": "A task that training does not see, to measure what the immunization costs there",
+}
+
+
+def parser() -> VerbParser:
+    """The options of the verb."""
+    kinds = [TrainOptions, *(task_options(task, what) for task, what in TASKS.items()), ImmunizationArguments]
+    return VerbParser(
+        "train",
+        kinds,
+        "Immunize a classifier: train its last stage on the primary task, with regularizers that make harmful fits "
+        "slow. Checkpoints go to OUTPUT_DIR-checkpoints.",
+    )
+
+
+def run(given: Sequence[str], command: str) -> int:
+    """Immunizes as the options say, writes the release, and prints it."""
+    own = parser()
+    options = parse(own, given)
+    required("train", options, "model", "primary", "harmful", "output_dir")
+    folder = check_target(options.output_dir, options.overwrite)
+    work = folder.with_name(folder.name + "-checkpoints")
+    _check_checkpoints(work, options)
+    args = own.of(
+        ImmunizationArguments,
+        options,
+        output_dir=str(work),
+        # The release goes up below, not the checkpoints.
+        push_to_hub=False,
+        disable_tqdm=True if options.json else options.disable_tqdm,
+    )
+    attackers = options.attackers or None
+    with stdout_for_results(options.json):
+        tasks = {task: _task(options, task, args) for task in TASKS if getattr(options, task) is not None}
+        for task, one in tasks.items():
+            say([f"{task}: {one.name}, trained on {one.split}, measured on {one.eval_split}", *one.notes])
+        finished = immunize(
+            options.model,
+            tasks["primary"],
+            tasks["harmful"],
+            args,
+            benign=tasks.get("benign"),
+            new_head=options.new_head,
+            fit_steps=options.fit_steps,
+            fit_learning_rate=options.fit_learning_rate,
+            control=options.control,
+            attackers=attackers,
+            token=options.hub_token,
+            trust_remote_code=options.trust_remote_code,
+            command=command,
+        )
+        if finished is None:
+            return 0
+        finished.save(folder, keep=options.keep, overwrite=options.overwrite)
+    status = finish(folder, finished.record, options.json)
+    if options.push_to_hub:
+        commit = push_to_hub(
+            folder, options.hub_model_id or folder.name, private=options.hub_private_repo, token=options.hub_token
+        )
+        say([f"pushed: {commit.commit_url}"])
+    return status
+
+
+def _task(options: argparse.Namespace, task: str, args: ImmunizationArguments) -> ImageTask:
+    harmful = task == "harmful" and args.objective != "imma"
+    return load_task(
+        getattr(options, task),
+        split=getattr(options, f"{task}_split"),
+        eval_split=getattr(options, f"{task}_eval_split"),
+        config=getattr(options, f"{task}_config"),
+        image_column=getattr(options, f"{task}_image_column"),
+        label_column=getattr(options, f"{task}_label_column"),
+        labels="optional" if harmful else "needed",
+        seed=args.seed,
+        token=options.hub_token,
+        max_train_samples=options.max_train_samples,
+        max_eval_samples=options.max_eval_samples,
+    )
+
+
+def _check_checkpoints(work: Path, options: argparse.Namespace) -> None:
+    """Checkpoints of an earlier run must neither be missed by a resume nor be taken for this run's."""
+    found = sorted(work.glob("checkpoint-*"))
+    resumes = options.resume_from_checkpoint
+    if str(resumes).lower() in ("last", "true") and not found:
+        raise InputError(
+            f"{work} holds no checkpoint to go on from. Leave --resume_from_checkpoint away to start anew."
+        )
+    if found and not resumes:
+        if not options.overwrite:
+            raise OutputExistsError(
+                f"{work} holds checkpoints of an earlier run ({found[-1].name}). Go on from the last one with "
+                "--resume_from_checkpoint, or start anew with --overwrite, which removes them."
+            )
+        if int(os.environ.get("RANK", "0")) == 0:
+            shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""Whether the frozen part runs once for a whole training, and the data sets that it then runs on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_immunize.errors import InputError
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
+from hf_immunize.training.arguments import ImmunizationArguments
+
+__all__ = ["MOST_BYTES", "cached_streams"]
+
+#: Activations of one run that are kept in memory.
+MOST_BYTES = 4 * 2**30
+
+
+def cached_streams(
+    model: nn.Module,
+    streams: Sequence[Any],
+    sample: Mapping[str, Any],
+    args: ImmunizationArguments,
+    store: ActivationStore,
+    *,
+    own_collator: bool = False,
+) -> tuple[FrozenPrefix | None, list[Any], str]:
+    """The primary and the harmful stream (or None) as a training reads them.
+
+    Under ``cache_frozen="auto"`` activations take the place of images where they are the same each time (rows of a
+    data set and an image processor, no transform of one's own), where an image is read more than once, and where they
+    fit in memory.
+
+    Args:
+        model: the classifier, its trainable parameters chosen.
+        streams: data sets of model inputs, or None.
+        sample: a batch to split the model with.
+        args: of the run.
+        store: of activations that are there already.
+        own_collator: whether a collator of the user's stands between samples and batches.
+
+    Returns:
+        the split model or None, the streams, and a sentence that says which and why.
+
+    Raises:
+        InputError: ``cache_frozen="on"`` where the model cannot be split.
+    """
+    reason = _reason_against(model, streams, sample, args, own_collator)
+    if reason is not None:
+        return None, list(streams), f"Frozen part with every step: {reason}."
+    try:
+        prefix = FrozenPrefix(model, sample)
+    except InputError as error:
+        if args.cache_frozen == "on":
+            raise
+        return None, list(streams), f"Frozen part with every step: {error}"
+    given = [one for one in streams if one is not None]
+    an_image = prefix(sample["pixel_values"][:1])
+    size = sum(len(one) for one in given) * an_image.numel() * an_image.element_size()
+    if size > MOST_BYTES and args.cache_frozen == "auto":
+        told = f"its activations take {size / 1e9:.1f} GB, more than {MOST_BYTES / 1e9:.1f} GB"
+        return None, list(streams), f"Frozen part with every step: {told} (cache_frozen='on' keeps them all the same)."
+    label = None if args.disable_tqdm else "frozen part"
+    options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
+    cached = [None if one is None else store.of(prefix, one, progress=label, **options) for one in streams]
+    return prefix, cached, f"Frozen part run once for each image, {size / 1e6:.0f} MB of activations in memory."
+
+
+def _reason_against(
+    model: nn.Module, streams: Sequence[Any], sample: Mapping[str, Any], args: ImmunizationArguments, own_collator: bool
+) -> str | None:
+    if args.cache_frozen == "off":
+        return "cache_frozen is off"
+    others = sorted(set(sample) - {"pixel_values", "labels"})
+    if others:
+        return f"the model takes {', '.join(others)} beside images"
+    if args.torch_compile or hasattr(model, "_orig_mod") or args.fsdp or args.deepspeed:
+        return "the model is compiled or sharded over devices"
+    if next(unwrap(model).parameters()).dtype != torch.float32:
+        return "the model is not in float32"
+    if args.cache_frozen == "on":
+        return None
+    if own_collator or not all(getattr(one, "is_deterministic", False) for one in streams if one is not None):
+        return "images may be augmented on their way (cache_frozen='on' if they are not)"
+    sizes = (args.per_device_train_batch_size, args.harmful_batch_size)
+    lengths = [0 if one is None else len(one) for one in streams]
+    steps = args.max_steps * args.gradient_accumulation_steps
+    if args.max_steps < 0:
+        steps = math.ceil(args.num_train_epochs or 0) * (lengths[0] // (sizes[0] * args.world_size))
+    reads = sum(steps * size for size, length in zip(sizes, lengths, strict=True) if length)
+    if reads < sum(lengths):
+        return f"{reads} images are read of {sum(lengths)}, each about once"
+    return None

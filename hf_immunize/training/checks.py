@@ -1,0 +1,73 @@
+"""What is checked of model and data before a run: that they are there, fit together, and have the labels they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_immunize.data.labels import check_labels
+from hf_immunize.errors import InputError
+from hf_immunize.models.head import find_head
+from hf_immunize.training.pairing import PairedDataset
+
+__all__ = ["first_batches"]
+
+
+def first_batches(
+    model: nn.Module,
+    sources: Mapping[str, Any],
+    collate: Callable[[list[Any]], Any],
+    device: torch.device,
+    harmful_labels_needed: bool,
+) -> dict[str, Any]:
+    """Checks the first two samples of each data set and all labels that can be read without an image.
+
+    Args:
+        model: the classifier, on ``device``.
+        sources: ``primary``, ``harmful``, ``primary evaluation``, ``harmful evaluation`` → a data set of model inputs,
+            None, or a mapping of several for an evaluation.
+        collate: from samples to a batch.
+        device: where the batch goes.
+        harmful_labels_needed: whether the objective reads the labels of the harmful batch.
+
+    Returns:
+        a batch on the device, to probe the model with.
+
+    Raises:
+        InputError: empty or unlabelled data, labels outside the head, images of different shapes, no data at all.
+    """
+    checked: dict[str, dict[str, Any]] = {}
+    flat = {
+        f"{name} {own}".strip(): one
+        for name, data in sources.items()
+        for own, one in (data.items() if isinstance(data, dict) else (("", data),))
+        if one is not None
+    }
+    for name, data in flat.items():
+        PairedDataset(data, None)
+        checked[name] = collate([data[index] for index in range(min(2, len(data)))])
+    if not checked:
+        raise InputError("Pass train_dataset and harmful_dataset, or eval_dataset: there are no images to work on.")
+    channels = {name: tuple(batch["pixel_values"].shape[1:]) for name, batch in checked.items()}
+    if len(set(channels.values())) > 1:
+        told = ", ".join(f"{name} {shape}" for name, shape in channels.items())
+        raise InputError(
+            f"All images must have one shape (C, H, W), got {told}. Use one image processor for both, and convert "
+            "greyscale images with image.convert('RGB')."
+        )
+    sample = next(iter(checked.values()))
+    on_device = {key: value.to(device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    n_classes = find_head(model, on_device).n_classes
+    for name, batch in checked.items():
+        if not name.startswith("primary"):
+            continue
+        if "labels" not in batch:
+            raise InputError(f"The {name} data have no labels. Name the column of labels, or add one.")
+        known = getattr(flat[name], "labels", None)
+        check_labels(known if known is not None else batch["labels"], n_classes, name)
+    if harmful_labels_needed and "harmful" in checked and "labels" not in checked["harmful"]:
+        raise InputError("This objective needs harmful labels, and the harmful data have none.")
+    return on_device

@@ -1,0 +1,308 @@
+"""The one path: a model and data sets → the immunized model, what was measured of it, and the record."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import set_seed
+
+from hf_immunize.attacks.attacker import choose_attackers
+from hf_immunize.attacks.judging import Budgets
+from hf_immunize.attacks.suite import CARD_BUDGETS
+from hf_immunize.data.task import ImageTask, load_task
+from hf_immunize.errors import InputError
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.release.folder import save_immunized
+from hf_immunize.release.hub import push_to_hub
+from hf_immunize.release.measure import measure
+from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.recording import data_facts, model_facts, training_facts
+from hf_immunize.training.trainer import ImmunizationTrainer
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+__all__ = ["Immunization", "immunize"]
+
+#: A data set by name, as rows, as splits, as a pair to train on and to measure on (of rows or of model inputs), loaded.
+Data = str | os.PathLike[str] | Dataset | DatasetDict | tuple[Any, Any] | ImageTask
+
+
+@dataclass
+class Immunization:
+    """What :func:`immunize` returns.
+
+    Attributes:
+        model: the immunized classifier, θᴵ, in evaluation mode.
+        initial: θ0, from which the immunization started.
+        control: the same steps with λ = 0; None where it was not trained.
+        record: everything needed to repeat the run, and the results.
+        image_processor: what prepares images for the model.
+        notes: what was chosen for the user, in sentences.
+    """
+
+    model: nn.Module = field(repr=False)
+    initial: nn.Module = field(repr=False)
+    control: nn.Module | None = field(repr=False)
+    record: ImmunizationRecord
+    image_processor: Any = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """``primary_accuracy``, ``rir``, ``spectra`` and ``attacks``, as the record has them."""
+        return self.record.results
+
+    def save(
+        self, folder: str | os.PathLike[str], *, keep: Sequence[str] | None = None, overwrite: bool = False
+    ) -> Path:
+        """Writes the release, and the models that its claims are relative to.
+
+        Args:
+            folder: where to; made whole or not at all.
+            keep: which of ``initial`` and ``control`` stand beside the weights, in folders of these names. If not
+                given, θ0 where it is no commit on the Hub that anybody could fetch.
+            overwrite: replace what an earlier run wrote there.
+        """
+        found = {"initial": self.initial, "control": self.control}
+        wanted = self._kept_by_default() if keep is None else list(keep)
+        for name in wanted:
+            if found.get(name) is None:
+                raise InputError(f"There is no {name!r} to keep: initial is there, and control where it was trained.")
+        beside = {name: found[name] for name in wanted}
+        return save_immunized(folder, self.model, self.record, self.image_processor, overwrite=overwrite, beside=beside)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Uploads the release in one commit; options are those of :func:`hf_immunize.push_to_hub`."""
+        return push_to_hub(self.model, repo_id, record=self.record, image_processor=self.image_processor, **options)
+
+    def _kept_by_default(self) -> list[str]:
+        fetched = self.record.base_model_hub_id and self.record.base_model_revision
+        return [] if fetched and "fit" not in self.record.training else ["initial"]
+
+
+def immunize(
+    model: str | os.PathLike[str] | nn.Module | LoadedModel,
+    primary: Data,
+    harmful: Data,
+    args: ImmunizationArguments | None = None,
+    *,
+    benign: Data | None = None,
+    image_processor: Any = None,
+    new_head: bool = False,
+    fit_steps: int = 0,
+    fit_learning_rate: float | None = None,
+    control: bool = True,
+    attackers: str | Sequence[str] | None = "probes",
+    budgets: Budgets = CARD_BUDGETS,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+    command: str | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> Immunization | None:
+    """Immunizes a classifier, trains the control, measures and attacks all of them, and makes the record.
+
+    Loads what is named, chooses what trains, runs the frozen part once, fits where asked, trains, trains the control,
+    measures everything once. The quickstart, ``hf-immunize train`` and the reproductions are calls of it.
+
+    Args:
+        model: a Hub id (with ``@revision``), a timm name, a folder, or a classifier. A module is trained in place.
+        primary: the task to keep: a name, rows of `datasets`, a pair (to train on, to measure on), or what
+            :func:`hf_immunize.load_task` returned.
+        harmful: the task to make slow; labels are needed by attackers and by the objective ``imma`` alone.
+        args: of the training; 300 steps with the defaults, and no checkpoints, if not given.
+        benign: a task that training does not see, to measure what the immunization costs there.
+        image_processor: of a module with raw images.
+        new_head: give the model a new head for the primary classes.
+        fit_steps: steps of plain fitting of the primary task first; θ0 is what comes out.
+        fit_learning_rate: of that fit, without warm-up; that of ``args`` if not given.
+        control: train the same steps with λ = 0 too, for comparison.
+        attackers: as in :func:`hf_immunize.run_attacks`; None for none.
+        budgets: what they may spend.
+        token: of the Hub.
+        trust_remote_code: run a model's own code from the Hub; only for code that you have read.
+        command: the command line that repeats the run, for the record.
+        known: fields of :class:`hf_immunize.ImmunizationRecord` that cannot be found out (``license``, …).
+
+    Returns:
+        models, results and record; None on the processes that only help (under torchrun).
+
+    Raises:
+        InputError: what does not fit together, said before any training.
+        MissingPackageError: an attacker's package is not installed.
+        NonFiniteLossError: a loss or gradient that is no longer a finite number.
+
+    Example:
+        >>> run = immunize("google/vit-base-patch16-224", "me/birds", "me/faces")  # doctest: +SKIP
+        >>> run.save("immunized-vit")  # doctest: +SKIP
+    """
+    started = time.perf_counter()
+    if attackers is not None:
+        choose_attackers(attackers)
+    if args is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return immunize(
+                model,
+                primary,
+                harmful,
+                ImmunizationArguments(output_dir=folder, save_strategy="no"),
+                benign=benign,
+                image_processor=image_processor,
+                new_head=new_head,
+                fit_steps=fit_steps,
+                fit_learning_rate=fit_learning_rate,
+                control=control,
+                attackers=attackers,
+                budgets=budgets,
+                token=token,
+                trust_remote_code=trust_remote_code,
+                command=command,
+                known=known,
+            )
+    given = {"primary": primary, "harmful": harmful} | ({} if benign is None else {"benign": benign})
+    sources = {task: _loaded_data(one, task, args, attackers is not None, token) for task, one in given.items()}
+    notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())]
+    # A new head is drawn here, and must be the same in every process and after a resume.
+    set_seed(args.seed)
+    base, processor = _loaded_model(
+        model, sources["primary"], image_processor, new_head, token=token, trust_remote_code=trust_remote_code
+    )
+    network = base.model if isinstance(base, LoadedModel) else base
+    drawn = new_head or (isinstance(base, LoadedModel) and base.new_head)
+    resumes = bool(args.resume_from_checkpoint)
+    if drawn and fit_steps < 1 and not resumes:
+        raise InputError(
+            "The head is new and would be measured untrained. Fit the primary task first: fit_steps=300 "
+            "(--fit_steps 300), say."
+        )
+    data = {task: _inputs(one, base, processor) for task, one in sources.items()}
+    store = ActivationStore()
+
+    def trainer(one: nn.Module, of: ImmunizationArguments, harmful_too: bool) -> ImmunizationTrainer:
+        return ImmunizationTrainer(
+            one,
+            of,
+            train_dataset=data["primary"][0],
+            harmful_dataset=data["harmful"][0] if harmful_too else None,
+            eval_dataset=data["primary"][1],
+            harmful_eval_dataset=data["harmful"][1] if harmful_too else None,
+            processing_class=processor,
+            activations=store,
+        )
+
+    # Everything is checked with the harmful data before a fit takes its minutes.
+    run = trainer(network, args, True)
+    fit = None
+    if fit_steps and not resumes:
+        rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
+        fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0}
+        plain = args.control(
+            max_steps=fit_steps, learning_rate=rate, warmup_steps=0, output_dir=str(Path(args.output_dir or "") / "fit")
+        )
+        trainer(network, plain, False).train()
+        run = trainer(network, args, True)
+    began = time.perf_counter()
+    run.train(resume_from_checkpoint=_checkpoint(args))
+    seconds = time.perf_counter() - began
+    trained = unwrap(run.model).eval()
+    initial = copy.deepcopy(trained)
+    initial.load_state_dict(run.initial_state_dict())
+    controlled = None
+    if control:
+        controlled = copy.deepcopy(initial)
+        # What is saved beside the release must be trained where nothing was drawn in between.
+        set_seed(args.seed)
+        trainer(controlled, args.control(output_dir=str(Path(args.output_dir or "") / "control")), False).train()
+        controlled.eval()
+    if not run.is_world_process_zero():
+        return None
+    models = {"initial": initial, "immunized": trained} | ({} if controlled is None else {"control": controlled})
+    results = measure(
+        models,
+        data,
+        attackers=attackers,
+        budgets=budgets,
+        batch_size=args.per_device_eval_batch_size,
+        device=args.device,
+        activations=store,
+        progress=not args.disable_tqdm,
+    )
+    notes += run.notes
+    facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=seconds, notes=notes)
+    facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
+    values = {task: data_facts(one) for task, one in sources.items()}
+    record = ImmunizationRecord(
+        **(model_facts(base) | values | facts | {"command": command, "results": results} | dict(known or {}))
+    )
+    for one in models.values():
+        one.to("cpu")
+    return Immunization(trained, initial, controlled, record, processor, tuple(notes))
+
+
+def _loaded_data(
+    given: Data, task: str, args: ImmunizationArguments, attacked: bool, token: str | bool | None
+) -> ImageTask | tuple[Any, Any]:
+    if isinstance(given, ImageTask):
+        return given
+    if isinstance(given, tuple) and not all(isinstance(one, Dataset) for one in given):
+        if len(given) != 2:
+            raise InputError(f"The {task} data must be a pair (to train on, to measure on), got {len(given)} parts.")
+        return given
+    needed = task != "harmful" or args.objective == "imma"
+    use = "needed" if needed else "optional" if attacked else "unused"
+    return load_task(given, labels=use, seed=args.seed, token=token)
+
+
+def _loaded_model(
+    model: str | os.PathLike[str] | nn.Module | LoadedModel,
+    primary: ImageTask | tuple[Any, Any],
+    image_processor: Any,
+    new_head: bool,
+    **options: Any,
+) -> tuple[LoadedModel | nn.Module, Any]:
+    if isinstance(model, (str, os.PathLike)):
+        labels = _class_names(primary) if new_head else None
+        model = load_model(model, labels=labels, **options)
+    elif new_head:
+        raise InputError("new_head is for models by name. Give a module its own new head before you pass it.")
+    if isinstance(model, LoadedModel):
+        return model, image_processor or model.require_processor()
+    return model, image_processor
+
+
+def _class_names(primary: ImageTask | tuple[Any, Any]) -> list[str]:
+    if isinstance(primary, ImageTask) and primary.classes:
+        return primary.classes
+    rows = primary.train if isinstance(primary, ImageTask) else primary[0]
+    column = primary.label_column if isinstance(primary, ImageTask) else None
+    labels = rows.with_format(None)[column] if column else getattr(rows, "labels", None)
+    if labels is None:
+        labels = [rows[index]["labels"] for index in range(len(rows))]
+    return [str(index) for index in range(int(max(labels)) + 1)]
+
+
+def _inputs(source: ImageTask | tuple[Any, Any], base: LoadedModel | nn.Module, processor: Any) -> tuple[Any, Any]:
+    if not isinstance(source, ImageTask):
+        return source
+    if processor is None:
+        raise InputError("Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…).")
+    n_channels = base.n_channels if isinstance(base, LoadedModel) else None
+    return source.inputs(processor, n_channels=n_channels)
+
+
+def _checkpoint(args: ImmunizationArguments) -> str | bool | None:
+    """``last`` and ``true`` stand for the last checkpoint of the output folder."""
+    given = args.resume_from_checkpoint
+    return True if str(given).lower() in ("last", "true") else given or None

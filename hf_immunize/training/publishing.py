@@ -1,0 +1,110 @@
+"""`push_to_hub` of a Trainer: what was trained is measured beside its θ0, recorded, and goes up in one commit."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.utils import logging
+
+from hf_immunize.errors import InputError
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.trainable import TrainableSelection
+from hf_immunize.release.hub import push_to_hub
+from hf_immunize.release.measure import measure
+from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.recording import data_facts, model_facts, training_facts
+
+__all__ = ["Publishing"]
+
+logger = logging.get_logger(__name__)
+
+
+class Publishing(Trainer):
+    """The part of a Trainer that publishes."""
+
+    args: ImmunizationArguments
+    selection: TrainableSelection
+    notes: list[str]
+    harmful_dataset: Any
+    harmful_eval_dataset: Any
+    _activations: ActivationStore
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "Add immunized model",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **known: Any,
+    ) -> Any:
+        """Measures the model beside θ0 and uploads weights, record, figures and card in one commit.
+
+        Args:
+            commit_message: first line of the commit.
+            blocking: must be true: there is one upload, and it is short.
+            token: of the Hub; ``args.hub_token`` or the one that is logged in unless given.
+            revision: a branch; ``args.hub_revision`` or main unless given.
+            private: create the repository private; ``args.hub_private_repo`` unless given.
+            known: fields of :class:`hf_immunize.ImmunizationRecord` that the trainer cannot know.
+
+        Returns:
+            the commit on the main process, None on the others.
+
+        Raises:
+            ValueError: nothing to measure with, no token, no write access.
+        """
+        if not blocking:
+            raise InputError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
+        data = self._measurable()
+        if not self.is_world_process_zero():
+            return None
+        model = unwrap(self.model)
+        initial = copy.deepcopy(model)
+        initial.load_state_dict(self.initial_state_dict())
+        results = measure(
+            {"initial": initial, "immunized": model},
+            data,
+            batch_size=self.args.per_device_eval_batch_size,
+            activations=self._activations,
+        )
+        facts = training_facts(self.args, self.selection, steps=self.state.global_step, notes=self.notes)
+        values = {task: data_facts(pair) for task, pair in data.items()}
+        record = ImmunizationRecord(**(model_facts(model) | values | facts | {"results": results} | known))
+        return push_to_hub(
+            model,
+            self.args.hub_model_id or Path(self.args.output_dir).name,
+            record=record,
+            image_processor=self.processing_class,
+            private=private if private is not None else self.args.hub_private_repo,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+        )
+
+    def _measurable(self) -> dict[str, tuple[Any, Any]]:
+        """Training and evaluation data of both tasks; refused where attackers would be judged on what they saw."""
+        missing = [name for name in ("eval_dataset", "harmful_eval_dataset") if getattr(self, name) is None]
+        if missing:
+            raise InputError(
+                "A card reports what was measured, on rows that no training saw: the trainer needs "
+                f"{' and '.join(missing)}."
+            )
+        if isinstance(self.eval_dataset, dict):
+            raise InputError(
+                f"eval_dataset holds {', '.join(self.eval_dataset)}; a card reports one. Make a trainer with the one "
+                "to report."
+            )
+        return {
+            "primary": (self.train_dataset, self.eval_dataset),
+            "harmful": (self.harmful_dataset, self.harmful_eval_dataset),
+        }
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # A checkpoint has no measured card, and its training arguments would carry the token.
+        logger.warning_once("Checkpoints are not pushed. Call trainer.push_to_hub() for the release.")

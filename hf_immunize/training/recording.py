@@ -1,0 +1,132 @@
+"""What a run knows of itself, in the form of a record: one form for every way to start it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from hf_immunize.data.task import ImageTask
+from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.trainable import TrainableSelection
+from hf_immunize.release.record import DatasetRecord
+from hf_immunize.training.arguments import ImmunizationArguments
+
+__all__ = ["data_facts", "model_facts", "training_facts"]
+
+
+def training_facts(
+    args: ImmunizationArguments,
+    selection: TrainableSelection,
+    *,
+    steps: int,
+    fit: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The parts ``objective``, ``trainable``, ``training`` and ``seeds`` of a record.
+
+    Args:
+        args: of the run.
+        selection: what trained.
+        steps: optimizer steps that were made.
+        fit: steps and rate of the fit that made θ0, where there was one.
+        seconds: that the immunization alone took.
+        notes: what was chosen for the user, in sentences.
+    """
+    optimizer = str(getattr(args.optim, "value", args.optim)) + (f" ({args.optim_args})" if args.optim_args else "")
+    training: dict[str, Any] = {
+        "steps": steps,
+        "primary_batch_size": args.per_device_train_batch_size * args.world_size,
+        "harmful_batch_size": args.harmful_batch_size * args.world_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "learning_rate": args.learning_rate,
+        "optimizer": optimizer,
+        "weight_decay": args.weight_decay,
+        "lr_scheduler": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "warmup_steps": args.get_warmup_steps(steps),
+        "max_grad_norm": args.max_grad_norm,
+        "label_smoothing": args.label_smoothing_factor,
+        "dtype": "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32",
+        "processes": args.world_size,
+    }
+    if args.gradient_accumulation_steps > 1:
+        training["regularizers"] = "of each micro-batch, averaged"
+    if fit is not None:
+        training["fit"] = dict(fit)
+    if seconds is not None:
+        training["seconds"] = round(seconds, 1)
+    if notes:
+        training["notes"] = list(notes)
+    return {
+        "objective": {
+            "name": args.objective,
+            "lambda_primary": args.lambda_primary,
+            "lambda_harmful": args.lambda_harmful,
+            "scale_free": args.scale_free,
+        },
+        "trainable": {
+            "selection": args.selection,
+            "modules": list(selection.modules),
+            "n_parameters": selection.n_parameters,
+            "n_total": selection.n_total,
+        },
+        "training": training,
+        # Measuring draws with seed 0, whatever these are.
+        "seeds": {
+            "training": args.seed,
+            "order of the data": args.data_seed if args.data_seed is not None else args.seed,
+        },
+    }
+
+
+def model_facts(model: LoadedModel | nn.Module) -> dict[str, Any]:
+    """What a record says about θ0's origin: of a model loaded by name, or of a module as it is."""
+    if isinstance(model, LoadedModel):
+        return {
+            "base_model": model.name,
+            "base_model_revision": model.revision,
+            "base_model_kind": model.kind,
+            "library": model.library,
+            "architecture": model.architecture,
+            "license": model.license,
+        }
+    config = getattr(model, "config", None)
+    timm_config = getattr(model, "pretrained_cfg", None)
+    name = (timm_config or {}).get("hf_hub_id") or getattr(config, "_name_or_path", None)
+    commit = getattr(config, "_commit_hash", None)
+    return {
+        "base_model": name if commit else f"{type(model).__name__} passed as a module",
+        "base_model_revision": commit,
+        "base_model_kind": "hub" if name and commit else "local",
+        "library": "timm" if timm_config is not None else "transformers",
+        "architecture": (timm_config or {}).get("architecture") or type(model).__name__,
+    }
+
+
+def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
+    """What a record says about a data set: of a task loaded by name, or of a pair of data sets of model inputs."""
+    if isinstance(task, ImageTask):
+        return DatasetRecord(
+            name=task.name,
+            revision=task.revision,
+            config=task.config,
+            split=task.split,
+            eval_split=task.eval_split,
+            fingerprint=task.train._fingerprint,
+            n_train=len(task.train),
+            n_eval=len(task.evaluation),
+            classes=task.classes,
+        )
+    train, evaluation = task
+    rows = getattr(train, "data", None)
+    info, split = getattr(rows, "info", None), getattr(rows, "split", None)
+    return DatasetRecord(
+        name=getattr(info, "dataset_name", None) or "data passed as an object",
+        config=getattr(info, "config_name", None),
+        split=None if split is None else str(split),
+        fingerprint=getattr(rows, "_fingerprint", None),
+        n_train=None if train is None else len(train),
+        n_eval=len(evaluation),
+    )
