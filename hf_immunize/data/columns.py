@@ -37,8 +37,8 @@ def choose_columns(
 ) -> Columns:
     """The image and the label column: as named, else the candidate with the most usual name.
 
-    A candidate is a column of the right type (``Image``, ``ClassLabel``); where there is none, a column of a usual
-    name. With ``labels="unused"`` no label column is taken that was not named.
+    A candidate is a column of the right type (``Image``; ``ClassLabel``, or whole numbers under a usual name); where
+    there is none, any column of a usual name. With ``labels="unused"`` no label column is taken that was not named.
 
     Raises:
         ValueError: a named column that is missing, or none to be found.
@@ -50,7 +50,7 @@ def choose_columns(
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"There is no column {given!r}; the columns are {', '.join(features)}.{hint}")
     notes: list[str] = []
-    image = image_column or _choose(features, Image, _IMAGE_NAMES, "pictures", "image_column", notes)
+    image = image_column or _choose(_picture_columns(features), _IMAGE_NAMES, "pictures", "image_column", notes)
     if image is None:
         raise InputError(
             f"The data set has no column of images; its columns are {', '.join(features)}. Name it (image_column), or "
@@ -58,7 +58,8 @@ def choose_columns(
         )
     if labels == "unused" or label_column is not None:
         return Columns(image, label_column, tuple(notes))
-    label = _choose(features, ClassLabel, _LABEL_NAMES, "labels", "label_column", notes, but=image)
+    candidates = [key for key in _label_columns(features) if key != image]
+    label = _choose(candidates, _LABEL_NAMES, "labels", "label_column", notes)
     if label is None and labels == "needed":
         raise InputError(
             f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
@@ -66,16 +67,22 @@ def choose_columns(
     return Columns(image, label, tuple(notes))
 
 
-def _choose(
-    features: Features, kind: type, usual: tuple[str, ...], what: str, argument: str, notes: list[str], but: str = ""
-) -> str | None:
-    found = [key for key, feature in features.items() if isinstance(feature, kind) and key != but]
-    if not found and kind is Image:
-        # What pandas writes of a column of pictures: their bytes and paths, without saying that they are pictures.
-        found = [
-            key for key, feature in features.items() if isinstance(feature, dict) and {"bytes", "path"} <= {*feature}
-        ]
-    found = found or [key for key in usual if key in features and key != but]
+def _picture_columns(features: Features) -> list[str]:
+    found = [key for key, kind in features.items() if isinstance(kind, Image)]
+    # What pandas writes of a column of pictures: their bytes and paths, without saying that they are pictures.
+    found = found or [key for key, kind in features.items() if isinstance(kind, dict) and {"bytes", "path"} <= {*kind}]
+    return found or [key for key in _IMAGE_NAMES if key in features]
+
+
+def _label_columns(features: Features) -> list[str]:
+    named = [key for key in _LABEL_NAMES if key in features]
+    # Numbers in a column of a usual name are labels as well as any; words and lists there may be anything.
+    found = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
+    found += [key for key in named if key not in found and getattr(features[key], "dtype", "").startswith("int")]
+    return found or named
+
+
+def _choose(found: list[str], usual: tuple[str, ...], what: str, argument: str, notes: list[str]) -> str | None:
     chosen = next((name for name in usual if name in found), found[0] if found else None)
     if len(found) > 1:
         others = ", ".join(repr(key) for key in found if key != chosen)

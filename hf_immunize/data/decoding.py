@@ -86,6 +86,10 @@ def _opened(picture: Any) -> Image.Image:
 
 def _from_numbers(numbers: Any) -> Image.Image:
     channels_first = isinstance(numbers, torch.Tensor)
+    if isinstance(numbers, list) and any(isinstance(one, (Image.Image, Mapping, str, bytes)) for one in numbers):
+        raise InputTypeError(
+            f"A list of {len(numbers)} pictures was given where one picture was expected. Give each a row of its own."
+        )
     try:
         array = numbers.detach().cpu().numpy() if isinstance(numbers, torch.Tensor) else np.asarray(numbers)
     except (TypeError, ValueError) as error:

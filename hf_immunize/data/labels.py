@@ -59,11 +59,11 @@ def read_labels(data: Dataset, column: str, name: str = "") -> Labels:
     of = f"the {name} data" if name else "the data"
     values, kind = label_values(data, column), data.features[column]
     classes = list(kind.names) if isinstance(kind, ClassLabel) else None
-    missing = sum(one is None for one in values)
+    missing = sum(map(_is_missing, values))
     if missing:
         raise InputError(
-            f"{missing} of the {len(values)} rows of {of} have no label (column {column!r} is empty there). Leave them "
-            f"out: dataset.filter(lambda one: one is not None, input_columns={column!r})."
+            f"{missing} of the {len(values)} rows of {of} have no label (column {column!r} is −1 or empty there). "
+            f"Leave them out: dataset.filter(lambda one: one is not None and one >= 0, input_columns={column!r})."
         )
     if classes is not None or all(isinstance(one, int) and not isinstance(one, bool) for one in values):
         return Labels(values, classes)
@@ -98,7 +98,7 @@ def why_unlabelled(data: Dataset, column: str | None, *, whole_split: bool = Fal
     if column is None or column not in data.features:
         return "has no column of labels" if column is None else f"has no column {column!r}"
     values = label_values(data, column)
-    missing = sum(one is None or (isinstance(one, (int, float)) and one < 0) for one in values)
+    missing = sum(map(_is_missing, values))
     if missing == len(values):
         return "has no labels (all of them are −1 or empty)"
     if whole_split:
@@ -191,3 +191,7 @@ def _from_one_hot(values: list[Any], column: str, of: str) -> Labels:
 
 def _is_numbers(row: Any) -> bool:
     return all(isinstance(one, (bool, int, float, np.number)) for one in row)
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or (isinstance(label, (int, float)) and not label >= 0)

@@ -61,6 +61,8 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
     path = Path(name).expanduser()
     if path.exists():
         splits, notes = load_local(path, config)
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+            notes = (*notes, f"{name!r} is a path here: took what lies there, not a data set of the Hub")
         return Source(splits, path.resolve().name, None, config, notes)
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
         raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")

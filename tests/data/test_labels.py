@@ -44,6 +44,7 @@ def test_labels_that_can_be_read_in_one_way_are_taken(column, values, classes, n
     ("column", "message"),
     [
         ([0, None, 1], r"1 of the 3 rows of the primary data have no label .*filter"),
+        ([0, -1, -1], r"2 of the 3 rows of the primary data have no label .column 'label' is −1"),
         ([0.5, 1.0], "holds fractions such as 0.5"),
         ([[1, 1], [0, 1]], r"lists such as \[1.0, 1.0\]: one class an image"),
         ([["a"], ["b"]], r"lists such as \['a'\]"),

@@ -167,6 +167,8 @@ def test_what_stands_for_no_picture():
         open_picture(None)
     with pytest.raises(CorruptPictureError, match="neither bytes nor a path"):
         open_picture({"bytes": None, "path": None})
+    with pytest.raises(TypeError, match="A list of 2 pictures was given where one"):
+        open_picture([UPRIGHT, UPRIGHT])
     with pytest.raises(TypeError, match="got int"):
         open_picture(3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, DatasetDict, Image, Value
 from huggingface_hub.errors import RepositoryNotFoundError
 from tiny import picture_dataset
 
@@ -140,6 +140,23 @@ def test_several_columns_that_could_be_the_labels():
     assert any("'label' for the labels; 'domain' could be meant too" in note for note in task.notes)
     assert load_task(data, label_column="domain").classes == ["photo"]
     assert load_task(data, labels="unused").label_column is None
+
+
+def test_numbers_under_a_usual_name_are_labels_as_well_as_any():
+    data = picture_dataset(20).cast_column("label", Value("int64"))
+    data = data.add_column("domain", [0] * 20, feature=ClassLabel(names=["photo"]))
+    data = data.add_column("depth", [{"bytes": None, "path": "none.png"}] * 20, feature=Image())
+    task = load_task(data)
+    assert (task.image_column, task.label_column, task.classes) == ("image", "label", None)
+    assert any("'image' for the pictures; 'depth' could be meant too (image_column)" in note for note in task.notes)
+    assert any("'label' for the labels; 'domain' could be meant too (label_column)" in note for note in task.notes)
+
+
+def test_a_path_that_reads_like_an_id_is_said_to_be_a_path(tmp_path, monkeypatch):
+    splits(train=12, test=4).save_to_disk(tmp_path / "me" / "pets")
+    monkeypatch.chdir(tmp_path)
+    assert any("'me/pets' is a path here" in note for note in load_task("me/pets").notes)
+    assert not any("is a path here" in note for note in load_task("./me/pets").notes)
 
 
 def test_what_is_no_data_set_says_so():
