@@ -63,8 +63,8 @@ class ImageTask:
     ) -> tuple[ImageInputs, ImageInputs]:
         """Training and evaluation rows as model inputs; the same object twice where both are one.
 
-        Arguments are those of :class:`ImageInputs`; ``cache`` is left aside for rows that a transform
-        of the data set may change each time.
+        Arguments are those of :class:`ImageInputs`; ``cache`` is left aside for rows that a transform of the data set
+        may change each time.
         """
         made = []
         for rows in (self.train, self.evaluation):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
+import datasets
 import pytest
-from datasets import ClassLabel, DatasetDict, Image, Value
+from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset
 from huggingface_hub.errors import RepositoryNotFoundError
 from tiny import picture_dataset
 
@@ -204,6 +207,23 @@ def test_offline_the_cache_says_the_commit_or_nothing_does(monkeypatch):
     assert load_task("me/pets").revision == COMMIT
     with pytest.raises(ValueError, match=f"the cache holds me/pets at {COMMIT}"):
         load_task("me/pets@" + "f" * 40)
+
+
+def test_what_was_cached_online_is_read_offline_with_its_commit(tmp_path, monkeypatch):
+    # The layout that `datasets` leaves behind after a download: owner___name/config/version/commit.
+    picture_dataset(20).to_parquet(tmp_path / "a.parquet")
+    load_dataset("parquet", data_files=str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "made"))
+    (made,) = {file.parent for file in (tmp_path / "made").rglob("*.arrow")}
+    home = tmp_path / "cache" / "me___pets" / "default" / "0.0.0" / COMMIT
+    shutil.copytree(made, home)
+    (home / "parquet-train.arrow").rename(home / "pets-train.arrow")
+    facts = json.loads((home / "dataset_info.json").read_text())
+    (home / "dataset_info.json").write_text(json.dumps({**facts, "config_name": "default", "dataset_name": "pets"}))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    task = load_task("me/pets")
+    assert (len(task.train), len(task.evaluation)) == (16, 4)
+    assert (task.revision, task.config) == (COMMIT, "default")
+    assert any(f"the cache holds commit {COMMIT}" in note for note in task.notes)
 
 
 class _NotThere(RepositoryNotFoundError):
