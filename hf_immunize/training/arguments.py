@@ -145,7 +145,7 @@ class ImmunizationArguments(TrainingArguments):
         """What trains, as :func:`hf_immunize.select_trainable` takes it."""
         return self.trainable[0] if self.trainable in (["last"], ["all"]) else list(self.trainable)
 
-    def control(self, **changes: Any) -> ImmunizationArguments:
+    def as_control(self, **changes: Any) -> ImmunizationArguments:
         """The same steps with λ = 0: plain fine-tuning, without checkpoints and evaluations on the way."""
         values = {name: getattr(self, name) for name in _initial(type(self))}
         plain = {"objective": "condition", "lambda_primary": 0.0, "lambda_harmful": 0.0}

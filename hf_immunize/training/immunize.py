@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import tempfile
@@ -18,10 +19,13 @@ from transformers import set_seed
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
+from hf_immunize.data.images import collate_images
+from hf_immunize.data.labels import check_labels
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.head import find_head
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.hub import push_to_hub
@@ -111,6 +115,7 @@ def immunize(
     trust_remote_code: bool = False,
     command: str | None = None,
     known: Mapping[str, Any] | None = None,
+    activations: ActivationStore | None = None,
 ) -> Immunization | None:
     """Immunizes a classifier, trains the control, measures and attacks all of them, and makes the record.
 
@@ -135,6 +140,8 @@ def immunize(
         trust_remote_code: run a model's own code from the Hub; only for code that you have read.
         command: the command line that repeats the run, for the record.
         known: fields of :class:`hf_immunize.ImmunizationRecord` that cannot be found out (``license``, …).
+        activations: those of earlier calls with the same data objects, so that a frozen part that is the same runs no
+            second time; for many runs from one θ0.
 
     Returns:
         models, results and record; None on the processes that only help (under torchrun).
@@ -151,44 +158,61 @@ def immunize(
     started = time.perf_counter()
     if attackers is not None:
         choose_attackers(attackers)
-    if args is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return immunize(
-                model,
-                primary,
-                harmful,
-                ImmunizationArguments(output_dir=folder, save_strategy="no"),
-                benign=benign,
-                image_processor=image_processor,
-                new_head=new_head,
-                fit_steps=fit_steps,
-                fit_learning_rate=fit_learning_rate,
-                control=control,
-                attackers=attackers,
-                budgets=budgets,
-                token=token,
-                trust_remote_code=trust_remote_code,
-                command=command,
-                known=known,
-            )
-    given = {"primary": primary, "harmful": harmful} | ({} if benign is None else {"benign": benign})
-    sources = {task: _loaded_data(one, task, args, attackers is not None, token) for task, one in given.items()}
-    notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())]
-    # A new head is drawn here, and must be the same in every process and after a resume.
-    set_seed(args.seed)
-    base, processor = _loaded_model(
-        model, sources["primary"], image_processor, new_head, token=token, trust_remote_code=trust_remote_code
-    )
-    network = base.model if isinstance(base, LoadedModel) else base
-    drawn = new_head or (isinstance(base, LoadedModel) and base.new_head)
-    resumes = bool(args.resume_from_checkpoint)
-    if drawn and fit_steps < 1 and not resumes:
-        raise InputError(
-            "The head is new and would be measured untrained. Fit the primary task first: fit_steps=300 "
-            "(--fit_steps 300), say."
+    with contextlib.ExitStack() as stack:
+        if args is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            args = ImmunizationArguments(output_dir=folder, save_strategy="no")
+        given = {"primary": primary, "harmful": harmful} | ({} if benign is None else {"benign": benign})
+        sources = {task: _loaded_data(one, task, args, attackers is not None, token) for task, one in given.items()}
+        # A new head is drawn here, and must be the same in every process and after a resume.
+        set_seed(args.seed)
+        base, processor = _loaded_model(
+            model, sources["primary"], image_processor, new_head, token=token, trust_remote_code=trust_remote_code
         )
-    data = {task: _inputs(one, base, processor) for task, one in sources.items()}
-    store = ActivationStore()
+        network = base.model if isinstance(base, LoadedModel) else base
+        if isinstance(base, LoadedModel) and base.new_head and fit_steps < 1 and not args.resume_from_checkpoint:
+            raise InputError(
+                "The head is new and would be measured untrained. Fit the primary task first: fit_steps=300 "
+                "(--fit_steps 300), say."
+            )
+        data = {task: _inputs(one, base, processor) for task, one in sources.items()}
+        _check_head(network, data["primary"])
+        store = ActivationStore() if activations is None else activations
+        rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
+        fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None
+        run, models, seconds = _trained(network, data, processor, args, fit, control, store)
+        if not run.is_world_process_zero():
+            return None
+        results = measure(
+            models,
+            data,
+            attackers=attackers,
+            budgets=budgets,
+            batch_size=args.per_device_eval_batch_size,
+            device=args.device,
+            activations=store,
+            progress=not args.disable_tqdm,
+        )
+    notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())] + run.notes
+    facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=seconds, notes=notes)
+    facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
+    values = {task: data_facts(one) for task, one in sources.items()} | {"command": command, "results": results}
+    record = ImmunizationRecord(**(model_facts(base) | values | facts | dict(known or {})))
+    for one in models.values():
+        one.to("cpu")
+    return Immunization(models["immunized"], models["initial"], models.get("control"), record, processor, tuple(notes))
+
+
+def _trained(
+    network: nn.Module,
+    data: Mapping[str, tuple[Any, Any]],
+    processor: Any,
+    args: ImmunizationArguments,
+    fit: Mapping[str, Any] | None,
+    control: bool,
+    store: ActivationStore,
+) -> tuple[ImmunizationTrainer, dict[str, nn.Module], float]:
+    """Fits where asked, immunizes, trains the control: the trainer, the models, and the seconds of the second."""
 
     def trainer(one: nn.Module, of: ImmunizationArguments, harmful_too: bool) -> ImmunizationTrainer:
         return ImmunizationTrainer(
@@ -202,14 +226,13 @@ def immunize(
             activations=store,
         )
 
+    work = Path(args.output_dir or ".")
     # Everything is checked with the harmful data before a fit takes its minutes.
     run = trainer(network, args, True)
-    fit = None
-    if fit_steps and not resumes:
-        rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
-        fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0}
-        plain = args.control(
-            max_steps=fit_steps, learning_rate=rate, warmup_steps=0, output_dir=str(Path(args.output_dir or "") / "fit")
+    if fit is not None and not args.resume_from_checkpoint:
+        rate = fit["learning_rate"]
+        plain = args.as_control(
+            max_steps=fit["steps"], learning_rate=rate, warmup_steps=0, output_dir=str(work / "fit")
         )
         trainer(network, plain, False).train()
         run = trainer(network, args, True)
@@ -219,36 +242,12 @@ def immunize(
     trained = unwrap(run.model).eval()
     initial = copy.deepcopy(trained)
     initial.load_state_dict(run.initial_state_dict())
-    controlled = None
+    models = {"initial": initial, "immunized": trained}
     if control:
-        controlled = copy.deepcopy(initial)
-        # What is saved beside the release must be trained where nothing was drawn in between.
-        set_seed(args.seed)
-        trainer(controlled, args.control(output_dir=str(Path(args.output_dir or "") / "control")), False).train()
-        controlled.eval()
-    if not run.is_world_process_zero():
-        return None
-    models = {"initial": initial, "immunized": trained} | ({} if controlled is None else {"control": controlled})
-    results = measure(
-        models,
-        data,
-        attackers=attackers,
-        budgets=budgets,
-        batch_size=args.per_device_eval_batch_size,
-        device=args.device,
-        activations=store,
-        progress=not args.disable_tqdm,
-    )
-    notes += run.notes
-    facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=seconds, notes=notes)
-    facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
-    values = {task: data_facts(one) for task, one in sources.items()}
-    record = ImmunizationRecord(
-        **(model_facts(base) | values | facts | {"command": command, "results": results} | dict(known or {}))
-    )
-    for one in models.values():
-        one.to("cpu")
-    return Immunization(trained, initial, controlled, record, processor, tuple(notes))
+        models["control"] = copy.deepcopy(initial)
+        trainer(models["control"], args.as_control(output_dir=str(work / "control")), False).train()
+        models["control"].eval()
+    return run, models, seconds
 
 
 def _loaded_data(
@@ -300,6 +299,20 @@ def _inputs(source: ImageTask | tuple[Any, Any], base: LoadedModel | nn.Module, 
         raise InputError("Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…).")
     n_channels = base.n_channels if isinstance(base, LoadedModel) else None
     return source.inputs(processor, n_channels=n_channels)
+
+
+def _check_head(network: nn.Module, primary: tuple[Any, Any]) -> None:
+    own = next(network.parameters())
+    few = collate_images([primary[0][index] for index in range(min(2, len(primary[0])))])
+    n_classes = find_head(network, few["pixel_values"].to(own.device, own.dtype)).n_classes
+    for name, part in zip(("primary", "primary evaluation"), primary, strict=True):
+        try:
+            check_labels(part.labels if getattr(part, "labels", None) is not None else few["labels"], n_classes, name)
+        except InputError as error:
+            raise InputError(
+                f"{error} Or give the model a new head and fit it first: new_head=True, fit_steps=300 "
+                "(--new_head --fit_steps 300)."
+            ) from error
 
 
 def _checkpoint(args: ImmunizationArguments) -> str | bool | None:

@@ -10,9 +10,10 @@ import yaml
 from datasets import DatasetDict
 from tiny import picture_dataset
 
-from hf_immunize.cli.config import apply_config
-from hf_immunize.cli.main import _parser, main
-from hf_immunize.cli.training_run import _arguments
+from hf_immunize import ImmunizationArguments
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.main import main
+from hf_immunize.cli.train import parser
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
@@ -32,10 +33,13 @@ def test_all_eight_are_there():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_key_reaches_the_arguments(path, tmp_path):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    options = apply_config(_parser(), ["train", "--config", str(path), "--output_dir", str(tmp_path / "out")])
-    arguments = _arguments(options, tmp_path / "work")
+    own = parser()
+    options = parse(own, ["--config", str(path), "--output_dir", str(tmp_path / "out")])
+    arguments = own.of(ImmunizationArguments, options)
     for key, value in values.items():
-        if hasattr(arguments, key):
+        if key == "trainable":
+            assert arguments.trainable == [value]
+        elif hasattr(arguments, key):
             assert getattr(arguments, key) == value, key
         elif hasattr(options, key):
             assert getattr(options, key) == value, key
@@ -43,7 +47,7 @@ def test_every_key_reaches_the_arguments(path, tmp_path):
             pytest.fail(f"{key} went nowhere")
     assert arguments.scale_free is path.stem.startswith("ours")
     assert arguments.label_smoothing_factor == 0.1
-    assert arguments.per_device_train_batch_size == values["batch_size"]
+    assert arguments.per_device_train_batch_size == values["per_device_train_batch_size"]
 
 
 @pytest.mark.parametrize("stem", ["paper_resnet18_cars", "ours_vit_base_country211"])
@@ -61,7 +65,7 @@ def test_a_run_with_data_of_the_same_schema(stem, tmp_path):
         "primary": str(tmp_path / "primary"),
         "harmful": str(tmp_path / "harmful"),
         "output_dir": str(tmp_path / "out"),
-        "batch_size": 8,
+        "per_device_train_batch_size": 8,
         "max_steps": 2,
         "dataloader_num_workers": 0,
         "use_cpu": True,

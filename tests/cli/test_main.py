@@ -15,8 +15,11 @@ from samples import tiny_timm, tiny_vit
 from tiny import picture_dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTModel
 
-from hf_immunize.cli.config import apply_config
-from hf_immunize.cli.main import _parser, main
+from hf_immunize import ImmunizationArguments
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.main import VERBS, main
+from hf_immunize.cli.quickstart import parser as quickstart_parser
+from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.release.hub import check_whole
 from hf_immunize.release.record import ImmunizationRecord
@@ -67,18 +70,43 @@ def released(world, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("given", [[], ["train"], ["evaluate"], ["push"], ["quickstart"]])
-def test_help_is_printed_whole(capsys, given):
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_every_option_once_with_its_default(capsys, verb):
     with pytest.raises(SystemExit) as ended:
-        main([*given, "--help"])
+        main([verb, "--help"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    assert "usage: hf-immunize" in out
-    if given:
-        assert "--config FILE.yaml" in out
-        assert "--json" in out
-    else:
-        assert all(verb in out for verb in ("train", "evaluate", "push", "quickstart"))
+    assert f"usage: hf-immunize {verb}" in out
+    assert "--config" in out
+    assert "--json" in out
+    assert "-split" not in out
+    if verb in ("train", "quickstart"):
+        assert "{condition,r_ill_only,opt_kappa,opt_log_kappa,imma}" in out
+        assert "(default: 0.0005)" in out
+        assert "--neftune_noise_alpha" not in out
+        with pytest.raises(SystemExit):
+            main([verb, "--help_all"])
+        assert "--neftune_noise_alpha" in capsys.readouterr().out
+    if verb in ("train", "attack", "quickstart"):
+        assert "all, probes, finetuning, gd, " in " ".join(out.split()) or verb == "quickstart"
+
+
+def test_help_names_the_verbs_and_a_typo_gets_the_nearest(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+    assert main([]) == 2
+    assert main(["trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_python(tmp_path):
+    own = train_parser()
+    options = parse(own, ["--output_dir", str(tmp_path)])
+    assert own.of(ImmunizationArguments, options).to_dict() == ImmunizationArguments(str(tmp_path)).to_dict()
+    assert own.of(ImmunizationArguments, options).max_steps == 300
+    by_epochs = parse(own, ["--output_dir", str(tmp_path), "--num_train_epochs", "2"])
+    assert own.of(ImmunizationArguments, by_epochs).max_steps == -1
 
 
 def test_training_writes_a_whole_release(world, released):
@@ -164,7 +192,7 @@ def test_a_new_head_is_fitted_first(world, tmp_path, capsys):
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {index: f"class {index}" for index in range(3)}
     record = ImmunizationRecord.load(tmp_path / "out")
-    assert record.training["fit_steps"] == 30
+    assert record.training["fit"]["steps"] == 30
     # θ0 is the fitted model: better than the largest class.
     assert record.results["primary_accuracy"]["initial"] > 0.6
 
@@ -186,9 +214,9 @@ def test_resume_after_an_interruption_gives_the_uninterrupted_run(world, tmp_pat
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(ImmunizationTrainer, "compute_loss", compute_loss)
     forgotten = error_of(capsys, training(world, tmp_path / "cut", *more))
-    assert "--resume" in forgotten
+    assert "--resume_from_checkpoint" in forgotten
     assert "--overwrite" in forgotten
-    assert main(training(world, tmp_path / "cut", *more, "--resume")) == 0
+    assert main(training(world, tmp_path / "cut", *more, "--resume_from_checkpoint")) == 0
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     ratios = [ImmunizationRecord.load(tmp_path / name).results["rir"]["immunized"] for name in ("whole", "cut")]
@@ -196,10 +224,12 @@ def test_resume_after_an_interruption_gives_the_uninterrupted_run(world, tmp_pat
 
 
 def test_resume_without_a_checkpoint_says_so(world, tmp_path, capsys):
-    assert "holds no checkpoint to go on from" in error_of(capsys, training(world, tmp_path / "new", "--resume"))
+    assert "holds no checkpoint to go on from" in error_of(
+        capsys, training(world, tmp_path / "new", "--resume_from_checkpoint")
+    )
 
 
-def test_evaluation_prints_rir_accuracy_and_attacks(world, released, capsys):
+def test_evaluation_prints_rir_accuracy_and_what_was_measured_on(world, released, capsys):
     given = ["evaluate", str(released), "--base", str(world / "vit"), "--primary", str(world / "primary")]
     given += ["--harmful", str(world / "harmful"), "--group_size", "8", "--groups", "3"]
     capsys.readouterr()
@@ -211,11 +241,12 @@ def test_evaluation_prints_rir_accuracy_and_attacks(world, released, capsys):
     record = ImmunizationRecord.load(released)
     assert values["primary_accuracy"]["immunized"] == record.results["primary_accuracy"]["immunized"]
     assert "attacks" not in values
-    assert main([*given, "--attack"]) == 0
-    out = capsys.readouterr().out
+    assert values["data"]["primary"] == {"data": "primary", "split": "test", "rows": 16}
+    assert main(given) == 0
+    out, err = capsys.readouterr()
     assert f"{values['rir']['rir']['mean']:.4g}" in out
     assert "primary accuracy, immunized" in out
-    assert "ridge regression" in out
+    assert "primary: primary, measured on test (16 rows)" in err
     same = ["evaluate", str(world / "vit"), *given[2:], "--json"]
     assert main(same) == 0
     assert json.loads(capsys.readouterr().out)["rir"]["rir"]["mean"] == 1.0
@@ -223,8 +254,6 @@ def test_evaluation_prints_rir_accuracy_and_attacks(world, released, capsys):
 
 def test_evaluation_that_cannot_be(world, capsys):
     given = ["evaluate", str(world / "vit"), "--base", str(world / "vit"), "--primary", str(world / "primary")]
-    unlabelled = error_of(capsys, [*given, "--harmful", str(world / "unlabelled"), "--attack", "--json"])
-    assert "needs harmful labels" in unlabelled
     assert "evaluate needs --harmful" in error_of(capsys, given)
     one = error_of(capsys, [*given, "--harmful", str(world / "harmful"), "--max_samples", "1", "--json"])
     assert "two or more samples, got 1" in one
@@ -232,8 +261,8 @@ def test_evaluation_that_cannot_be(world, capsys):
     assert "has the splits train; not 'tset'" in typo
 
 
-def parsed(*given):
-    return apply_config(_parser(), given)
+def parsed(verb, *given):
+    return parse({"train": train_parser, "quickstart": quickstart_parser}[verb](), given)
 
 
 def test_the_command_line_goes_over_the_file(tmp_path):
@@ -247,16 +276,19 @@ def test_the_command_line_goes_over_the_file(tmp_path):
     # YAML reads 5e-5 as a word; it is a number here.
     assert options.lambda_harmful == 5e-5
     assert (options.scale_free, options.control) == (False, True)
-    assert options.trainable == "layer4,fc"
-    assert options.extra == {"label_smoothing_factor": 0.1, "weight_decay": 1e-4}
+    assert options.trainable == ["layer4", "fc"]
+    assert (options.label_smoothing_factor, options.weight_decay) == (0.1, 1e-4)
     assert parsed("train", "--config", str(file), "--scale_free").scale_free is True
     # A value of the command line that equals the default still goes over the file.
     assert parsed("train", "--config", str(file), "--max_steps", "300").max_steps == 300
     file.write_text("primary_classes: [1, 2]\nharmful_classes: 3,4\n")
     quick = parsed("quickstart", "--config", str(file))
-    assert (quick.primary_classes, quick.harmful_classes) == ((1, 2), (3, 4))
+    assert (quick.primary_classes, quick.harmful_classes) == ([1, 2], [3, 4])
+    # An alias is the option; a byte order mark is no part of the text.
+    file.write_bytes(b"\xef\xbb\xbfbatch_size: 7\r\n")
+    assert parsed("train", "--config", str(file)).per_device_train_batch_size == 7
     file.write_text("")
-    assert parsed("train", "--config", str(file)).max_steps == 300
+    assert parsed("train", "--config", str(file)).objective == "condition"
 
 
 def test_a_run_by_a_file_alone(world, tmp_path):
@@ -286,9 +318,10 @@ def test_a_run_by_a_file_alone(world, tmp_path):
     [
         ("lamda_harmful: 1.0", "unknown key 'lamda_harmful'; did you mean 'lambda_harmful'?"),
         ("label_smoothing: 0.1", "unknown key 'label_smoothing'; did you mean 'label_smoothing_factor'?"),
-        ("max_steps: many", "max_steps: "),
+        ("max_steps: many", "max_steps must be a whole number, got 'many'"),
+        ("objective: conditon", "objective must be one of condition"),
         ("max_steps: 2.5", "max_steps must be a whole number, got 2.5"),
-        ("max_steps: true", "max_steps must be a int, got True"),
+        ("max_steps: true", "max_steps must be a whole number, got True"),
         ("control: maybe", "control must be true or false, got 'maybe'"),
         ("weight_decay: true", "weight_decay must be a number, got True"),
         ("seed: 1.5", "seed must be a whole number, got 1.5"),
@@ -323,7 +356,6 @@ def test_a_missing_file_is_named(capsys, tmp_path):
         ({"harmful": "unlabelled"}, ("--objective", "imma"), "no column of labels"),
         ({}, ("--lambda_harmful", "-1"), "lambda_harmful must be a finite number, zero or more, got -1.0"),
         ({}, ("--lambda_harmful", "nan"), "lambda_harmful must be a finite number"),
-        ({}, ("--objective", "conditon"), "condition"),
         ({}, ("--trainable", "vit.layer.1"), "vit.layers.1"),
         ({}, ("--batch_size", "50"), "holds 24 samples, fewer than one batch of 50"),
     ],
@@ -345,12 +377,15 @@ def test_models_and_data_that_cannot_be(world, tmp_path, capsys):
     assert "Save one beside it" in bare
     words = picture_dataset(20).remove_columns("label").add_column("label", ["a", "b"] * 10)
     words.save_to_disk(tmp_path / "words")
-    assert "must be whole numbers" in error_of(capsys, training(world, tmp_path / "out", primary=tmp_path / "words"))
+    # Words are class names, numbered in the order of the alphabet.
+    assert main(training(world, tmp_path / "words-out", "--max_steps", "1", primary=tmp_path / "words")) == 0
+    assert ImmunizationRecord.load(tmp_path / "words-out").primary.classes == ["a", "b"]
     hidden = picture_dataset(20).remove_columns("label")
     hidden = hidden.add_column("label", [-1] * 20, feature=ClassLabel(names=list(NAMES)))
     DatasetDict({"train": picture_dataset(20), "test": hidden}).save_to_disk(tmp_path / "hidden")
-    found = error_of(capsys, training(world, tmp_path / "out", primary=tmp_path / "hidden"))
-    assert "primary evaluation labels run from -1 to -1" in found
+    # Such a split is never measured on, and what is taken in its place is said.
+    assert main(training(world, tmp_path / "out", "--max_steps", "1", primary=tmp_path / "hidden")) == 0
+    assert ImmunizationRecord.load(tmp_path / "out").primary.eval_split == "a fifth of train, drawn by seed 42"
 
 
 def test_what_stands_in_the_output_folder_is_kept(world, tmp_path, capsys):
@@ -402,6 +437,6 @@ def test_errors_of_the_program_itself_are_not_hidden(world, tmp_path, monkeypatc
     def broken(*args, **kwargs):
         raise AttributeError("a fault of ours")
 
-    monkeypatch.setattr("hf_immunize.cli.training_run.save_immunized", broken)
+    monkeypatch.setattr("hf_immunize.training.immunize.save_immunized", broken)
     with pytest.raises(AttributeError, match="a fault of ours"):
         main(training(world, tmp_path / "out", "--max_steps", "1"))

@@ -12,10 +12,10 @@ import timm
 import torch
 from PIL import Image
 
-from hf_immunize import features_and_logits
+from hf_immunize import ImmunizationArguments, features_and_logits
 from hf_immunize.attacks.attacker import probe_names
 from hf_immunize.cli.main import main
-from hf_immunize.cli.quickstart import _check_classes, quickstart
+from hf_immunize.cli.quickstart import quickstart
 from hf_immunize.data.packaged import images_dataset, mnist, split_by_class
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.models.packaged import efficientnet_lite0
@@ -79,20 +79,19 @@ def test_a_split_by_class_numbers_the_labels_anew_and_shares_no_row():
         ((0, -1), (2, 3), "primary_classes must be"),
     ],
 )
-def test_classes_that_cannot_be(primary, harmful, message):
+def test_classes_that_cannot_be(tmp_path, primary, harmful, message):
     with pytest.raises(ValueError, match=message):
-        _check_classes(primary, harmful)
-    _check_classes((0, 9), (1, 2, 3))
+        quickstart(ImmunizationArguments(output_dir=str(tmp_path / "out")), primary, harmful)
 
 
 def test_mistakes_come_before_any_work(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not empty"):
-        quickstart(str(tmp_path / "full"))
+    assert main(["quickstart", "--output_dir", str(tmp_path / "full")]) == 1
+    assert "not empty" in capsys.readouterr().err
     with pytest.raises(ValueError, match="in both tasks"):
-        quickstart(str(tmp_path / "out"), primary_classes=(0, 1), harmful_classes=(1, 2))
-    assert main(["quickstart", "--output_dir", str(tmp_path / "out"), "--primary_classes", "4,5"]) == 1
+        quickstart(ImmunizationArguments(output_dir=str(tmp_path / "out")), (0, 1), (1, 2))
+    assert main(["quickstart", "--output_dir", str(tmp_path / "out"), "--primary_classes", "4", "5"]) == 1
     assert "The digits [5] are in both tasks" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -160,7 +159,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch, tmp_path):
 @needs_weights
 @needs_images
 def test_the_whole_quickstart_in_short(tmp_path, capsys):
-    given = ["quickstart", "--output_dir", str(tmp_path / "out"), "--steps", "60", "--json"]
+    given = ["quickstart", "--output_dir", str(tmp_path / "out"), "--max_steps", "60", "--json"]
     assert main(given) == 0
     printed = json.loads(capsys.readouterr().out)
     check_whole(tmp_path / "out")
