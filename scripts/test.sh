@@ -10,6 +10,7 @@ fi
 "$venv/bin/python" -m pip install --quiet --editable "$root[test]"
 cd "$root"
 "$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
 if [ $# -eq 0 ]; then
   set -- -m "not slow and not gpu"
 fi
