@@ -22,5 +22,5 @@ done
 if [ ! -x "$venv/bin/python" ]; then
   "${PYTHON:-python3}" -m venv "$venv"
 fi
-"$venv/bin/python" -m pip install --quiet --editable "$root[$extras]"
+"$venv/bin/python" -m pip install --quiet --editable "${root}[$extras]"
 exec "$venv/bin/hf-immunize" quickstart "$@"

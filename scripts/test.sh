@@ -7,7 +7,7 @@ venv=${HF_IMMUNIZE_VENV:-$root/.venv}
 if [ ! -x "$venv/bin/python" ]; then
   "${PYTHON:-python3}" -m venv "$venv"
 fi
-"$venv/bin/python" -m pip install --quiet --editable "$root[test]"
+"$venv/bin/python" -m pip install --quiet --editable "${root}[test]"
 cd "$root"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
