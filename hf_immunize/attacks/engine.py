@@ -165,22 +165,27 @@ def _strongest_probes(outcomes: Outcomes, attackers: Sequence[Attacker], last: B
     if not probes:
         return [ATTACKERS[name] for name in BENIGN_PROBES]
 
-    def accuracy(attacker: Attacker, model: str) -> float:
-        return sum(float(one.correct.double().mean()) for one in outcomes[attacker.name, model, count, step])
+    def strongest(model: str) -> Attacker:
+        def accuracy(attacker: Attacker) -> float:
+            return sum(float(one.correct.double().mean()) for one in outcomes[attacker.name, model, count, step])
 
-    best = {max(probes, key=lambda one, model=model: accuracy(one, model)).name for model in models}
+        return max(probes, key=accuracy)
+
+    best = {strongest(model).name for model in models}
     return [one for one in probes if one.name in best]
 
 
 def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict[str, torch.Tensor]:
     """Split → labels, which are the same for every model."""
     subject = next(iter(subjects.values())).at(budgets.seeds[0])
-    labels = {split: subject.extracted(split).labels for split in ("train", "test")}
-    for split, known in labels.items():
+    labels: dict[str, torch.Tensor] = {}
+    for split in ("train", "test"):
+        known = subject.extracted(split).labels
         if known is None:
             raise InputError(
                 f"The {split} images have no labels. Training needs none, but an attacker fits the task and does."
             )
+        labels[split] = known
     return labels
 
 

@@ -50,7 +50,7 @@ def exact_steps(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     values, _, projections = decompose(features, F.one_hot(labels, n_classes))
     if not values[0] > 0:
         return dict.fromkeys(SHARES)
-    kept = values > rank_floor(*features.shape, features.dtype) * values[0]
+    kept = values > rank_floor(len(features), features.shape[1], features.dtype) * values[0]
     if not kept.any():
         # Half precision and many rows: all that there is may be rounding.
         return dict.fromkeys(SHARES)

@@ -76,16 +76,22 @@ class HarmfulClassifier(nn.Module):
         return self.head(self.norm(features_and_logits(self.backbone, batch)[0].float()))
 
 
+def _fresh(task: AttackTask) -> nn.Module:
+    """A copy of the model to train, which every view but ``features`` has."""
+    assert task.model is not None
+    return task.model()
+
+
 @attacker("last block", short="last-block", view="tail")
 def last_block(task: AttackTask) -> Fits:
     """Fine-tuning of the last block and a new head."""
-    yield from _fine_tune(task, task.model(), TAIL_GRID, SURVIVORS)
+    yield from _fine_tune(task, _fresh(task), TAIL_GRID, SURVIVORS)
 
 
 @attacker("last block, re-initialised", short="reinit", view="tail")
 def reinitialised(task: AttackTask) -> Fits:
     """The last block's weights drawn anew, then fine-tuned with a new head: what training did to it is gone."""
-    model = task.model()
+    model = _fresh(task)
     torch.manual_seed(task.seed)
     trained = {name.rpartition(".")[0] for name, one in model.named_parameters() if one.requires_grad}
     for name, module in model.named_modules():
@@ -97,7 +103,7 @@ def reinitialised(task: AttackTask) -> Fits:
 @attacker("primary task first, then the last block", short="primary-first", view="tail", needs_primary=True)
 def primary_first(task: AttackTask) -> Fits:
     """The last block trained on the primary task alone for 30 steps, then on the harmful task."""
-    model = task.model()
+    model = _fresh(task)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=PRIMARY_RATE)
     _mode(model)
     device = next(model.parameters()).device
@@ -111,7 +117,7 @@ def primary_first(task: AttackTask) -> Fits:
 @attacker("all weights", short="all-weights", view="images")
 def all_weights(task: AttackTask) -> Fits:
     """Fine-tuning of every weight and a new head."""
-    model = task.model()
+    model = _fresh(task)
     select_trainable(model, "all", _sample(task, model))
     yield from _fine_tune(task, model, WHOLE_GRID, SURVIVORS_WHOLE)
 
@@ -121,7 +127,7 @@ def lora(task: AttackTask) -> Fits:
     """Low-rank adapters of rank 8 on every linear layer and ungrouped convolution (Hu et al., arXiv 2106.09685)."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    model = task.model()
+    model = _fresh(task)
     head = find_head(model, _sample(task, model))
     targets = [
         name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from hf_immunize.attacks.attacker import Attacker, AttackTask, View
 from hf_immunize.attacks.subject import Material
@@ -130,7 +130,7 @@ class Draw:
             return cls(rows[train], labels[train], torch.cat([rows[validation], test.to(rows)]), labels[validation])
         generator = torch.Generator().manual_seed(seed)
         validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION_IMAGES]]
-        held = ConcatDataset([Subset(rows, validation.tolist()), test])
+        held: Dataset[Any] = ConcatDataset([Subset(rows, validation.tolist()), test])
         return cls(Subset(rows, train.tolist()), labels[train], held, labels[validation])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,8 @@ from torch import nn
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
 from hf_immunize.attacks.exact import decompose
-from hf_immunize.attacks.softmax_heads import curvature, softmax_descent, with_bias
+from hf_immunize.attacks.softmax_heads import Prepare, biased, curvature, linear, remembered, softmax_descent, with_bias
 from hf_immunize.spectra.eigen import rank_floor
-
-Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 #: The task last decomposed, the mean of its rows, and the decomposition: three attackers need it of the same rows.
 _LAST: list[Any] = []
@@ -79,9 +77,9 @@ def lbfgs(task: AttackTask) -> Fits:
     if whitening := _whitening(task):
         coordinates.append(("whitened", whitening[0]))
     for name, prepare in coordinates:
-        prepare = _remembered(lambda held, prepare=prepare: with_bias(prepare(held)))
-        for step, head in _lbfgs(prepare(task.rows), task.labels, task.n_classes, task.checkpoints):
-            yield Fit(name, step, lambda held, prepare=prepare, head=head: prepare(held) @ head)
+        prepared = biased(prepare)
+        for step, head in _lbfgs(prepared(task.rows), task.labels, task.n_classes, task.checkpoints):
+            yield Fit(name, step, linear(prepared, head))
 
 
 def _lbfgs(
@@ -144,11 +142,11 @@ def ridge(task: AttackTask) -> Fits:
     """Least squares on one-hot labels in closed form, float64, with the best of 20 penalties."""
     mean, (values, directions, projections) = _decomposed(task)
     centre = _targets(task).mean(0)
-    centred = _remembered(lambda held: held - mean)
+    centred = remembered(lambda held: held - mean)
     for penalty in RIDGE_PENALTIES:
         shrink = values / (values.square() + penalty * values.square().mean().clamp_min(1e-300))
         head = directions.mT @ (shrink[:, None] * projections)
-        yield Fit(f"penalty {penalty:.0e}", 0, lambda held, head=head: centred(held) @ head + centre)
+        yield Fit(f"penalty {penalty:.0e}", 0, linear(centred, head, centre))
 
 
 @attacker("k nearest neighbours", short="knn")
@@ -160,40 +158,47 @@ def nearest_neighbours(task: AttackTask) -> Fits:
     def centred(held: torch.Tensor) -> torch.Tensor:
         return held - mean
 
-    for name, prepare in (("Euclidean", centred), ("cosine", lambda held: F.normalize(centred(held)))):
-        train = prepare(task.rows)
-        half = train.square().sum(1) / 2
-        most = min(max(NEIGHBOURS), len(train))
+    def directions(held: torch.Tensor) -> torch.Tensor:
+        return F.normalize(centred(held))
 
-        @_remembered
-        def nearest(held: torch.Tensor, prepare=prepare, train=train, half=half, most=most) -> torch.Tensor:
-            # ‖a − b‖²/2 without ‖a‖²/2, which is the same for all b; a few rows at a time, since the whole matrix would
-            # be the largest of the suite.
-            parts = held.split(BATCH)
-            return torch.cat([(half - prepare(part) @ train.mT).topk(most, largest=False).indices for part in parts])
-
+    most = min(max(NEIGHBOURS), len(task.rows))
+    for name, prepare in (("Euclidean", centred), ("cosine", directions)):
+        nearest = _nearest(prepare, prepare(task.rows), most)
         for k in NEIGHBOURS:
             if k <= most:
-                # Nearer rows count a little more, so that ties are broken.
-                weight = torch.linspace(1, 0.99, k, dtype=torch.float64)[:, None]
-                yield Fit(
-                    f"{name}, k = {k}",
-                    0,
-                    lambda held, k=k, nearest=nearest, weight=weight: (votes[nearest(held)[:, :k]] * weight).sum(1),
-                )
+                yield Fit(f"{name}, k = {k}", 0, _voted(nearest, votes, k))
+
+
+def _nearest(prepare: Prepare, train: torch.Tensor, most: int) -> Prepare:
+    """From rows to the numbers of their nearest training rows, (m, most), the nearest first."""
+    half = train.square().sum(1) / 2
+
+    def nearest(held: torch.Tensor) -> torch.Tensor:
+        # ‖a − b‖²/2 without ‖a‖²/2, which is the same for all b; a few rows at a time, since the whole matrix would be
+        # the largest of the suite.
+        parts = held.split(BATCH)
+        return torch.cat([(half - prepare(part) @ train.mT).topk(most, largest=False).indices for part in parts])
+
+    return remembered(nearest)
+
+
+def _voted(nearest: Prepare, votes: torch.Tensor, k: int) -> Prepare:
+    """The sum of the votes of the k nearest; nearer rows count a little more, so that ties are broken."""
+    weight = torch.linspace(1, 0.99, k, dtype=torch.float64)[:, None]
+    return lambda held: (votes[nearest(held)[:, :k]] * weight).sum(1)
 
 
 @attacker("two-layer head", short="mlp")
 def two_layers(task: AttackTask) -> Fits:
     """A head with one hidden layer of 128 ReLUs on standardised features, AdamW, the best of three rates."""
-    prepare = _remembered(_standardised(task.rows))
+    prepare = remembered(_standardised(task.rows))
     x = prepare(task.rows)
     generator = torch.Generator().manual_seed(task.seed)
     count = len(MLP_RATES)
     # The same start for every rate, side by side: one product a layer serves them all.
     first = torch.randn(x.shape[1], HIDDEN, generator=generator) * math.sqrt(2 / x.shape[1])
     second = torch.randn(HIDDEN, task.n_classes, generator=generator) * math.sqrt(1 / HIDDEN)
-    layers = [
+    layers: list[torch.Tensor] = [
         nn.Parameter(one)
         for rate in range(count)
         for one in (first.clone(), torch.zeros(HIDDEN), second.clone(), torch.zeros(task.n_classes))
@@ -212,7 +217,7 @@ def two_layers(task: AttackTask) -> Fits:
             order = list(torch.randperm(len(x), generator=generator).split(MLP_BATCH))
         picked = order.pop()
         optimizer.zero_grad()
-        sum(F.cross_entropy(one, task.labels[picked]) for one in logits(x[picked])).backward()
+        torch.stack([F.cross_entropy(one, task.labels[picked]) for one in logits(x[picked])]).sum().backward()
         optimizer.step()
         if step in task.checkpoints:
             for one, rate in enumerate(MLP_RATES):
@@ -222,18 +227,6 @@ def two_layers(task: AttackTask) -> Fits:
                         return logits(prepare(held))[one]
 
                 yield Fit(f"rate {rate:.0e}", step, scores)
-
-
-def _remembered(prepare: Prepare) -> Prepare:
-    """The same function, which knows its last answer: an attacker's fits are all judged on the same rows."""
-    last: list[torch.Tensor] = []
-
-    def remembered(held: torch.Tensor) -> torch.Tensor:
-        if not last or last[0] is not held:
-            last[:] = [held, prepare(held)]
-        return last[1]
-
-    return remembered
 
 
 def _unscaled(rows: torch.Tensor) -> Prepare:
@@ -281,7 +274,7 @@ def _whitening(task: AttackTask) -> tuple[Prepare, torch.Tensor] | None:
     """
     rows = task.rows
     mean, (values, directions, _) = _decomposed(task)
-    kept = values > rank_floor(*rows.shape, rows.dtype) * values[0]
+    kept = values > rank_floor(len(rows), rows.shape[1], rows.dtype) * values[0]
     if not kept.any():
         return None
     onto = directions[kept].mT / values[kept] * len(rows) ** 0.5
@@ -309,11 +302,11 @@ def _fits(
         rates = [*rates] * len(widths)
     rows = prepare(task.rows)
     # Once for all fits: a copy for each leaves holes in memory that the small results between them keep open.
-    prepared = _remembered(lambda held: with_bias(prepare(held)))
+    prepared = biased(prepare)
     found = softmax_descent(rows, task.labels, task.n_classes, rates, task.checkpoints, seed=task.seed, **options)
     for step, running, heads in found:
         for one, head in zip(running, heads, strict=True):
-            yield Fit(names[one], step, lambda held, head=head: prepared(held) @ head)
+            yield Fit(names[one], step, linear(prepared, head))
 
 
 def _same_for_all(task: AttackTask) -> Fit:

@@ -7,13 +7,16 @@ matrix products however many rates there are. Rows never mix: a rate that diverg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["curvature", "softmax_descent", "with_bias"]
+__all__ = ["Prepare", "biased", "curvature", "linear", "remembered", "softmax_descent", "with_bias"]
+
+#: From rows of a view to what an attacker works on, or to its answer.
+Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -21,6 +24,30 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 def with_bias(rows: torch.Tensor) -> torch.Tensor:
     """The rows (n, d) with a column of ones."""
     return torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+
+
+def remembered(prepare: Prepare) -> Prepare:
+    """The same function, which knows its last answer: an attacker's fits are all judged on the same rows."""
+    last: list[torch.Tensor] = []
+
+    def known(held: torch.Tensor) -> torch.Tensor:
+        if not last or last[0] is not held:
+            last[:] = [held, prepare(held)]
+        return last[1]
+
+    return known
+
+
+def biased(prepare: Prepare) -> Prepare:
+    """The same rows with a column of ones, remembered."""
+    return remembered(lambda held: with_bias(prepare(held)))
+
+
+def linear(prepare: Prepare, head: torch.Tensor, bias: torch.Tensor | None = None) -> Prepare:
+    """From rows to the logits of one head."""
+    if bias is None:
+        return lambda held: prepare(held) @ head
+    return lambda held: prepare(held) @ head + bias
 
 
 def curvature(rows: torch.Tensor) -> float:

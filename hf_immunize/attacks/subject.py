@@ -15,14 +15,14 @@ from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import View
 from hf_immunize.data.images import collate_images
-from hf_immunize.models.extraction import Extracted, extract_features
-from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
+from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
+from hf_immunize.models.frozen_prefix import ActivationStore, CachedActivations, FrozenPrefix
 from hf_immunize.models.trainable import select_trainable
 
 __all__ = ["KeptImages", "Material", "Redrawn", "Subject"]
 
 #: Data sets by their role: ``train`` and ``test`` of the harmful task, ``primary`` where there is one.
-Sets = Mapping[str, Any]
+Sets = Mapping[str, MapStyle]
 
 
 #: Processed images of one data set that stay in memory.
@@ -38,7 +38,7 @@ class KeptImages(Dataset):
         source: the data set itself.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: MapStyle) -> None:
         self.source = data
         self._kept: dict[int, dict[str, torch.Tensor]] = {}
         self._bytes = 0
@@ -123,7 +123,7 @@ class Subject:
         bypassed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         prefix = self._prefix
         if prefix is not None and self._shares_with_theta_zero():
-            rows, bypassed = self._activations_of(split), prefix.of(model).bypassed()
+            rows, bypassed = self._activations_of(prefix, split), prefix.of(model).bypassed()
         with bypassed:
             return extract_features(
                 model,
@@ -165,9 +165,9 @@ class Subject:
         except ValueError:
             return None
 
-    def _activations_of(self, role: str) -> Any:
+    def _activations_of(self, prefix: FrozenPrefix, role: str) -> CachedActivations:
         label = f"{self.progress}, frozen part over the {role} images" if self.progress else None
-        return self.activations.of(self._prefix, self.sets[role], batch_size=self.batch_size, progress=label)
+        return self.activations.of(prefix, self.sets[role], batch_size=self.batch_size, progress=label)
 
     @cached_property
     def _tail(self) -> Material:
@@ -181,7 +181,7 @@ class Subject:
             few = collate_images([rows[index] for index in range(min(2, len(rows)))])["pixel_values"].to(self.device)
             select_trainable(model, "last", few)
             return Material(self.sets, lambda: copy.deepcopy(model))
-        return Material({role: self._activations_of(role) for role in self.sets}, prefix.tail)
+        return Material({role: self._activations_of(prefix, role) for role in self.sets}, prefix.tail)
 
 
 class Redrawn:

@@ -17,7 +17,7 @@ from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.images import as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
 from hf_immunize.errors import InputError
-from hf_immunize.models.extraction import Extracted
+from hf_immunize.models.extraction import Extracted, MapStyle
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import random_weights
@@ -35,14 +35,14 @@ SCRATCH_IMAGES = 256
 def run_attacks(
     model: nn.Module,
     base_model: nn.Module,
-    train: Any,
-    test: Any,
+    train: MapStyle,
+    test: MapStyle,
     *,
     control: nn.Module | None = None,
-    primary: Any = None,
-    benign_train: Any = None,
-    benign_test: Any = None,
-    image_processor: Any = None,
+    primary: MapStyle | None = None,
+    benign_train: MapStyle | None = None,
+    benign_test: MapStyle | None = None,
+    image_processor: Callable[..., Any] | None = None,
     attackers: str | Sequence[str] = "probes",
     budgets: Budgets | None = None,
     scratch: bool = True,
@@ -112,13 +112,13 @@ class AttackSuite:
     def __init__(
         self,
         models: Mapping[str, nn.Module],
-        train: Any,
-        test: Any,
+        train: MapStyle,
+        test: MapStyle,
         *,
-        primary: Any = None,
-        benign_train: Any = None,
-        benign_test: Any = None,
-        image_processor: Any = None,
+        primary: MapStyle | None = None,
+        benign_train: MapStyle | None = None,
+        benign_test: MapStyle | None = None,
+        image_processor: Callable[..., Any] | None = None,
         attackers: str | Sequence[str] = "probes",
         budgets: Budgets | None = None,
         scratch: bool = True,
@@ -136,7 +136,7 @@ class AttackSuite:
         if (benign_train is None) != (benign_test is None):
             raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
-        def kept(**data: Any) -> dict[str, KeptImages]:
+        def kept(**data: MapStyle | None) -> dict[str, KeptImages]:
             given = {role: one for role, one in data.items() if one is not None}
             return {role: KeptImages(as_inputs(one, image_processor)) for role, one in given.items()}
 
@@ -171,8 +171,8 @@ class AttackSuite:
         self.benign: dict[str, Subject | Redrawn] | None = None
         if benign_train is not None:
             benign_sets = kept(train=benign_train, test=benign_test)
-            for role, one in benign_sets.items():
-                _check_labelled(one, f"benign {role}")
+            for role, images in benign_sets.items():
+                _check_labelled(images, f"benign {role}")
             self.benign = subjects(benign_sets, "benign")
 
     def features(self, model: str, split: str = "test") -> Extracted:
@@ -192,7 +192,7 @@ class AttackSuite:
             self.subjects, methods, self.benign, self.attackers, self.budgets, self.notes, self.progress
         )
 
-    def _leave_out_without(self, primary: Any) -> None:
+    def _leave_out_without(self, primary: MapStyle | None) -> None:
         left_out = [one.name for one in self.attackers if one.needs_primary and primary is None]
         if not left_out:
             return
@@ -248,7 +248,7 @@ def attack_features(
     return attack_subjects(subjects, ("immunized",), beside, chosen, budgets or Budgets(), [], progress)["immunized"]
 
 
-def _check_labelled(data: Any, name: str) -> None:
+def _check_labelled(data: MapStyle, name: str) -> None:
     if len(data) == 0:
         raise InputError(f"The {name} data are empty. Check the split and its filters.")
     if "labels" not in collate_images([data[0]]):

@@ -79,35 +79,37 @@ def summarise(
             best = max(((name, model, count, step) for name in names), key=lambda key: float(curves[key].mean()))
             # The strongest of each resample: which attacker that is may change with the test rows.
             strongest = torch.stack([resampled[name, model, count, step] for name in names]).amax(0)
-            found = {"attacker": best[0], "mean": float(curves[best].mean())}
-            worst[kind][model][word(count)][str(step)] = found | _interval(strongest)
-            last[kind, model] = (found["mean"], strongest)
+            mean = float(curves[best].mean())
+            worst[kind][model][word(count)][str(step)] = {"attacker": best[0], "mean": mean} | _interval(strongest)
+            last[kind, model] = (mean, strongest)
 
     reference = "scratch" if "scratch" in models else "chance"
-    recovery, slowdown = {}, {}
+    recovery: dict[str, dict[str, Any]] = {}
+    slowdown: dict[str, dict[str, Any]] = {}
     for one in attackers:
-        count, step = (values[-1] for values in budgets.of(one))
-        best, top = last[one.kind, "initial"]
+        samples, steps = budgets.of(one)
+        most, longest = samples[-1], steps[-1]
+        highest, top = last[one.kind, "initial"]
         floor, low = chance, torch.full((RESAMPLES,), chance, dtype=torch.float64)
         if reference == "scratch":
             floor, low = last[one.kind, "scratch"]
-        key = (one.name, "immunized", count, step)
-        recovery[one.name] = {"value": None, "low": None, "high": None, "samples": word(count), "steps": step}
-        if best - floor >= THRESHOLDS["headroom"] and _interval(top - low)["low"] > 0:
+        key = (one.name, "immunized", most, longest)
+        recovery[one.name] = {"value": None, "low": None, "high": None, "samples": word(most), "steps": longest}
+        if highest - floor >= THRESHOLDS["headroom"] and _interval(top - low)["low"] > 0:
             draws = (resampled[key] - low) / (top - low).clamp_min(1e-2)
-            recovery[one.name] |= {"value": (float(curves[key].mean()) - floor) / (best - floor)} | _interval(draws)
+            recovery[one.name] |= {"value": (float(curves[key].mean()) - floor) / (highest - floor)} | _interval(draws)
         accuracy = described[one.name]["accuracy"]
-        slowdown[one.name] = _cost(accuracy["initial"][word(count)], accuracy["immunized"][word(count)])
+        slowdown[one.name] = _cost(accuracy["initial"][word(most)], accuracy["immunized"][word(most)])
 
-    cost = {}
-    for kind, by_model in worst.items():
+    cost: dict[str, dict[str, Any]] = {}
+    for name, by_model in worst.items():
         before, after = by_model["initial"], by_model["immunized"]
-        count = list(before)[-1]
-        step = list(before[count])[-1]
-        cost[kind] = {"steps": _cost(before[count], after[count])}
+        at = list(before)[-1]
+        last_step = list(before[at])[-1]
+        cost[name] = {"steps": _cost(before[at], after[at])}
         if len(before) > 1:
-            over_samples = ({one: found[step] for one, found in by.items()} for by in (before, after))
-            cost[kind]["samples"] = _cost(*over_samples)
+            over_samples = ({one: found[last_step] for one, found in by.items()} for by in (before, after))
+            cost[name]["samples"] = _cost(*over_samples)
     selectivity = _selectivity(benign)
     kinds = {one.name: one.kind for one in attackers}
     judged = verdict(

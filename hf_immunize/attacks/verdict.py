@@ -44,9 +44,10 @@ def verdict(
     beyond = "random weights" if reference == "scratch" else "chance"
     outcomes: dict[str, str] = {}
     sentences: list[str] = []
-    broken = [name for name, one in recovery.items() if _value(one) is not None and _value(one) >= THRESHOLDS["broken"]]
+    values = {name: _value(one) for name, one in recovery.items()}
+    broken = [name for name, value in values.items() if value is not None and value >= THRESHOLDS["broken"]]
     for kind, title in KINDS.items():
-        known = {name: _value(recovery[name]) for name in recovery if kinds[name] == kind}
+        known = {name: value for name, value in values.items() if kinds[name] == kind}
         measured = {name: value for name, value in known.items() if value is not None}
         if not known:
             outcomes[kind] = "not tried"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from hf_immunize.errors import InputError
 from hf_immunize.linear.inputs import as_matrix
@@ -27,7 +27,7 @@ class DescentCurves:
     excess_loss: list[float]
 
 
-def descent_curves(features: Any, targets: Any, steps: int = 100) -> DescentCurves:
+def descent_curves(features: ArrayLike, targets: ArrayLike, steps: int = 100) -> DescentCurves:
     """Gradient descent from zero with the step 1/L on ½‖Xw − y‖², L = σ_max(XᵀX), in float64.
 
     Each component along a singular vector shrinks by (1 − s²/s_1²) a step, so the curves are exact for every t and

@@ -91,9 +91,9 @@ class Descent:
             values = self.objective(self.rows_p @ leaf, self.rows_h @ leaf, self.labels)
             state |= {name: value.item() for name, value in values.items()}
             if values:
-                gradient = gradient + torch.autograd.grad(sum(values.values()), leaf)[0]
-        for name, value in state.items():
-            self.history.setdefault(name, []).append(value)
+                gradient = gradient + torch.autograd.grad(torch.stack(list(values.values())).sum(), leaf)[0]
+        for name, number in state.items():
+            self.history.setdefault(name, []).append(number)
         return gradient
 
     def _spectral_gradient(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from hf_immunize.errors import InputError
 from hf_immunize.linear.descent import Descent, Head, StepRule, decay
@@ -65,11 +65,11 @@ class LinearImmunization:
 
 
 def immunize_linear(
-    x_primary: Any,
-    y_primary: Any,
-    x_harmful: Any,
+    x_primary: ArrayLike,
+    y_primary: ArrayLike,
+    x_harmful: ArrayLike,
     *,
-    y_harmful: Any = None,
+    y_harmful: ArrayLike | None = None,
     objective: str | Objective = "condition",
     lambda_primary: float = 1.0,
     lambda_harmful: float = 1e-2,
@@ -79,7 +79,7 @@ def immunize_linear(
     loss: Loss = "l2",
     step_rule: StepRule = "constant",
     head: Head | None = None,
-    initial_omega: Any = None,
+    initial_omega: ArrayLike | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> LinearImmunization:
     """Algorithm 1 of the paper: θ ← θ − η∇_θL − ηλ_P K_P⁻¹∇_θR_well(H_P) − ηλ_H K_H⁻¹∇_θR_ill(H_H).
@@ -187,7 +187,7 @@ def _head_rule(head: Head | None, rule: StepRule, loss: Loss) -> Head:
     return head or ("exact" if rule != "constant" and loss == "l2" else "descent")
 
 
-def _harmful_labels(labels: Any, objective: Objective, n: int) -> torch.Tensor | None:
+def _harmful_labels(labels: ArrayLike | None, objective: Objective, n: int) -> torch.Tensor | None:
     if not objective.needs_harmful_labels:
         return None
     if labels is None:

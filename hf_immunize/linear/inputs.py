@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.spectra.eigen import rank_floor
@@ -16,7 +16,7 @@ __all__ = ["as_matrix", "check_same_columns", "dependent_columns", "warn_about_c
 SHOWN = 8
 
 
-def as_matrix(x: Any, name: str) -> tuple[torch.Tensor, list[str]]:
+def as_matrix(x: ArrayLike, name: str) -> tuple[torch.Tensor, list[str]]:
     """A float64 tensor of shape (n, D) and the names of its columns (those of a data frame, else 0..D−1).
 
     Raises:

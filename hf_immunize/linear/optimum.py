@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from hf_immunize.linear.inputs import as_matrix, check_same_columns
 from hf_immunize.spectra.spectrum import spectrum
@@ -38,7 +39,7 @@ class OptimalExtractor:
         return iter((self.theta, self.ceiling))
 
 
-def optimal_linear_extractor(x_primary: Any, x_harmful: Any) -> OptimalExtractor:
+def optimal_linear_extractor(x_primary: ArrayLike, x_harmful: ArrayLike) -> OptimalExtractor:
     """The θ with the largest RIR that a linear extractor f(x) = xᵀθ can have, and that RIR.
 
     For non-singular K_P, K_H and invertible θ, κ(θᵀK_Hθ)/κ(θᵀK_Pθ) ≤ λ_max/λ_min of K_P⁻¹K_H

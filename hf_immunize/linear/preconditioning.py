@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from hf_immunize.errors import InputError
@@ -40,7 +41,7 @@ class PreconditionedIdentity(nn.Module):
     vectors: torch.Tensor
     inverse: torch.Tensor
 
-    def __init__(self, inputs: Any, layout: Literal["in_out", "out_in"] = "in_out") -> None:
+    def __init__(self, inputs: ArrayLike, layout: Literal["in_out", "out_in"] = "in_out") -> None:
         super().__init__()
         if layout not in ("in_out", "out_in"):
             raise InputError(f"layout must be 'in_out' or 'out_in', got {layout!r}.")

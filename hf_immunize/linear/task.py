@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch.nn import functional
 
 from hf_immunize.errors import InputError
@@ -29,7 +30,7 @@ class PrimaryTask:
     offset: float = 0.0
 
     @classmethod
-    def of(cls, x: Any, y: Any, loss: Loss) -> PrimaryTask:
+    def of(cls, x: ArrayLike, y: ArrayLike, loss: Loss) -> PrimaryTask:
         if loss not in ("l2", "logistic"):
             raise InputError(f"loss must be 'l2' or 'logistic', got {loss!r}.")
         x, columns = as_matrix(x, "x_primary")
@@ -112,7 +113,7 @@ class PrimaryTask:
         optimizer.step(closure)
         return back @ head.detach()
 
-    def as_head(self, omega: Any, hidden: int) -> torch.Tensor:
+    def as_head(self, omega: ArrayLike, hidden: int) -> torch.Tensor:
         omega = torch.as_tensor(omega).detach().double()
         shape = (hidden,) if self.outputs is None else (hidden, self.outputs)
         if tuple(omega.shape) != shape or not torch.isfinite(omega).all():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from hf_immunize.data.images import as_inputs
 from hf_immunize.errors import InputError
-from hf_immunize.models.extraction import Extracted, extract_features
+from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 from hf_immunize.spectra.spectrum import Spectrum, spectrum
 
@@ -106,10 +106,10 @@ class RIRReport(RIR):
 def evaluate_immunization(
     model: nn.Module,
     base_model: nn.Module,
-    primary: Any,
-    harmful: Any,
+    primary: MapStyle,
+    harmful: MapStyle,
     *,
-    image_processor: Any = None,
+    image_processor: Callable[..., Any] | None = None,
     protocol: Protocol | None = None,
     float64: bool = True,
     batch_size: int = 64,
@@ -217,11 +217,11 @@ def _statistics(groups: tuple[RIR, ...], name: str) -> dict[str, Any]:
     }
 
 
-def _limited(data: Any, max_samples: int | None, seed: int) -> Any:
+def _limited(data: MapStyle, max_samples: int | None, seed: int) -> MapStyle:
     if max_samples is None or len(data) <= max_samples:
         return data
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:max_samples]
-    return Subset(data, sorted(rows.tolist()))
+    return Subset(cast("Dataset[Any]", data), sorted(rows.tolist()))
 
 
 @contextmanager

@@ -6,19 +6,27 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.models.head import features_and_logits
 
-__all__ = ["Extracted", "extract_features"]
+__all__ = ["Extracted", "MapStyle", "extract_features"]
+
+
+class MapStyle(Protocol):
+    """A data set with a length and rows by their number, such as those of `datasets` and of `torch`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Extracted:
 
 def extract_features(
     model: nn.Module,
-    data: Any,
+    data: MapStyle,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -74,7 +82,8 @@ def extract_features(
     share = math.ceil(len(data) / processes)
     # Every process takes equally many (the last ones again where it does not divide), so that gathering lines up.
     own = [min(rank * share + offset, len(data) - 1) for offset in range(share)]
-    source = data if processes == 1 else Subset(data, own)
+    rows = cast("Dataset[Any]", data)
+    source = rows if processes == 1 else Subset(rows, own)
     loader = DataLoader(source, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     parts: dict[str, list[torch.Tensor]] = {"features": [], "logits": [], "labels": []}
     with _evaluating(model), torch.no_grad():

@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import modules_before_training
@@ -168,14 +169,15 @@ class CachedActivations(Dataset):
     def __init__(
         self,
         prefix: FrozenPrefix,
-        data: Any,
+        data: MapStyle,
         batch_size: int = 64,
         num_workers: int = 0,
         progress: str | None = None,
     ) -> None:
         device = next(prefix.model.parameters()).device
         activations, labels = [], []
-        loader = DataLoader(data, batch_size=batch_size, collate_fn=collate_images, num_workers=num_workers)
+        rows = cast("Dataset[Any]", data)
+        loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate_images, num_workers=num_workers)
         for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
             # A copy: what the cut module is given may be a view of something larger.
             activations.append(prefix(batch["pixel_values"].to(device)).to("cpu", copy=True))
@@ -201,7 +203,7 @@ class ActivationStore:
     def __init__(self) -> None:
         self._kept: list[tuple[bytes, Any, CachedActivations]] = []
 
-    def of(self, prefix: FrozenPrefix, data: Any, **options: Any) -> CachedActivations:
+    def of(self, prefix: FrozenPrefix, data: MapStyle, **options: Any) -> CachedActivations:
         """The activations of ``data``, made now if they are not there; options are those of CachedActivations."""
         digest, source = prefix.digest(), getattr(data, "source", data)
         for known, one, cached in self._kept:
@@ -227,10 +229,10 @@ def _top_trained(model: nn.Module, early: list[str]) -> str:
 
 def _bypass(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
     """Puts a stand-in in the place of each named module, and returns what stood there."""
-    originals = {}
+    originals: dict[str, nn.Module] = {}
     for name in names:
         holder, own = _place(model, name)
-        originals[name] = holder._modules[own]
+        originals[name] = holder.get_submodule(own)
         holder._modules[own] = _PassOn(originals[name])
     if hasattr(model, "_pos_embed"):
         # timm's ViTs add positions (and the class token) in a method, which the activations already hold.

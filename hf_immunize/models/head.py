@@ -120,8 +120,9 @@ def _capturing(model: nn.Module, sources: Sequence[tuple[str, str]], into: dict[
 
 def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
     calls, _, logits = trace(model, inputs)
+    # Each linear layer that could be the head, with its features and what it makes of them.
     linear = [
-        call
+        (call, call.input.flatten(1), call.output.flatten(1))
         for call in calls
         if isinstance(call.module, (nn.Linear, nn.Conv2d))
         and call.input is not None
@@ -129,19 +130,19 @@ def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
         and call.output.numel() == logits.numel()
         and call.input.flatten(1).shape[1] == call.module.weight[0].numel()
     ]
-    heads = [call for call in linear if torch.equal(call.output.flatten(1), logits)][-1:]
+    heads = [one for one in linear if torch.equal(one[2], logits)][-1:]
     if not heads and len(linear) > 1:
         # A distilled model (DeiT, LeViT) averages a class head and a distillation head.
-        mean = torch.stack([call.output.flatten(1) for call in linear]).mean(0)
+        mean = torch.stack([output for _, _, output in linear]).mean(0)
         heads = linear if torch.allclose(mean, logits, rtol=1e-4, atol=1e-5) else []
     if not heads:
         raise InputError(
             f"No linear layer of {type(model).__name__} gives its {logits.shape[1]} logits from features of shape "
             "(n, d), so its head cannot be found. A model with num_classes=0 has none; put one nn.Linear last."
         )
-    sources = [_source(calls, call) for call in heads]
-    width = sum(call.input.flatten(1).shape[1] for call in heads)
-    return Head(tuple(call.name for call in heads), tuple(sources), width, logits.shape[1])
+    sources = [_source(calls, call) for call, _, _ in heads]
+    width = sum(features.shape[1] for _, features, _ in heads)
+    return Head(tuple(call.name for call, _, _ in heads), tuple(sources), width, logits.shape[1])
 
 
 def _source(calls: list[Call], head: Call) -> tuple[str, str]:

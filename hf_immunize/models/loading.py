@@ -133,7 +133,8 @@ def _load_timm(
     if not saved and num_labels is None:
         raise InputError(_no_head(found.name, "its checkpoint holds features only"))
     try:
-        model = timm.create_model(
+        # timm gives its models attributes of their own.
+        model: Any = timm.create_model(
             f"local-dir:{folder}", pretrained=True, num_classes=saved if num_labels is None else num_labels
         )
     except RuntimeError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -33,7 +34,8 @@ def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:
         )
     weights = next((Path(spec.origin).parent / "models").glob("*.pth"))
     stored = torch.load(weights, map_location="cpu", weights_only=True)
-    model = timm.create_model(ARCHITECTURE)
+    # timm gives its models methods of their own.
+    model: Any = timm.create_model(ARCHITECTURE)
     own = model.state_dict()
     shapes = [tuple(value.shape) for value in own.values()] == [tuple(value.shape) for value in stored.values()]
     if len(own) != len(stored) or not shapes:

@@ -30,8 +30,9 @@ def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in fresh.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
                 continue
             for parameter in module.parameters(recurse=False):
                 order = torch.randperm(parameter.numel()).to(parameter.device)

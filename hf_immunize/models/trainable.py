@@ -143,7 +143,7 @@ def _last_stage(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> t
 
 def _last_block(model: nn.Module, order: Mapping[str, int], head: Head) -> str:
     """The last stage or block: the last member of the last sequence of blocks that runs."""
-    sequences = []
+    sequences: list[str] = []
     for name, module in model.named_modules():
         inside = any(name.startswith(other + ".") for other in sequences)
         if not isinstance(module, (nn.ModuleList, nn.Sequential)) or inside or not name:

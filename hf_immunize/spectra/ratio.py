@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from numpy.typing import ArrayLike
+
 from hf_immunize.errors import InputError
 from hf_immunize.spectra.eigen import exp_or_inf
 from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, spectrum
@@ -76,7 +78,10 @@ class RIR:
 
 
 def relative_immunization_ratio(
-    immunized_harmful: Any, initial_harmful: Any, immunized_primary: Any, initial_primary: Any
+    immunized_harmful: ArrayLike | FeatureGram | Spectrum,
+    initial_harmful: ArrayLike | FeatureGram | Spectrum,
+    immunized_primary: ArrayLike | FeatureGram | Spectrum,
+    initial_primary: ArrayLike | FeatureGram | Spectrum,
 ) -> RIR:
     """RIR_θ0 of features before and after immunization.
 
@@ -122,7 +127,7 @@ def relative_immunization_ratio(
     )
 
 
-def _as_spectrum(source: Any) -> Spectrum:
+def _as_spectrum(source: ArrayLike | FeatureGram | Spectrum) -> Spectrum:
     if isinstance(source, Spectrum):
         return source
     return source.spectrum() if isinstance(source, FeatureGram) else spectrum(source)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.spectra.eigen import as_float64, exp_or_inf, rank_floor
@@ -117,7 +118,7 @@ class FeatureGram:
         self.eps = torch.finfo(precision).eps if precision is not None else torch.finfo(torch.float64).eps
         self._reduced = False
 
-    def update(self, features: Any) -> None:
+    def update(self, features: ArrayLike) -> None:
         """Adds the rows of ``features``, shape (n, d).
 
         Raises:
@@ -166,7 +167,7 @@ class FeatureGram:
         )
 
 
-def spectrum(features: Any, precision: torch.dtype | None = None) -> Spectrum:
+def spectrum(features: ArrayLike, precision: torch.dtype | None = None) -> Spectrum:
     """Spectrum of XᵀX by a float64 singular value decomposition of X.
 
     Args:
@@ -194,7 +195,7 @@ def spectrum(features: Any, precision: torch.dtype | None = None) -> Spectrum:
     return _cut(values.flip(0).square().cpu(), n, d, floor, resolution=min(n, d))
 
 
-def condition_number(features: Any) -> float:
+def condition_number(features: ArrayLike) -> float:
     """κ(XᵀX) on the span of the features X of shape (n, d) (paper, section 3).
 
     Example:
@@ -204,19 +205,21 @@ def condition_number(features: Any) -> float:
     return spectrum(features).condition_number
 
 
-def check_features(features: Any) -> torch.Tensor:
-    """Returns ``features`` as a detached floating tensor of shape (n, d), or says what is wrong with it."""
-    if not isinstance(features, torch.Tensor):
+def check_features(given: ArrayLike) -> torch.Tensor:
+    """Returns what was given as a detached floating tensor of shape (n, d), or says what is wrong with it."""
+    if isinstance(given, torch.Tensor):
+        features = given
+    else:
         try:
             # Through NumPy: a list of Python numbers stays float64. The copy takes what torch cannot share: read-only
             # arrays (Arrow's, say) and reversed ones.
-            array = np.asarray(features)
+            array = np.asarray(given)
             shared = array.flags.writeable and array.flags.c_contiguous
             features = torch.from_numpy(array if shared else array.copy())
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputTypeError(
                 f"Features must be a tensor or an array of numbers with rows of one length, got "
-                f"{type(features).__name__}: {error}"
+                f"{type(given).__name__}: {error}"
             ) from error
     features = features.detach()
     if features.is_complex():
