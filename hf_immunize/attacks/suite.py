@@ -165,7 +165,10 @@ class AttackSuite:
                 # Random weights hide nothing under float32's rounding.
                 return Subject(drawn, of, dtype=torch.float32, progress=label("scratch"), **common)
 
-            return {**found, **({"scratch": Redrawn(random)} if scratch else {})}
+            if not scratch:
+                return dict(found)
+            # Nothing is counted from random weights on a benign task, so that one draw will do there.
+            return {**found, "scratch": Redrawn(random) if task == "harmful" else random(self.budgets.seeds[0])}
 
         self.subjects = subjects(sets, "harmful")
         self.benign: dict[str, Subject | Redrawn] | None = None

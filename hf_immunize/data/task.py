@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_immunize.data.columns import LabelUse
+from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.names import class_names
 from hf_immunize.data.reading import Reading
@@ -140,6 +140,8 @@ def load_task(
         evaluation = None if eval_split is None else take_split(source.splits, eval_split, source.name)
     if evaluation is not None and evaluation.shares_rows_with(train):
         raise InputError(_serves_both(evaluation.name, source.name))
+    # A misspelt column gets its nearest name, before a split is blamed.
+    choose_columns(train.rows, image_column, label_column, labels=labels)
     for taken in filter(None, (train, evaluation)):
         reading.check_labelled(taken.rows, taken.name, source.name)
     reading.notes += train.notes

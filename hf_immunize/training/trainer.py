@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -294,6 +295,10 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
         """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with spreads, ranks and bounds beside."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         dataloader = args[0] if args else kwargs["dataloader"]
+        if f"{metric_key_prefix}_loss" in output.metrics and isinstance(output.predictions, np.ndarray):
+            # The Trainer's mean over batches counts rows twice where several processes share an uneven last one.
+            logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
+            output.metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
         harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
         if metric_key_prefix.startswith("eval") and harmful is not None:
             found = self._ratio.metrics(

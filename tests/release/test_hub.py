@@ -366,29 +366,36 @@ model, processor = tiny_vit()
 torch.manual_seed(1)
 def images(count):
     return [{{"pixel_values": torch.randn(3, 32, 32), "labels": row % 2}} for row in range(count)]
-primary, harmful = images(64), images(48)
+primary, harmful, held_out = images(64), images(48), images(32)
 with tempfile.TemporaryDirectory() as folder:
     arguments = ImmunizationArguments(
         output_dir=folder, max_steps=3, per_device_train_batch_size=16, use_cpu=True, report_to="none",
         disable_tqdm=True, save_strategy="no", hub_model_id={repo_id!r}, dataloader_pin_memory=False,
     )
     trainer = ImmunizationTrainer(
-        model, arguments, train_dataset=primary, harmful_dataset=harmful, eval_dataset=primary,
-        processing_class=processor,
+        model, arguments, train_dataset=primary, harmful_dataset=harmful, eval_dataset=held_out,
+        processing_class=processor, harmful_eval_dataset=None,
     )
     trainer.train()
+    try:
+        trainer.push_to_hub(license="mit")
+    except ValueError as error:
+        # No attacker is judged on rows that it, or the training, was fitted on.
+        refused = str(error)
+    trainer.harmful_eval_dataset = images(24)
     commit = trainer.push_to_hub(license="mit")
 model.eval()
 pixels = torch.stack([row['pixel_values'] for row in primary[:2]])
 with torch.inference_mode():
-    result = [commit.oid, model(pixels).logits.tolist(), pixels.tolist()]
+    result = [commit.oid, model(pixels).logits.tolist(), pixels.tolist(), refused]
 """
 
 
 def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
     before = len(hub.commits())
-    oid, logits, pixels = clients["writer"].run(TRAIN_AND_PUSH.format(repo_id="me/from-trainer"))
+    oid, logits, pixels, refused = clients["writer"].run(TRAIN_AND_PUSH.format(repo_id="me/from-trainer"))
     assert len(hub.commits()) == before + 1
+    assert "the trainer needs harmful_eval_dataset" in refused
     assert hub.repos["me/from-trainer"].branches["main"] == oid
     assert not any("training_args" in name or "optimizer" in name for name in hub.repos["me/from-trainer"].files)
     card, record, found = clients["nobody"].run(
@@ -406,5 +413,5 @@ def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
     values = json.loads(record)
     assert values["training"]["steps"] == 3
     assert values["license"] == "mit"
-    assert values["results"]["rir"]["immunized"]["n_harmful"] == 48
+    assert values["results"]["rir"]["immunized"]["n_harmful"] == 24
     assert "immunized against" in card

@@ -16,6 +16,7 @@ from hf_immunize.models.extraction import extract_features
 
 SETTINGS = {
     "max_steps": 4,
+    "warmup_steps": 0,
     "per_device_train_batch_size": 8,
     "per_device_harmful_batch_size": 6,
     "learning_rate": 1e-2,

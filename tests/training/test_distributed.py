@@ -108,9 +108,9 @@ def test_evaluation_in_mid_run_is_that_of_one_process(two):
     base, primary, harmful = model_and_data()
     model = copy.deepcopy(base)
     model.load_state_dict(first["weights"])
-    rows = [torch.randperm(len(data), generator=torch.Generator().manual_seed(42)) for data in (primary, harmful)]
+    rows = [torch.randperm(len(data), generator=torch.Generator().manual_seed(0)) for data in (primary, harmful)]
     ordered = [Subset(data, order.tolist()) for data, order in zip((primary, harmful), rows, strict=True)]
-    report = evaluate_immunization(model, base, *ordered, protocol=Protocol(3, 10, 42), float64=False)
+    report = evaluate_immunization(model, base, *ordered, protocol=Protocol(3, 10), float64=False)
     last = evaluated[0][-1]
     assert last["eval_rir"] == pytest.approx(report.rir, rel=1e-3)
     assert last["eval_rir_ii"] == pytest.approx(report.rir_ii, rel=1e-3)
