@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_immunize.attacks.suite import run_attacks
     from hf_immunize.data.images import ImageInputs
     from hf_immunize.data.sources import load_images
+    from hf_immunize.data.task import ImageTask, load_task
     from hf_immunize.linear.immunize import LinearImmunization, immunize_linear
     from hf_immunize.linear.optimum import optimal_linear_extractor
     from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hf_immunize.spectra.regularizers import features_r_ill, features_r_well, r_ill, r_well
     from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, condition_number, spectrum
     from hf_immunize.training.arguments import ImmunizationArguments
+    from hf_immunize.training.immunize import Immunization, immunize
     from hf_immunize.training.trainer import ImmunizationTrainer, NonFiniteLossError
 
 __version__ = "0.1.0"
@@ -37,6 +39,7 @@ _HOMES = {
     "attacks.suite": ("run_attacks",),
     "data.images": ("ImageInputs",),
     "data.sources": ("load_images",),
+    "data.task": ("ImageTask", "load_task"),
     "linear.immunize": ("LinearImmunization", "immunize_linear"),
     "linear.optimum": ("optimal_linear_extractor",),
     "metrics.evaluation": ("Protocol", "RIRReport", "evaluate_immunization"),
@@ -51,6 +54,7 @@ _HOMES = {
     "spectra.regularizers": ("features_r_ill", "features_r_well", "r_ill", "r_well"),
     "spectra.spectrum": ("FeatureGram", "Spectrum", "condition_number", "spectrum"),
     "training.arguments": ("ImmunizationArguments",),
+    "training.immunize": ("Immunization", "immunize"),
     "training.trainer": ("ImmunizationTrainer", "NonFiniteLossError"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -61,6 +65,8 @@ __all__ = [
     "DatasetRecord",
     "FeatureGram",
     "ImageInputs",
+    "ImageTask",
+    "Immunization",
     "ImmunizationArguments",
     "ImmunizationRecord",
     "ImmunizationTrainer",
@@ -75,10 +81,12 @@ __all__ = [
     "features_and_logits",
     "features_r_ill",
     "features_r_well",
+    "immunize",
     "immunize_linear",
     "load_images",
     "load_model",
     "load_rir",
+    "load_task",
     "optimal_linear_extractor",
     "push_to_hub",
     "r_ill",

@@ -11,6 +11,7 @@ fi
 cd "$root"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
+"$venv/bin/python" -m mypy hf_immunize
 if [ $# -eq 0 ]; then
   set -- -m "not slow and not gpu"
 fi

@@ -35,6 +35,10 @@ PROMISED = {
     "run_attacks",
     "AttackReport",
     "push_to_hub",
+    "immunize",
+    "Immunization",
+    "load_task",
+    "ImageTask",
 }
 
 

@@ -143,6 +143,7 @@ def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[
 def _write(folder: Path, report: AttackReport) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     figure = plot_attacks(report)
+    assert figure is not None, "a report was given"
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         drawn = save_figure(figure, Path(unfinished) / ATTACKS_NAME)
         os.replace(drawn, folder / ATTACKS_NAME)

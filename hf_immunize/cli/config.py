@@ -80,7 +80,7 @@ def _one(action: argparse.Action, key: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise InputError(f"{key} must be true or false, got {value!r}")
         return value
-    kind = {int: "a whole number", float: "a number"}.get(convert, "a value")  # type: ignore[call-overload]
+    kind = "a whole number" if convert is int else "a number" if convert is float else "a value"
     if isinstance(value, bool) or (convert is int and isinstance(value, float) and not value.is_integer()):
         raise InputError(f"{key} must be {kind}, got {value!r}")
     try:

@@ -207,7 +207,8 @@ class VerbParser(HfArgumentParser):
     def __init__(
         self, verb: str, kinds: Sequence[type], description: str, positional: tuple[str, str] | None = None
     ) -> None:
-        self.verb, self.kinds = verb, list(kinds)
+        self.verb = verb
+        self.kinds: list[Any] = list(kinds)
         trains = ImmunizationArguments in self.kinds
         super().__init__(
             self.kinds,

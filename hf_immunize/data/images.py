@@ -71,7 +71,7 @@ class ImageInputs(torch.utils.data.Dataset):
     def __init__(
         self,
         data: Dataset,
-        image_processor: Any,
+        image_processor: Callable[..., Any] | None,
         image_column: str | None = None,
         label_column: str | None = None,
         *,
@@ -168,7 +168,7 @@ class ImageInputs(torch.utils.data.Dataset):
         images = [self._plain(picture, index) for picture, index in zip(pictures, indices, strict=True)]
         return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
-    def _items(self, images: Sequence[torch.Tensor], labels: list[int] | None) -> list[dict[str, Any]]:
+    def _items(self, images: Sequence[torch.Tensor] | torch.Tensor, labels: list[int] | None) -> list[dict[str, Any]]:
         if labels is None:
             return [{"pixel_values": image} for image in images]
         return [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
@@ -183,7 +183,7 @@ class ImageInputs(torch.utils.data.Dataset):
 
 def as_inputs(
     data: Any,
-    image_processor: Any,
+    image_processor: Callable[..., Any] | None,
     *,
     labels: LabelUse = "needed",
     labels_needed: bool = True,

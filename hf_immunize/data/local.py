@@ -73,10 +73,10 @@ def _load_folder(path: Path) -> tuple[DatasetDict, tuple[str, ...]]:
         file.name in METADATA_NAMES for suffix in (".csv", ".jsonl", ".parquet") for file in _below(path, suffix)
     ):
         return _load_described(path, pictures)
-    splits, notes = read_picture_folder(path, pictures)
+    splits, told = read_picture_folder(path, pictures)
     if tables or shards:
-        notes = (*notes, f"left .parquet and .tar files beside the pictures alone: {len(tables) + len(shards)}")
-    return splits, notes
+        told = (*told, f"left .parquet and .tar files beside the pictures alone: {len(tables) + len(shards)}")
+    return splits, told
 
 
 def _load_described(path: Path, pictures: list[Path]) -> tuple[DatasetDict, tuple[str, ...]]:
@@ -100,10 +100,11 @@ def _from_files(path: Path, groups: dict[str, list[Path]], kind: str) -> Dataset
 
 def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     """Files by the split that a folder's or their own name says; all are ``train`` where none says any."""
-    found: dict[str | None, list[Path]] = {}
+    found: dict[str, list[Path]] = {}
+    without: list[Path] = []
     for file in files:
-        found.setdefault(_split_of(file.relative_to(root)), []).append(file)
-    without = found.pop(None, [])
+        split = _split_of(file.relative_to(root))
+        (without if split is None else found.setdefault(split, [])).append(file)
     if without and "train" not in found:
         found["train"], without = without, []
     notes = [f"left out files of {root.name!r} whose names say no split: {len(without)}"] if without else []

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm.data
@@ -106,11 +106,11 @@ class TimmImageProcessor:
         """The transform that the checkpoint of a timm model asks for, at another (height, width) if one is given."""
         if not hasattr(model, "pretrained_cfg"):
             raise InputTypeError(f"{type(model).__name__} is no timm model: it has no pretrained_cfg.")
-        config = timm.data.resolve_model_data_config(model)
+        config, pretrained = timm.data.resolve_model_data_config(model), cast(Any, model.pretrained_cfg)
         if image_size is not None:
             size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
             config["input_size"] = (config["input_size"][0], *size)
-        return cls(config, architecture=model.pretrained_cfg.get("architecture"))
+        return cls(config, architecture=pretrained.get("architecture"))
 
     @property
     def n_channels(self) -> int:

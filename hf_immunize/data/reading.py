@@ -56,6 +56,7 @@ class Reading:
 
     def prepared(self, rows: Dataset, role: str) -> Dataset:
         """The rows with pictures that can be read (where that was asked for) and labels that are whole numbers."""
+        assert self.image_column is not None, "choose() settles it"
         for column in filter(None, (self.image_column, self.label_column)):
             if column not in rows.features and (column == self.image_column or self.labels == "needed"):
                 raise InputError(

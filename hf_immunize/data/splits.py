@@ -59,6 +59,7 @@ def take_split(splits: Mapping[str, Dataset], asked: str, source: str) -> Taken:
     Raises:
         ValueError: no such split, a slice that cannot be read, or no row in it.
     """
+    ranges: tuple[tuple[str, int, int], ...]
     if asked in splits:
         ranges = ((asked, 0, len(splits[asked])),)
     else:

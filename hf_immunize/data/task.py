@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,7 +59,12 @@ class ImageTask:
     notes: tuple[str, ...] = ()
 
     def inputs(
-        self, image_processor: Any, *, n_channels: int | None = None, cache: bool = False, name: str = ""
+        self,
+        image_processor: Callable[..., Any] | None,
+        *,
+        n_channels: int | None = None,
+        cache: bool = False,
+        name: str = "",
     ) -> tuple[ImageInputs, ImageInputs]:
         """Training and evaluation rows as model inputs; the same object twice where both are one.
 
@@ -128,6 +133,7 @@ def load_task(
     """
     reading = Reading(image_column, label_column, labels, skip_corrupt)
     draw = (max_train_samples, max_eval_samples, seed)
+    evaluation: Taken | None
     if isinstance(given, (tuple, list)):
         if any(one is not None for one in (split, eval_split, config)):
             raise InputError("A pair of data sets has no splits or configurations to choose from. Name none.")
@@ -190,6 +196,7 @@ def load_evaluation(
             raise InputError("A pair of data sets has no splits or configurations to choose from. Name none.")
         given = as_pair(given)[1]
     source = as_source(given, config, token)
+    taken: Taken | None
     if split is not None:
         taken = take_split(source.splits, split, source.name)
     else:
@@ -222,6 +229,7 @@ def _task(
     draw: tuple[int | None, int | None, int],
 ) -> ImageTask:
     max_train, max_eval, seed = draw
+    assert reading.image_column is not None, "choose() settles it"
     reading.note_first_label(train)
     measured = draw_rows(evaluation, max_eval, seed)
     return ImageTask(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class LoadedModel:
     """
 
     model: nn.Module
-    image_processor: Any
+    image_processor: Callable[..., Any] | None
     name: str
     revision: str | None
     library: str
@@ -53,7 +53,7 @@ class LoadedModel:
     n_channels: int = 3
     license: str | None = None
 
-    def require_processor(self) -> Any:
+    def require_processor(self) -> Callable[..., Any]:
         """The image processor.
 
         Raises:

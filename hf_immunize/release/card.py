@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,7 @@ def _cell(value: Any) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
-def _join(values: list[Any], limit: int = 12) -> str:
+def _join(values: Sequence[Any], limit: int = 12) -> str:
     shown = ", ".join(_cell(value) for value in values[:limit])
     return f"{shown}, … ({len(values)} in all)" if len(values) > limit else shown
 

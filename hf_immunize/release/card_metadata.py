@@ -18,7 +18,7 @@ __all__ = ["EVAL_RESULTS_NAME", "RATIOS", "card_metadata", "eval_results_yaml", 
 
 EVAL_RESULTS_NAME = ".eval_results/hf_immunize.yaml"
 RATIOS = {"rir": "RIR_θ0", "rir_i": "(i) κ_H(θᴵ)/κ_H(θ0)", "rir_ii": "(ii) κ_P(θᴵ)/κ_P(θ0)"}
-_TASK = {"task_type": "image-classification", "task_name": "Image Classification"}
+_TASK: dict[str, Any] = {"task_type": "image-classification", "task_name": "Image Classification"}
 
 
 def card_metadata(record: ImmunizationRecord, model_id: str) -> ModelCardData:
@@ -76,6 +76,7 @@ def eval_results_yaml(record: ImmunizationRecord) -> str | None:
 
 
 def _entry(data: DatasetRecord, task: str, value: float, notes: str) -> EvalResultEntry:
+    assert data.hub_dataset is not None, "an entry is of a data set on the Hub"
     revision = data.revision if data.name == data.hub_dataset else None
     return EvalResultEntry(data.hub_dataset, task, value, dataset_revision=revision, notes=notes)
 

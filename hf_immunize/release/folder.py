@@ -8,9 +8,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -46,7 +46,7 @@ def save_immunized(
     folder: str | os.PathLike[str],
     model: nn.Module,
     record: ImmunizationRecord,
-    image_processor: Any = None,
+    image_processor: Callable[..., Any] | None = None,
     figures: bool = True,
     overwrite: bool = False,
     beside: Mapping[str, nn.Module] | None = None,
@@ -177,7 +177,7 @@ def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, imag
     names = _class_names(model, record)
     timm.models.save_for_hf(
         model,
-        folder,
+        str(folder),
         model_config={"label_names": names} if names else None,
         safe_serialization=True,
         data_config=data_config,
@@ -190,7 +190,8 @@ def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, imag
 
 
 def _class_names(model: nn.Module, record: ImmunizationRecord) -> list[str] | None:
-    for names in (record.primary.classes, model.pretrained_cfg.get("label_names")):
+    pretrained = cast(Any, model.pretrained_cfg)
+    for names in (record.primary.classes, pretrained.get("label_names")):
         if names and len(names) == model.num_classes:
             return list(names)
     return None

@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import (
     CommitInfo,
@@ -42,7 +43,7 @@ def push_to_hub(
     repo_id: str,
     *,
     record: ImmunizationRecord | None = None,
-    image_processor: Any = None,
+    image_processor: Callable[..., Any] | None = None,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
@@ -146,7 +147,7 @@ def resolve_revision(repo_id: str, revision: str | None = None, *, token: str | 
     if revision and COMMIT_HASH.fullmatch(revision):
         return revision
     with hub_errors(repo_id, revision):
-        return HfApi(token=token).model_info(repo_id, revision=revision).sha
+        return cast(str, HfApi(token=token).model_info(repo_id, revision=revision).sha)
 
 
 def check_whole(folder: Path) -> None:

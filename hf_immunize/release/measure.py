@@ -16,7 +16,7 @@ from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
 from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.evaluation import Protocol, rir_report
-from hf_immunize.models.extraction import Extracted
+from hf_immunize.models.extraction import Extracted, MapStyle
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.release.record import spectra_results
 
@@ -28,7 +28,7 @@ MOST_ATTACKED = 5_000
 
 def measure(
     models: Mapping[str, nn.Module],
-    data: Mapping[str, tuple[Any, Any]],
+    data: Mapping[str, tuple[MapStyle | None, MapStyle]],
     *,
     attackers: str | Sequence[str] | None = "probes",
     budgets: Budgets = CARD_BUDGETS,
@@ -108,6 +108,7 @@ def measure(
     }
     accuracy = {name: one.accuracy for name, one in primary.items()}
     whole = reports["immunized"].all_samples
+    assert whole is not None, "rir_report measures all samples too"
     results: dict[str, Any] = {
         "primary_accuracy": {name: value for name, value in accuracy.items() if value is not None},
         "rir": {name: report.to_dict() for name, report in reports.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from transformers import TrainingArguments
@@ -39,7 +39,7 @@ class ImmunizationArguments(TrainingArguments):
         default=64, metadata={"help": "Primary images a step and process.", "aliases": ["--batch_size"]}
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a forward pass when measuring."})
-    num_train_epochs: float | None = field(
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Passes over the primary data, in place of max_steps."}
     )
     max_steps: int = field(
@@ -162,5 +162,5 @@ def _listed(given: str | Sequence[str]) -> list[str]:
     return named
 
 
-def _initial(kind: type) -> list[str]:
-    return [one.name for one in kind.__dataclass_fields__.values() if one.init]
+def _initial(kind: type[ImmunizationArguments]) -> list[str]:
+    return [one.name for one in fields(kind) if one.init]

@@ -20,6 +20,7 @@ __all__ = ["CheckpointsWithThetaZero"]
 class CheckpointsWithThetaZero(Trainer):
     """The part of a Trainer that writes and reads checkpoints."""
 
+    model: nn.Module
     _theta_zero: ThetaZero
     _ratio: RatioInMidRun
 
@@ -45,6 +46,7 @@ class CheckpointsWithThetaZero(Trainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
+        assert self.state.best_model_checkpoint is not None, "or the Trainer would not have come here"
         self._load_by_current_names(self.state.best_model_checkpoint)
 
     def _load_by_current_names(self, checkpoint: str) -> None:

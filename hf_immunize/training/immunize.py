@@ -7,10 +7,10 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from datasets import Dataset, DatasetDict
 from torch import nn
@@ -19,10 +19,12 @@ from transformers import set_seed
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
+from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.images import collate_images
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.head import find_head
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Immunization", "immunize"]
 
+Pair: TypeAlias = tuple[MapStyle, MapStyle]
 #: A data set by name, as rows, as splits, as a pair to train on and to measure on (of rows or of model inputs), loaded.
-Data = str | os.PathLike[str] | Dataset | DatasetDict | tuple[Any, Any] | ImageTask
+Data: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | Pair | ImageTask
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Immunization:
     initial: nn.Module = field(repr=False)
     control: nn.Module | None = field(repr=False)
     record: ImmunizationRecord
-    image_processor: Any = field(default=None, repr=False)
+    image_processor: Callable[..., Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,10 +83,10 @@ class Immunization:
                 given, θ0 where it is no commit on the Hub that anybody could fetch.
             overwrite: replace what an earlier run wrote there.
         """
-        found = {"initial": self.initial, "control": self.control}
+        found = {"initial": self.initial} | ({} if self.control is None else {"control": self.control})
         wanted = self._kept_by_default() if keep is None else list(keep)
         for name in wanted:
-            if found.get(name) is None:
+            if name not in found:
                 raise InputError(f"There is no {name!r} to keep: initial is there, and control where it was trained.")
         beside = {name: found[name] for name in wanted}
         return save_immunized(folder, self.model, self.record, self.image_processor, overwrite=overwrite, beside=beside)
@@ -104,7 +107,7 @@ def immunize(
     args: ImmunizationArguments | None = None,
     *,
     benign: Data | None = None,
-    image_processor: Any = None,
+    image_processor: Callable[..., Any] | None = None,
     new_head: bool = False,
     fit_steps: int = 0,
     fit_learning_rate: float | None = None,
@@ -205,8 +208,8 @@ def immunize(
 
 def _trained(
     network: nn.Module,
-    data: Mapping[str, tuple[Any, Any]],
-    processor: Any,
+    data: Mapping[str, Pair],
+    processor: Callable[..., Any] | None,
     args: ImmunizationArguments,
     fit: Mapping[str, Any] | None,
     control: bool,
@@ -252,7 +255,7 @@ def _trained(
 
 def _loaded_data(
     given: Data, task: str, args: ImmunizationArguments, attacked: bool, token: str | bool | None
-) -> ImageTask | tuple[Any, Any]:
+) -> ImageTask | Pair:
     if isinstance(given, ImageTask):
         return given
     if isinstance(given, tuple) and not all(isinstance(one, Dataset) for one in given):
@@ -260,17 +263,17 @@ def _loaded_data(
             raise InputError(f"The {task} data must be a pair (to train on, to measure on), got {len(given)} parts.")
         return given
     needed = task != "harmful" or args.objective == "imma"
-    use = "needed" if needed else "optional" if attacked else "unused"
-    return load_task(given, labels=use, seed=args.seed, token=token)
+    use: LabelUse = "needed" if needed else "optional" if attacked else "unused"
+    return load_task(cast(Any, given), labels=use, seed=args.seed, token=token)
 
 
 def _loaded_model(
     model: str | os.PathLike[str] | nn.Module | LoadedModel,
-    primary: ImageTask | tuple[Any, Any],
-    image_processor: Any,
+    primary: ImageTask | Pair,
+    image_processor: Callable[..., Any] | None,
     new_head: bool,
     **options: Any,
-) -> tuple[LoadedModel | nn.Module, Any]:
+) -> tuple[LoadedModel | nn.Module, Callable[..., Any] | None]:
     if isinstance(model, (str, os.PathLike)):
         labels = _class_names(primary) if new_head else None
         model = load_model(model, labels=labels, **options)
@@ -281,10 +284,10 @@ def _loaded_model(
     return model, image_processor
 
 
-def _class_names(primary: ImageTask | tuple[Any, Any]) -> list[str]:
+def _class_names(primary: ImageTask | Pair) -> list[str]:
     if isinstance(primary, ImageTask) and primary.classes:
         return primary.classes
-    rows = primary.train if isinstance(primary, ImageTask) else primary[0]
+    rows: Any = primary.train if isinstance(primary, ImageTask) else primary[0]
     column = primary.label_column if isinstance(primary, ImageTask) else None
     labels = rows.with_format(None)[column] if column else getattr(rows, "labels", None)
     if labels is None:
@@ -292,7 +295,7 @@ def _class_names(primary: ImageTask | tuple[Any, Any]) -> list[str]:
     return [str(index) for index in range(int(max(labels)) + 1)]
 
 
-def _inputs(source: ImageTask | tuple[Any, Any], base: LoadedModel | nn.Module, processor: Any) -> tuple[Any, Any]:
+def _inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, processor: Any) -> Pair:
     if not isinstance(source, ImageTask):
         return source
     if processor is None:
@@ -301,13 +304,14 @@ def _inputs(source: ImageTask | tuple[Any, Any], base: LoadedModel | nn.Module, 
     return source.inputs(processor, n_channels=n_channels)
 
 
-def _check_head(network: nn.Module, primary: tuple[Any, Any]) -> None:
+def _check_head(network: nn.Module, primary: Pair) -> None:
     own = next(network.parameters())
     few = collate_images([primary[0][index] for index in range(min(2, len(primary[0])))])
     n_classes = find_head(network, few["pixel_values"].to(own.device, own.dtype)).n_classes
     for name, part in zip(("primary", "primary evaluation"), primary, strict=True):
+        known = getattr(part, "labels", None)
         try:
-            check_labels(part.labels if getattr(part, "labels", None) is not None else few["labels"], n_classes, name)
+            check_labels(few["labels"] if known is None else known, n_classes, name)
         except InputError as error:
             raise InputError(
                 f"{error} Or give the model a new head and fit it first: new_head=True, fit_steps=300 "

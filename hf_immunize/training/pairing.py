@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from hf_immunize.errors import InputError, InputTypeError
+from hf_immunize.models.extraction import MapStyle
 
 __all__ = ["PairedBatchSampler", "PairedCollator", "PairedDataset"]
 
@@ -31,11 +32,11 @@ class PairedDataset(Dataset):
         ValueError: an empty source.
     """
 
-    def __init__(self, primary: Any, harmful: Any | None) -> None:
+    def __init__(self, primary: MapStyle, harmful: MapStyle | None) -> None:
         for name, source in ((PRIMARY, primary), (HARMFUL, harmful)):
             if source is None and name == HARMFUL:
                 continue
-            if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+            if source is None or not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
                 raise InputTypeError(
                     f"The {name} data set must have a length and be indexed by position, got {type(source).__name__}. "
                     "Turn a stream into a data set first, for example Dataset.from_list(list(stream.take(10_000)))."
@@ -58,6 +59,7 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Any]:
         if index < self.n_primary:
             return PRIMARY, self.primary[int(index)]
+        assert self.harmful is not None, "only a harmful stream has indices behind the primary ones"
         return HARMFUL, self.harmful[int(index) - self.n_primary]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[str, Any]]:
@@ -65,7 +67,7 @@ class PairedDataset(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         for source in (self.primary, self.harmful):
-            if hasattr(source, "set_epoch"):
+            if source is not None and hasattr(source, "set_epoch"):
                 source.set_epoch(epoch)
 
 

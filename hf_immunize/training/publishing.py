@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
+from torch import nn
 from transformers import Trainer
 from transformers.utils import logging
 
 from hf_immunize.errors import InputError
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.trainable import TrainableSelection
@@ -28,10 +32,13 @@ class Publishing(Trainer):
     """The part of a Trainer that publishes."""
 
     args: ImmunizationArguments
+    model: nn.Module
+    initial_state_dict: Callable[[], dict[str, torch.Tensor]]
     selection: TrainableSelection
     notes: list[str]
-    harmful_dataset: Any
-    harmful_eval_dataset: Any
+    train_dataset: MapStyle | None
+    harmful_dataset: MapStyle | None
+    harmful_eval_dataset: MapStyle | None
     _activations: ActivationStore
 
     def push_to_hub(
@@ -78,16 +85,16 @@ class Publishing(Trainer):
         record = ImmunizationRecord(**(model_facts(model) | values | facts | {"results": results} | known))
         return push_to_hub(
             model,
-            self.args.hub_model_id or Path(self.args.output_dir).name,
+            self.args.hub_model_id or Path(cast(str, self.args.output_dir)).name,
             record=record,
-            image_processor=self.processing_class,
+            image_processor=cast(Any, self.processing_class),
             private=private if private is not None else self.args.hub_private_repo,
             token=token or self.args.hub_token,
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
         )
 
-    def _measurable(self) -> dict[str, tuple[Any, Any]]:
+    def _measurable(self) -> dict[str, tuple[MapStyle | None, MapStyle]]:
         """Training and evaluation data of both tasks; refused where attackers would be judged on what they saw."""
         missing = [name for name in ("eval_dataset", "harmful_eval_dataset") if getattr(self, name) is None]
         if missing:
@@ -101,8 +108,8 @@ class Publishing(Trainer):
                 "to report."
             )
         return {
-            "primary": (self.train_dataset, self.eval_dataset),
-            "harmful": (self.harmful_dataset, self.harmful_eval_dataset),
+            "primary": (self.train_dataset, cast(MapStyle, self.eval_dataset)),
+            "harmful": (self.harmful_dataset, cast(MapStyle, self.harmful_eval_dataset)),
         }
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import logging
 
 from hf_immunize.data.images import as_inputs, collate_images
 from hf_immunize.errors import InputError, InputTypeError, UserError
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import ACTIVATIONS, unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
 from hf_immunize.models.head import features_and_logits
@@ -82,11 +83,11 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
         model: nn.Module,
         args: ImmunizationArguments,
         *,
-        train_dataset: Any = None,
-        harmful_dataset: Any = None,
-        eval_dataset: Any = None,
-        harmful_eval_dataset: Any = None,
-        processing_class: Any = None,
+        train_dataset: MapStyle | None = None,
+        harmful_dataset: MapStyle | None = None,
+        eval_dataset: MapStyle | dict[str, MapStyle] | None = None,
+        harmful_eval_dataset: MapStyle | None = None,
+        processing_class: Callable[..., Any] | None = None,
         data_collator: Callable[[list[Any]], Any] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         activations: ActivationStore | None = None,
@@ -121,7 +122,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
             args=args,
             train_dataset=_inputs(train_dataset, processing_class, True),
             eval_dataset=_inputs(eval_dataset, processing_class, True),
-            processing_class=processing_class,
+            processing_class=cast(Any, processing_class),
             data_collator=self.stream_collator,
             compute_metrics=compute_metrics or _accuracy,
             **kwargs,
@@ -158,10 +159,9 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
         """One loader over both streams; nothing is dropped or shuffled outside the paired sampler."""
         if self.train_dataset is None:
             raise InputError("Training needs train_dataset, the primary data.")
-        streams = [self.train_dataset, self.harmful_dataset if self._active(self.objective) else None]
-        for stream in streams:
-            if stream is not None:
-                PairedDataset(stream, None)
+        streams: list[Any] = [self.train_dataset, self.harmful_dataset if self._active(self.objective) else None]
+        for stream in (one for one in streams if one is not None):
+            PairedDataset(stream, None)
         self._prefix, streams, note = cached_streams(
             self.model, streams, self._sample, self.args, self._activations, own_collator=self._own_collator
         )
@@ -212,8 +212,8 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
         primary, harmful = inputs["primary"], inputs.get("harmful")
         n_primary = primary["labels"].shape[0]
         batch = primary if harmful is None else joined(primary, harmful)
-        cached = self._prefix is not None and ACTIVATIONS in batch
-        with self._prefix.bypassed() if cached else contextlib.nullcontext():
+        prefix = self._prefix if ACTIVATIONS in batch else None
+        with contextlib.nullcontext() if prefix is None else prefix.bypassed():
             features, logits = features_and_logits(model, batch)
         task = self._task_loss(logits[:n_primary], primary["labels"])
         parts = {"task_loss": task}
@@ -291,14 +291,15 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
 
     # ------------------------------------------------------------ evaluation
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with spreads, ranks and bounds beside."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(*args, **(kwargs | {"metric_key_prefix": metric_key_prefix}))
+        metrics = cast("dict[str, float]", output.metrics)
         dataloader = args[0] if args else kwargs["dataloader"]
-        if f"{metric_key_prefix}_loss" in output.metrics and isinstance(output.predictions, np.ndarray):
+        if f"{metric_key_prefix}_loss" in metrics and isinstance(output.predictions, np.ndarray):
             # The Trainer's mean over batches counts rows twice where several processes share an uneven last one.
             logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
-            output.metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
+            metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
         harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
         if metric_key_prefix.startswith("eval") and harmful is not None:
             found = self._ratio.metrics(
@@ -309,7 +310,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
                 accelerator=self.accelerator,
                 collate=self.stream_collator,
             )
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return output
 
     @staticmethod
