@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
@@ -66,3 +68,18 @@ def picture_dataset(n: int = 40, n_classes: int = 2, size: int = 8, seed: int = 
         {"image": [PILImage.fromarray(one) for one in pixels], "label": labels},
         features=Features({"image": Image(), "label": ClassLabel(names=[f"class {k}" for k in range(n_classes)])}),
     )
+
+
+def direct(model, images, dtype=torch.float64):
+    """Features by hand, through the layers of TinyNet."""
+    model = copy.deepcopy(model).to(dtype).eval()
+    with torch.no_grad():
+        return torch.relu(model.widen(model.blocks(model.stem(images.to(dtype))))).mean((2, 3))
+
+
+class Skips(TinyNet):
+    """The stem's output also goes around the blocks, so that no frozen part can be run apart."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        stem = self.stem(pixel_values)
+        return self.score(torch.relu(self.widen(self.blocks(stem) + stem)).mean((2, 3)))

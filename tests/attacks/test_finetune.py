@@ -1,4 +1,4 @@
-"""Fine-tuning attackers: settings, backbones and data of every kind, random weights."""
+"""Fine-tuning attackers: settings, backbones and data of every kind."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import copy
 import pytest
 import torch
 from samples import tiny_timm, tiny_vit
-from tiny import Images, TinyNet
+from tiny import Images, Skips, TinyNet
 from torch.utils.data import Subset
 
 from hf_immunize import run_attacks
 from hf_immunize.attacks import ATTACKERS, Budgets
 from hf_immunize.attacks.attacker import AttackTask
 from hf_immunize.attacks.report import largest
-from hf_immunize.attacks.subject import Subject
-from hf_immunize.models.frozen_prefix import ActivationStore
-from hf_immunize.models.random_weights import random_weights
 
 FINETUNING = [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"]
 
@@ -113,51 +110,6 @@ def test_fine_tuning_brings_back_what_no_probe_finds():
     assert "broken by: last block, re-initialised" in report.verdict["text"]
 
 
-def test_random_weights_forget_everything_and_keep_the_shape():
-    for model in (TinyNet(), tiny_timm("test_vit"), tiny_vit()[0]):
-        fresh = random_weights(
-            model, [{"pixel_values": torch.randn(8, 3, 32, 32)}] if isinstance(model, TinyNet) else ()
-        )
-        for (name, old), new in zip(model.named_parameters(), fresh.parameters(), strict=True):
-            assert old.shape == new.shape
-            if old.numel() > 1 and old.std() > 0:
-                assert not torch.equal(old, new), name
-        again = random_weights(model, ())
-        assert all(torch.equal(*pair) for pair in zip(fresh.parameters(), again.parameters(), strict=True))
-        assert not fresh.training
-    norm = random_weights(TinyNet(), [{"pixel_values": 5 + torch.randn(16, 3, 8, 8)}]).blocks[0].norm
-    assert not torch.allclose(norm.running_var, torch.ones(12), rtol=0.05)
-
-
-def test_frozen_parts_that_are_the_same_run_once():
-    """Three models, of which two differ in their last block alone: the frozen part of these is run for one of them."""
-    torch.manual_seed(0)
-    base = TinyNet().eval()
-    last, early = copy.deepcopy(base), copy.deepcopy(base)
-    with torch.no_grad():
-        last.widen.weight += 0.1
-        early.stem.weight += 0.1
-    data = {"train": Images(20), "test": Images(10)}
-    alone = [Subject(one, data).material("tail") for one in (base, last, early)]
-    store = ActivationStore()
-    together = [Subject(one, data, activations=store).material("tail") for one in (base, last, early)]
-    assert together[0].rows["train"] is together[1].rows["train"]
-    assert together[0].rows["train"] is not together[2].rows["train"]
-    for one, other in zip(alone, together, strict=True):
-        for role in data:
-            assert torch.equal(one.rows[role].activations, other.rows[role].activations)
-        rows = one.rows["test"].activations
-        assert torch.equal(one.model()(rows), other.model()(rows))
-
-
-class Skips(TinyNet):
-    """The stem's output also goes around the blocks, so that no frozen part can be run apart."""
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        stem = self.stem(pixel_values)
-        return self.score(torch.relu(self.widen(self.blocks(stem) + stem)).mean((2, 3)))
-
-
 class Views(TinyNet):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         stem = self.blocks(self.stem(pixel_values))
@@ -199,10 +151,3 @@ def test_models_and_data_of_every_form_are_attacked_and_left_as_they_were(case):
         assert one.requires_grad == other.requires_grad, name
         assert one.dtype == other.dtype, name
         assert torch.equal(one, other), name
-
-
-def test_only_the_last_block_trains_where_no_frozen_part_can_be_run_apart():
-    model = Subject(Skips().eval(), {"train": Images(8), "test": Images(8)}).material("tail").model()
-    trained = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
-    assert trained == {"blocks", "widen", "score"}
-    assert not model.blocks[0].conv.weight.requires_grad

@@ -6,21 +6,31 @@ import io
 
 import numpy as np
 import pytest
+import timm
 import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
-from samples import tiny_vit
+from samples import sample_record, tiny_timm, tiny_vit
 from tiny import picture_dataset
 from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor
 
 from hf_immunize.data.corrupt import drop_corrupt
 from hf_immunize.data.decoding import CorruptPictureError, open_picture
 from hf_immunize.data.images import ImageInputs, ModelPreprocessing, as_inputs, collate_images
-from hf_immunize.data.preprocessing import channels_of, to_channels
+from hf_immunize.data.preprocessing import TimmImageProcessor, channels_of, to_channels
+from hf_immunize.models.loading import load_model
+from hf_immunize.release.folder import save_immunized
 
 HALVES = np.zeros((8, 8, 3), np.uint8)
+
+
 HALVES[:4] = 255
+
+
 UPRIGHT = PILImage.fromarray(HALVES)
+
+
 RAMP_16 = (np.arange(64).reshape(8, 8) * 1024).astype(np.uint16)
 
 
@@ -229,3 +239,60 @@ def test_streams_and_raw_samples_say_what_to_do():
         collate_images([(UPRIGHT, 0)])
     with pytest.raises(ValueError, match="A label must be one whole number, got 'cat'"):
         collate_images([(torch.zeros(3, 2, 2), "cat")])
+
+
+def test_timm_pixels_equal_timms_own_transform_and_the_wrapper(tmp_path):
+    model = tiny_timm()
+    processor = TimmImageProcessor.from_model(model, 64)
+    image = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    folder = save_immunized(tmp_path / "out", model, sample_record(library="timm"), processor, figures=False)
+    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    wanted = timm.data.create_transform(**config, is_training=False)(image)
+    assert wanted.shape == (3, 64, 64)
+    for one in (processor, load_model(folder).image_processor, AutoImageProcessor.from_pretrained(folder)):
+        torch.testing.assert_close(one(image, return_tensors="pt")["pixel_values"][0], wanted, rtol=0, atol=0)
+
+
+def test_timm_processor_survives_its_file(tmp_path):
+    processor = TimmImageProcessor.from_model(tiny_timm(), (48, 64))
+    processor.save_pretrained(tmp_path)
+    again = TimmImageProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.to_dict()
+    assert again.size == {"height": 48, "width": 64}
+    with pytest.raises(ValueError, match="neither preprocessor_config"):
+        TimmImageProcessor.from_pretrained(tmp_path.parent / "absent")
+    with pytest.raises(ValueError, match="return_tensors"):
+        processor(PILImage.new("RGB", (8, 8)), return_tensors="np")
+    with pytest.raises(ValueError, match="No images"):
+        processor([])
+
+
+def test_every_kind_of_image_gets_the_models_channels():
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    grey = PILImage.fromarray(ramp)
+    colour = np.stack([ramp, ramp, ramp], axis=2)
+    same = [ramp, ramp[:, :, None], colour, torch.from_numpy(ramp), torch.from_numpy(colour).permute(2, 0, 1)]
+    for image in [grey, *same, PILImage.fromarray(ramp.astype(np.uint16) * 256 + 7), grey.convert("RGBA")]:
+        np.testing.assert_array_equal(np.asarray(to_channels(image, 3)), colour)
+        np.testing.assert_array_equal(np.asarray(to_channels(image, 1)), ramp)
+    assert to_channels(grey.convert("1")).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (object(), TypeError, "got object"),
+        (np.zeros((8, 8)), ValueError, "8-bit integers"),
+        (np.zeros((8,), dtype=np.uint8), ValueError, "must have shape"),
+        (np.zeros((8, 8, 2), dtype=np.uint8), ValueError, "must have shape"),
+        (PILImage.new("F", (8, 8)), ValueError, "no fixed range"),
+    ],
+)
+def test_what_is_no_image_says_so(image, error, message):
+    with pytest.raises(error, match=message):
+        to_channels(image)
+
+
+def test_five_channels_are_refused():
+    with pytest.raises(ValueError, match="the model wants 5"):
+        to_channels(PILImage.new("RGB", (8, 8)), 5)

@@ -1,4 +1,4 @@
-"""Features of whole data sets, the paper's protocol, and RIR of one model against another."""
+"""The paper's protocol, and RIR of one model against another."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from samples import tiny_vit
-from tiny import Images, TinyNet, picture_dataset
+from tiny import Images, TinyNet, direct, picture_dataset
 from torch.utils.data import Subset
 
 from hf_immunize import evaluate_immunization, relative_immunization_ratio
 from hf_immunize.metrics.evaluation import Protocol, group_spectra, rir_report
-from hf_immunize.models.extraction import extract_features
 
 
 @pytest.fixture
@@ -24,46 +23,10 @@ def models():
     return other, base
 
 
-def direct(model, images, dtype=torch.float64):
-    """Features by hand, through the layers of TinyNet."""
-    model = copy.deepcopy(model).to(dtype).eval()
-    with torch.no_grad():
-        return torch.relu(model.widen(model.blocks(model.stem(images.to(dtype))))).mean((2, 3))
-
-
 def kappa(rows):
     """κ of XᵀX on the span by NumPy, of features with full row rank."""
     values = np.linalg.svd(rows.numpy(), compute_uv=False)
     return (values[0] / values[min(rows.shape) - 1]) ** 2
-
-
-def test_features_come_in_the_order_of_the_data(tiny_net, primary):
-    tiny_net.train()
-    tiny_net.stem.eval()
-    found = extract_features(tiny_net, primary, batch_size=7)
-    assert tiny_net.training
-    assert not tiny_net.stem.training
-    torch.testing.assert_close(found.features, direct(tiny_net, primary.x, torch.float32))
-    torch.testing.assert_close(found.logits, tiny_net.score(found.features).detach())
-    assert torch.equal(found.labels, primary.y)
-    expected = sum(int(found.logits[index].argmax()) == int(primary.y[index]) for index in range(96)) / 96
-    assert found.accuracy == pytest.approx(expected)
-    assert not found.features.requires_grad
-
-
-def test_features_of_unlabelled_data_have_no_accuracy(tiny_net, harmful):
-    found = extract_features(tiny_net, harmful)
-    assert found.labels is None
-    assert found.accuracy is None
-    assert found.features.shape == (40, 24)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_cast_to_the_precision_of_the_weights(tiny_net, primary, dtype):
-    found = extract_features(tiny_net.to(dtype), primary)
-    assert found.features.dtype == dtype
-    torch.testing.assert_close(found.features, direct(tiny_net, primary.x, dtype))
-    assert extract_features(tiny_net.double(), primary, dtype=torch.float64).features.dtype == torch.float64
 
 
 def test_the_protocol_draws_groups_without_replacement():
@@ -174,8 +137,8 @@ def test_no_more_samples_than_asked_for(models, primary, harmful):
 
 
 def test_raw_pictures_go_through_the_image_processor():
-    model, processor = tiny_vit(("dark", "bright"))
-    other, _ = tiny_vit(("dark", "bright"))
+    model, processor = tiny_vit(("class 0", "class 1"))
+    other, _ = tiny_vit(("class 0", "class 1"))
     with torch.no_grad():
         other.vit.layernorm.weight.mul_(torch.linspace(0.5, 2, 32))
     primary = picture_dataset(12, seed=1)

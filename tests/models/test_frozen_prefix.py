@@ -1,0 +1,86 @@
+"""The frozen part run once: what trains behind it is the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import MODELS, made
+from tiny import TinyNet
+
+from hf_immunize import features_and_logits
+from hf_immunize.models.frozen_prefix import CachedActivations, FrozenPrefix
+from hf_immunize.models.trainable import select_trainable
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "Swin"])
+def test_the_tail_behind_a_frozen_prefix_is_the_model(name):
+    model, images, _ = made(name)
+    select_trainable(model, "last", images)
+    prefix = FrozenPrefix(model, images)
+    activations = prefix(images)
+    assert not activations.requires_grad
+
+    def gradients(module, inputs):
+        model.zero_grad()
+        features, logits = features_and_logits(module, inputs)
+        (logits.square().sum() + features.square().mean()).backward()
+        return features, logits, {one: part.grad for one, part in model.named_parameters() if part.requires_grad}
+
+    of_model = gradients(model, images)
+    with prefix.bypassed():
+        of_tail = gradients(model, activations)
+    torch.testing.assert_close(of_tail[0], of_model[0])
+    torch.testing.assert_close(of_tail[1], of_model[1])
+    for one, gradient in of_model[2].items():
+        torch.testing.assert_close(of_tail[2][one], gradient, msg=one)
+    # What trains is the model's very own; the frozen parameters are no part of a tail, which is a copy.
+    torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1).step()
+    after = features_and_logits(model, images)[1]
+    assert not torch.allclose(after, of_model[1])
+    with prefix.bypassed():
+        torch.testing.assert_close(features_and_logits(model, {"activations": activations})[1], after)
+    torch.testing.assert_close(features_and_logits(model, images)[1], after)
+    tail = prefix.tail()
+    assert len(list(tail.parameters())) < len(list(model.parameters()))
+    torch.testing.assert_close(features_and_logits(tail, activations)[1], after)
+    with torch.no_grad():
+        for parameter in tail.parameters():
+            parameter.zero_()
+    assert torch.equal(features_and_logits(model, images)[1], after)
+
+
+def test_a_model_that_hangs_on_more_than_one_tensor_is_not_split():
+    model, images, _ = made("Swin")
+    select_trainable(model, "last", images)
+    with pytest.raises(ValueError, match=r"SwinForImageClassification cannot be run once for all.*Train without"):
+        FrozenPrefix(model, images)
+    everything = TinyNet()
+    select_trainable(everything, "all", torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="nothing frozen stands before"):
+        FrozenPrefix(everything, torch.randn(2, 3, 8, 8))
+
+    class Detour(TinyNet):
+        """What trains reads the stem twice, so one tensor is not enough."""
+
+        def forward(self, pixel_values):
+            first = self.stem(pixel_values)
+            early = self.blocks[1](self.blocks[0](first))
+            return self.score(torch.relu(self.widen(self.blocks[2](early) + 3 * first)).mean((2, 3)))
+
+    detour, images = Detour().eval(), torch.randn(4, 3, 8, 8)
+    select_trainable(detour, ["blocks.2", "widen", "score"], images)
+    with pytest.raises(ValueError, match="what trains, alone, gives other logits"):
+        FrozenPrefix(detour, images)
+
+
+def test_cached_activations_are_the_prefix_of_each_sample(tiny_net, primary, harmful):
+    select_trainable(tiny_net, "last", primary.x[:2])
+    prefix = FrozenPrefix(tiny_net, primary.x[:2])
+    cached = CachedActivations(prefix, primary, batch_size=40)
+    assert len(cached) == len(primary)
+    assert torch.equal(cached.labels, primary.y)
+    tiny_net.eval()
+    expected = tiny_net.blocks[1](tiny_net.blocks[0](tiny_net.stem(primary.x)))
+    torch.testing.assert_close(cached.activations, expected.detach())
+    assert torch.equal(cached[7]["activations"], cached.activations[7])
+    assert "labels" not in CachedActivations(prefix, harmful)[0]

@@ -1,0 +1,86 @@
+"""What trains, and what stays still."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from backbones import made, small
+from torch import nn
+
+from hf_immunize import features_and_logits
+from hf_immunize.models.head import find_head
+from hf_immunize.models.trainable import keep_still, modules_before_training, select_trainable
+
+
+def test_all_and_patterns_choose_by_module_name():
+    model, images, _ = made("timm ResNet")
+    assert select_trainable(model, "all", images).n_parameters == sum(one.numel() for one in model.parameters())
+    assert all(one.requires_grad for one in model.parameters())
+    selection = select_trainable(model, ["layer4.1", "*.bn1", "fc"], images)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    by_hand = {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(("layer4.1.", "fc.")) or name.rpartition(".")[0].endswith(".bn1")
+    }
+    assert trained == by_hand
+    assert "fc" in str(selection)
+    assert f"{selection.n_parameters:,} of {selection.n_total:,}" in str(selection)
+    with pytest.raises(ValueError, match=r"'layer5' fits no parameter.*layer4"):
+        select_trainable(model, ["layer5", "fc"], images)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"no sequence of blocks.*trainable=\['3'"):
+        select_trainable(plain, "last", torch.randn(2, 3, 8, 8))
+
+
+def test_last_takes_parts_that_their_parent_uses_without_calling_them():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.attention = nn.LayerNorm(12), nn.MultiheadAttention(12, 2, batch_first=True)
+
+        def forward(self, x):
+            # The weights are asked for so that evaluation mode takes no other path.
+            return x + self.attention(*[self.norm(x)] * 3)[0]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Linear(3, 12)
+            self.blocks = nn.ModuleList([Attends(), Attends()])
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, pixel_values):
+            x = self.stem(pixel_values.flatten(2).mT)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x.mean(1))
+
+    model = Net()
+    select_trainable(model, "last", torch.randn(2, 3, 4, 4))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith(("blocks.1.", "head."))}
+
+
+def test_dropout_of_frozen_parts_stays_still_and_that_of_trained_parts_does_not():
+    torch.manual_seed(0)
+    model = hf.ViTForImageClassification(hf.ViTConfig(**small(hidden_dropout_prob=0.5)))
+    images = torch.randn(2, 3, 32, 32)
+    select_trainable(model, "last", images)
+    assert {"vit.embeddings", "vit.layers.0", "vit.layers.1"} <= modules_before_training(model, images)
+    arriving, leaving = [], []
+    block = model.vit.layers[-1]
+    block.register_forward_pre_hook(lambda _, args: arriving.append(args[0].detach()))
+    block.register_forward_hook(lambda _, __, output: leaving.append(output.detach()))
+
+    def twice():
+        arriving.clear(), leaving.clear()
+        features_and_logits(model, images), features_and_logits(model, images)
+        return torch.equal(*arriving), torch.equal(*leaving)
+
+    find_head(model, images)
+    model.train()
+    assert twice() == (False, False)
+    keep_still(model)
+    assert twice() == (True, False)
