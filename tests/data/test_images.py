@@ -1,19 +1,17 @@
-"""Images as users name them: folders, parquet, splits, columns, labels, channels."""
+"""Model inputs from data sets of pictures: labels, channels, a cache."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from pictures import pixels
 from PIL import Image as PILImage
 from samples import tiny_vit
 from tiny import Images, picture_dataset
 
-from hf_immunize.data.columns import choose_columns
 from hf_immunize.data.images import ImageInputs, as_inputs, collate_images
-from hf_immunize.data.labels import check_labels
 from hf_immunize.data.sources import load_images
-from hf_immunize.data.splits import training_split
 from hf_immunize.data.task import load_task
 
 
@@ -31,15 +29,6 @@ class Processor:
         return {"pixel_values": torch.stack(shaped).float()}
 
 
-def pixels(data):
-    return [row["image"].tobytes() for row in data]
-
-
-@pytest.fixture
-def pictures():
-    return picture_dataset(12, n_classes=3)
-
-
 def write_folder(folder, splits):
     for split, n in splits.items():
         data = picture_dataset(n, seed=len(split))
@@ -47,26 +36,6 @@ def write_folder(folder, splits):
             target = folder / split / f"kind{row['label']}" / f"{index}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             row["image"].save(target)
-
-
-def test_a_folder_of_save_to_disk(tmp_path, pictures):
-    pictures.save_to_disk(tmp_path / "one")
-    assert pixels(load_images(str(tmp_path / "one"))) == pixels(pictures)
-    other = picture_dataset(5, seed=9)
-    DatasetDict({"train": pictures, "test": other}).save_to_disk(tmp_path / "two")
-    assert pixels(load_images(str(tmp_path / "two"))) == pixels(pictures)
-    assert pixels(load_images(str(tmp_path / "two"), "test")) == pixels(other)
-
-
-def test_a_parquet_file_and_a_folder_of_them(tmp_path, pictures):
-    (tmp_path / "data").mkdir()
-    pictures.to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
-    picture_dataset(5, seed=9).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
-    one = load_images(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
-    assert pixels(one) == pixels(pictures)
-    assert one.features == pictures.features
-    assert len(load_images(str(tmp_path), "train")) == 12
-    assert len(load_images(str(tmp_path), "test")) == 5
 
 
 def test_a_folder_of_images_by_class(tmp_path):
@@ -108,74 +77,6 @@ def test_one_split_is_never_both_to_train_on_and_to_judge_by(tmp_path):
     assert "test" in task.eval_split
     with pytest.raises(ValueError, match="both to train on and to evaluate on"):
         load_task(tmp_path / "only", split="test", eval_split="test")
-
-
-def test_splits_that_cannot_be_say_which_there_are(tmp_path):
-    DatasetDict({"left": picture_dataset(4), "right": picture_dataset(4)}).save_to_disk(tmp_path / "named")
-    with pytest.raises(ValueError, match="the splits left, right; none was named"):
-        load_images(str(tmp_path / "named"))
-    with pytest.raises(ValueError, match="the splits left, right; not 'train'"):
-        load_images(str(tmp_path / "named"), "train")
-    with pytest.raises(ValueError, match="Split 'train' of 'a/b' is empty"):
-        training_split(DatasetDict({"train": picture_dataset(4).select([])}), None, "a/b")
-    picture_dataset(4).select([]).to_parquet(tmp_path / "empty.parquet")
-    with pytest.raises(ValueError, match="holds an empty split"):
-        load_images(str(tmp_path / "empty.parquet"))
-    DatasetDict({"train": picture_dataset(4), "test": picture_dataset(4).select([])}).save_to_disk(tmp_path / "empty")
-    with pytest.raises(ValueError, match="holds an empty split"):
-        load_images(str(tmp_path / "empty"))
-
-
-def test_a_data_set_without_splits_is_a_training_split(tmp_path):
-    picture_dataset(4).save_to_disk(tmp_path / "one")
-    assert len(load_images(str(tmp_path / "one"))) == len(load_images(str(tmp_path / "one"), "train")) == 4
-    with pytest.raises(ValueError, match="has the splits train; not 'tset'"):
-        load_images(str(tmp_path / "one"), "tset")
-
-
-def test_places_that_cannot_be_say_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="There is no data set at"):
-        load_images(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"There is no data set at './here'"):
-        load_images("./here")
-    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"a file of type '.csv'; a parquet file or a folder was expected"):
-        load_images(str(tmp_path / "table.csv"))
-    (tmp_path / "hollow").mkdir()
-    with pytest.raises(ValueError, match="No images were found in"):
-        load_images(str(tmp_path / "hollow"))
-
-
-def test_without_a_network_the_error_is_about_the_network():
-    with pytest.raises(ConnectionError, match="could not be reached for the data set 'someone/nothing'"):
-        load_images("someone/nothing")
-
-
-def columns(data, *named, **options):
-    found = choose_columns(data, *named, **options)
-    return found.image, found.label
-
-
-def test_columns_are_found_by_type_and_then_by_name(pictures):
-    assert columns(pictures) == ("image", "label")
-    renamed = pictures.rename_columns({"image": "photo", "label": "species"})
-    assert columns(renamed) == ("photo", "species")
-    # A column that only sounds right does not win over one of the right type.
-    assert columns(renamed.add_column("label", ["x"] * 12)) == ("photo", "species")
-    plain = pictures.cast_column("label", Value("int64")).rename_column("label", "fine_label")
-    assert columns(plain) == ("image", "fine_label")
-    assert columns(pictures.remove_columns("label"), labels="optional") == ("image", None)
-    two = pictures.add_column("coarse", [0] * 12, feature=ClassLabel(names=["all"]))
-    assert columns(two, label_column="coarse") == ("image", "coarse")
-
-
-def test_columns_that_cannot_be_found_say_what_there_is(pictures):
-    with pytest.raises(ValueError, match=r"no column 'lable'; the columns are image, label. Did you mean 'label'\?"):
-        columns(pictures, label_column="lable")
-    with pytest.raises(ValueError, match="no column of images; its columns are text, label"):
-        columns(Dataset.from_dict({"text": ["a"], "label": [0]}))
-    with pytest.raises(ValueError, match="no column of labels; its columns are image"):
-        columns(pictures.remove_columns("label"))
 
 
 def test_image_inputs_are_the_processors_pixels_in_any_order(pictures):
@@ -255,17 +156,3 @@ def test_samples_of_every_form_are_stacked():
         collate_images([(image, 0), (torch.randn(1, 4, 4), 0)])
     with pytest.raises(ValueError, match=r"got image, label.*processing_class=image_processor"):
         collate_images([{"image": image, "label": 0}])
-
-
-def test_labels_must_lie_inside_the_head():
-    check_labels([0, 2, 1], 3, "primary")
-    with pytest.raises(ValueError, match=r"primary labels run from 0 to 3, but .* 3 classes \(0 to 2\).*num_labels=4"):
-        check_labels([0, 3], 3, "primary")
-    with pytest.raises(ValueError, match="run from -1 to 1"):
-        check_labels(torch.tensor([-1, 1]), 3, "primary")
-    with pytest.raises(ValueError, match="must be whole numbers"):
-        check_labels([0.0, 0.5], 3, "primary")
-    with pytest.raises(ValueError, match=r"labels of the primary data must be whole numbers.*got 'cat'.*class_encode"):
-        check_labels(["cat", "dog"], 3, "primary")
-    with pytest.raises(ValueError, match="must be whole numbers, one an image, got None"):
-        check_labels([0, None], 3, "primary")

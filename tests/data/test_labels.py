@@ -1,22 +1,16 @@
-"""Labels in the forms in which people store them, and classes compared by name."""
+"""Labels in the forms in which people store them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from pictures import labelled
 from samples import tiny_vit
 from tiny import picture_dataset
 
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.labels import check_labels, read_labels, whole_numbers
-from hf_immunize.data.names import align_labels, renumbered
 from hf_immunize.data.task import load_evaluation, load_task
-
-
-def labelled(column, feature=None):
-    data = picture_dataset(len(column)).remove_columns("label")
-    return data.add_column("label", column, feature=feature)
 
 
 @pytest.mark.parametrize(
@@ -95,51 +89,6 @@ def test_a_task_has_whole_numbers_and_names():
     assert load_evaluation(labelled([True, False] * 5)).evaluation["label"][:2] == [1, 0]
 
 
-def test_classes_are_aligned_by_name():
-    assert align_labels(["dog", "cat"], ["cat", "dog"]) == [1, 0]
-    assert align_labels(["Great_White-Shark"], ["great white shark"]) == [0]
-    # Names that fall together without case are compared as they stand.
-    assert align_labels(["A", "a"], ["a", "A"]) == [1, 0]
-    assert align_labels(["cat"], ["dog", "cat"], subset_allowed=True) == [1]
-    with pytest.raises(
-        ValueError, match=r"the data and the model name different classes .only the data: 'cow'; only the"
-    ):
-        align_labels(["cat", "cow"], ["cat", "dog"])
-    with pytest.raises(ValueError, match="only the model: 'dog'"):
-        align_labels(["cat"], ["cat", "dog"])
-    with pytest.raises(ValueError, match="the data has a class name twice: 'cat'"):
-        align_labels(["cat", "cat"], ["cat", "dog"])
-    with pytest.raises(ValueError, match="and 4 more"):
-        align_labels([str(k) for k in range(9)], ["x"])
-
-
-def test_a_data_set_is_renumbered_and_its_pictures_stay():
-    data = labelled([0, 1, 1, -1], ClassLabel(names=["dog", "cat"]))
-    moved = renumbered(data, "label", ["cat", "cow", "dog"])
-    assert moved["label"][:] == [2, 0, 0, -1]
-    assert moved.features["label"].names == ["cat", "cow", "dog"]
-    assert [row["image"].tobytes() for row in moved] == [row["image"].tobytes() for row in data]
-    assert renumbered(data, "label", ["dog", "cat"]) is data
-    assert renumbered(data.shuffle(seed=1), "label", ["cat", "dog"]).num_rows == 4
-    with pytest.raises(ValueError, match="has numbers and no class names"):
-        renumbered(Dataset.from_dict({"label": [0]}), "label", ["cat"])
-    with pytest.raises(ValueError, match="only the data: 'dog'"):
-        renumbered(data, "label", ["cat", "cow"])
-
-
-def test_what_is_measured_has_the_numbers_of_what_is_trained():
-    names = ["cat", "dog"]
-    train = labelled([0, 1] * 6, ClassLabel(names=names))
-    swapped = labelled([0, 1, 1], ClassLabel(names=names[::-1]))
-    task = load_task((train, swapped))
-    assert task.evaluation["label"][:] == [1, 0, 0]
-    assert any("by name" in note for note in task.notes)
-    with pytest.raises(ValueError, match="the rows to measure on and the rows to train on name different classes"):
-        load_task((train, labelled([0, 1], ClassLabel(names=["cat", "cow"]))))
-    with pytest.raises(ValueError, match="Only the rows to train on name their classes"):
-        load_task((train, labelled([0, 1, 1])))
-
-
 def test_inputs_of_a_task():
     train, evaluation = load_task(picture_dataset(20)).inputs(tiny_vit()[1], name="primary")
     assert (len(train), len(evaluation)) == (16, 4)
@@ -149,3 +98,17 @@ def test_inputs_of_a_task():
     one, two = task.inputs(tiny_vit()[1])
     assert one is two
     assert one.labels is None
+
+
+def test_labels_must_lie_inside_the_head():
+    check_labels([0, 2, 1], 3, "primary")
+    with pytest.raises(ValueError, match=r"primary labels run from 0 to 3, but .* 3 classes \(0 to 2\).*num_labels=4"):
+        check_labels([0, 3], 3, "primary")
+    with pytest.raises(ValueError, match="run from -1 to 1"):
+        check_labels(torch.tensor([-1, 1]), 3, "primary")
+    with pytest.raises(ValueError, match="must be whole numbers"):
+        check_labels([0.0, 0.5], 3, "primary")
+    with pytest.raises(ValueError, match=r"labels of the primary data must be whole numbers.*got 'cat'.*class_encode"):
+        check_labels(["cat", "dog"], 3, "primary")
+    with pytest.raises(ValueError, match="must be whole numbers, one an image, got None"):
+        check_labels([0, None], 3, "primary")

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import timm
 import torch
 from datasets import Dataset, Features, Image, Value
+from pictures import HALVES, UPRIGHT, processor, stored
 from PIL import Image as PILImage
-from samples import sample_record, tiny_timm, tiny_vit
+from samples import sample_record, tiny_timm
 from tiny import picture_dataset
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 
-from hf_immunize.data.corrupt import drop_corrupt
-from hf_immunize.data.decoding import CorruptPictureError, open_picture
 from hf_immunize.data.images import ImageInputs, ModelPreprocessing, as_inputs, collate_images
 from hf_immunize.data.preprocessing import TimmImageProcessor, channels_of, to_channels
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.folder import save_immunized
 
-HALVES = np.zeros((8, 8, 3), np.uint8)
-
-
-HALVES[:4] = 255
-
-
-UPRIGHT = PILImage.fromarray(HALVES)
-
-
 RAMP_16 = (np.arange(64).reshape(8, 8) * 1024).astype(np.uint16)
-
-
-def stored(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def processor():
-    return tiny_vit()[1]
 
 
 @pytest.mark.parametrize(
@@ -90,33 +68,6 @@ def test_numbers_without_a_range_are_refused():
         to_channels(torch.tensor([[0, 4000]]))
 
 
-def test_every_form_in_which_a_picture_is_stored(tmp_path):
-    rng = np.random.default_rng(0)
-    array = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
-    image = PILImage.fromarray(array)
-    path = tmp_path / "a picture.png"
-    image.save(path)
-    forms = [
-        image,
-        path,
-        str(path),
-        path.read_bytes(),
-        bytearray(path.read_bytes()),
-        {"bytes": path.read_bytes(), "path": None},
-        {"bytes": None, "path": str(path)},
-        array,
-        array.transpose(2, 0, 1),
-        torch.tensor(array),
-        torch.tensor(array).permute(2, 0, 1),
-        torch.tensor(array).permute(2, 0, 1).long(),
-        array.tolist(),
-    ]
-    for form in forms:
-        np.testing.assert_array_equal(np.asarray(to_channels(form)), array)
-    np.testing.assert_array_equal(np.asarray(to_channels(array[:, :, :1])), np.repeat(array[:, :, :1], 3, 2))
-    np.testing.assert_array_equal(np.asarray(to_channels(array[:, :, 0] > 100))[:, :, 0], 255 * (array[:, :, 0] > 100))
-
-
 def test_pictures_are_turned_upright(tmp_path):
     exif = UPRIGHT.getexif()
     exif[0x0112] = 6
@@ -149,38 +100,6 @@ def test_the_processor_says_how_many_channels():
     assert channels_of(processor()) == channels_of(lambda images: images) == 3
     assert ImageInputs(picture_dataset(4), grey)[0]["pixel_values"].shape == (1, 8, 8)
     assert ImageInputs(picture_dataset(4), processor(), n_channels=1).n_channels == 1
-
-
-def test_a_broken_picture_is_named_by_row_and_path(tmp_path):
-    whole = stored(UPRIGHT.resize((64, 64)))
-    contents = {"whole.png": whole, "cut.png": whole[:-60], "page.png": b"<html>404</html>", "empty.png": b""}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    paths = [str(tmp_path / name) for name in (*contents, "gone.png")]
-    data = Dataset.from_dict({"image": paths, "label": [0, 1, 2, 3, 4]}).cast_column("image", Image())
-    inputs = ImageInputs(data, processor(), name="primary")
-    assert inputs[0]["pixel_values"].shape == (3, 32, 32)
-    for row, name in enumerate(("cut.png", "page.png", "empty.png", "gone.png"), start=1):
-        with pytest.raises(CorruptPictureError, match=rf"Row {row} of the primary data: .*{name}"):
-            inputs[row]
-    kept, dropped = drop_corrupt(data, "image")
-    assert len(kept) == 1
-    assert [line.split(":")[0] for line in dropped] == ["row 1", "row 2", "row 3", "row 4"]
-    skipping = ImageInputs(data, processor(), skip_corrupt=True)
-    assert (len(skipping), skipping.labels, len(skipping.dropped)) == (1, [0], 4)
-    with pytest.raises(ValueError, match="None of the 1 pictures can be read"):
-        drop_corrupt(data.select([2]), "image")
-
-
-def test_what_stands_for_no_picture():
-    with pytest.raises(CorruptPictureError, match="No picture was given"):
-        open_picture(None)
-    with pytest.raises(CorruptPictureError, match="neither bytes nor a path"):
-        open_picture({"bytes": None, "path": None})
-    with pytest.raises(TypeError, match="A list of 2 pictures was given where one"):
-        open_picture([UPRIGHT, UPRIGHT])
-    with pytest.raises(TypeError, match="got int"):
-        open_picture(3)
 
 
 def test_a_struct_of_bytes_without_a_declared_type():

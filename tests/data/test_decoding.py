@@ -1,0 +1,50 @@
+"""A picture in every form in which it is stored, decoded to its last pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pictures import UPRIGHT
+from PIL import Image as PILImage
+
+from hf_immunize.data.decoding import CorruptPictureError, open_picture
+from hf_immunize.data.preprocessing import to_channels
+
+
+def test_every_form_in_which_a_picture_is_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    image = PILImage.fromarray(array)
+    path = tmp_path / "a picture.png"
+    image.save(path)
+    forms = [
+        image,
+        path,
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        {"bytes": path.read_bytes(), "path": None},
+        {"bytes": None, "path": str(path)},
+        array,
+        array.transpose(2, 0, 1),
+        torch.tensor(array),
+        torch.tensor(array).permute(2, 0, 1),
+        torch.tensor(array).permute(2, 0, 1).long(),
+        array.tolist(),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(np.asarray(to_channels(form)), array)
+    np.testing.assert_array_equal(np.asarray(to_channels(array[:, :, :1])), np.repeat(array[:, :, :1], 3, 2))
+    np.testing.assert_array_equal(np.asarray(to_channels(array[:, :, 0] > 100))[:, :, 0], 255 * (array[:, :, 0] > 100))
+
+
+def test_what_stands_for_no_picture():
+    with pytest.raises(CorruptPictureError, match="No picture was given"):
+        open_picture(None)
+    with pytest.raises(CorruptPictureError, match="neither bytes nor a path"):
+        open_picture({"bytes": None, "path": None})
+    with pytest.raises(TypeError, match="A list of 2 pictures was given where one"):
+        open_picture([UPRIGHT, UPRIGHT])
+    with pytest.raises(TypeError, match="got int"):
+        open_picture(3)

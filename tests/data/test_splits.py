@@ -1,0 +1,50 @@
+"""Splits, slices and sums of them, and what is drawn."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import DatasetDict
+from pictures import pixels, splits
+from tiny import picture_dataset
+
+from hf_immunize.data.sources import load_images
+from hf_immunize.data.splits import training_split
+from hf_immunize.data.task import load_task
+
+
+def test_splits_that_cannot_be_say_which_there_are(tmp_path):
+    DatasetDict({"left": picture_dataset(4), "right": picture_dataset(4)}).save_to_disk(tmp_path / "named")
+    with pytest.raises(ValueError, match="the splits left, right; none was named"):
+        load_images(str(tmp_path / "named"))
+    with pytest.raises(ValueError, match="the splits left, right; not 'train'"):
+        load_images(str(tmp_path / "named"), "train")
+    with pytest.raises(ValueError, match="Split 'train' of 'a/b' is empty"):
+        training_split(DatasetDict({"train": picture_dataset(4).select([])}), None, "a/b")
+    picture_dataset(4).select([]).to_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(ValueError, match="holds an empty split"):
+        load_images(str(tmp_path / "empty.parquet"))
+    DatasetDict({"train": picture_dataset(4), "test": picture_dataset(4).select([])}).save_to_disk(tmp_path / "empty")
+    with pytest.raises(ValueError, match="holds an empty split"):
+        load_images(str(tmp_path / "empty"))
+
+
+def test_slices_and_sums_of_splits():
+    data = splits(train=20, validation=10)
+    assert pixels(load_task(data, split="train[:50%]").train) == pixels(data["train"])[:10]
+    both = load_task(data, split="train+validation").train.num_rows + 6
+    assert both == 30
+    with pytest.raises(ValueError, match=r"has the splits train, validation; not 'tran\[:5\]'.*a slice of one"):
+        load_task(data, split="tran[:5]")
+    with pytest.raises(ValueError, match="is empty"):
+        load_task(data, split="train[:0]")
+
+
+def test_samples_are_drawn_by_the_seed():
+    data = splits(train=30, test=20)
+    task = load_task(data, max_train_samples=10, max_eval_samples=5, seed=1)
+    assert (len(task.train), len(task.evaluation)) == (10, 5)
+    assert pixels(task.train) == pixels(load_task(data, max_train_samples=10, seed=1).train)
+    assert pixels(task.train) != pixels(load_task(data, max_train_samples=10, seed=2).train)
+    assert pixels(task.train) != pixels(data["train"])[:10]
+    with pytest.raises(ValueError, match="At least one row"):
+        load_task(data, max_train_samples=0)
