@@ -1,29 +1,23 @@
-"""The whole suite: every model measured alike, the report, attackers of one's own, bad input."""
+"""The whole suite: every model measured alike, the report, bad input."""
 
 from __future__ import annotations
 
 import copy
-import gc
-import importlib.util
 import json
 import math
-import weakref
 
 import pytest
 import torch
+from planted import QUICK
 from tiny import Images, TinyNet
 from torch.utils.data import Subset
 
 from hf_immunize import features_and_logits, run_attacks
-from hf_immunize.attacks import AttackReport, Budgets, Fit, attack_features
-from hf_immunize.attacks.attacker import choose_attackers, probe_names
+from hf_immunize.attacks import AttackReport, Budgets
+from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import largest
-from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.suite import AttackSuite
-from hf_immunize.models.extraction import Extracted
 from hf_immunize.models.random_weights import random_weights
-
-QUICK = Budgets((None,), (5, 20), (None,), (2, 6), seeds=(0, 1))
 
 
 def counted(model, module, passes, name):
@@ -134,41 +128,6 @@ def test_several_models_are_compared_beside_the_same_initial_one(two_models):
     assert accuracy["immunized"] == accuracy["initial"]
 
 
-def test_a_report_survives_a_record_that_sorts_its_keys(two_models):
-    """As text "10" < "100" < "30" and "control" < "initial": the last budget must stay the largest."""
-    report = run_attacks(
-        *two_models,
-        Images(60, seed=5),
-        Images(30, seed=5),
-        control=two_models[1],
-        attackers=["ridge regression", "Adam, best rate", "last block"],
-        budgets=Budgets((5, 10, None), (9, 10), (4,), (3, 20, 100), seeds=(0,)),
-        scratch=False,
-    )
-    sorted_by_text = json.loads(json.dumps(report.to_dict(), sort_keys=True))
-    again = AttackReport.from_dict(sorted_by_text)
-    assert again == report
-    assert str(again) == str(report)
-    for name in ("attackers", "recovery", "slowdown", "worst_case", "cost_ratio", "exact_steps"):
-        assert list(getattr(again, name)) == list(getattr(report, name))
-    assert [row["steps"] for row in again.rows()] == [10, 10, 100]
-    assert list(again.worst_case["fine-tuning"]["immunized"]["4"]) == ["3", "20", "100"]
-
-
-def test_a_dozen_lines_add_an_attacker(own_attacker, two_models):
-    @own_attacker("nearest class mean")
-    def nearest_class_mean(task):
-        """The class whose mean is nearest."""
-        means = torch.stack([task.rows[task.labels == one].mean(0) for one in range(task.n_classes)])
-        yield Fit("", 0, lambda rows: -torch.cdist(rows, means))
-
-    report = run_attacks(
-        *two_models, Images(80), Images(40), attackers=["nearest class mean", "ridge regression"], budgets=QUICK
-    )
-    assert set(report.attackers) == {"nearest class mean", "ridge regression"}
-    assert report.attackers["nearest class mean"]["description"] == "The class whose mean is nearest."
-
-
 def unlabelled():
     return Images(20, labels=False)
 
@@ -198,34 +157,11 @@ def test_bad_input_is_said(two_models, changes, message):
         run_attacks(*two_models, values.pop("train"), values.pop("test"), budgets=QUICK, **values)
 
 
-def test_features_that_are_not_finite_are_said():
-    good = Extracted(torch.randn(20, 4), torch.randn(20, 2), torch.arange(20) % 2)
-    bad = Extracted(good.features.index_fill(0, torch.tensor([3, 5]), math.inf), good.logits, good.labels)
-    both = {"initial": {"train": good, "test": good}, "immunized": {"train": bad, "test": good}}
-    with pytest.raises(ValueError, match="2 of 20 train feature rows of the immunized model hold NaN or infinite"):
-        attack_features(both, budgets=QUICK)
-
-
-def test_without_peft_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"'LoRA' needs peft: pip install 'hf-immunize\[attacks\]'"):
-        choose_attackers("all")
-    assert [one.name for one in choose_attackers("probes")] == probe_names()
-
-
 def test_a_budget_above_what_there_is_is_noted(two_models):
     budgets = Budgets((10, 100), (5,), seeds=(0,))
     report = run_attacks(*two_models, Images(60), Images(30), attackers="ridge regression", budgets=budgets)
     assert "budgets above that took what there is" in report.notes[0]
     assert list(report.attackers["ridge regression"]["accuracy"]["initial"]) == ["10", "100"]
-
-
-def test_features_alone_take_probes_only():
-    rows = Extracted(torch.randn(20, 4), torch.randn(20, 2), torch.arange(20) % 2)
-    both = {name: {"train": rows, "test": rows} for name in ("initial", "immunized")}
-    assert attack_features(both, budgets=QUICK).reference == "chance"
-    with pytest.raises(ValueError, match="only probes can run"):
-        attack_features(both, attackers="finetuning")
 
 
 class Hidden(TinyNet):
@@ -298,66 +234,3 @@ def test_random_weights_are_drawn_anew_for_every_seed(two_models, monkeypatch):
     both = accuracies((4, 7))
     assert drawn == [4, 7]
     assert both == accuracies((4,)) + accuracies((7,))
-
-
-def test_one_draw_is_kept_at_a_time():
-    class Draw:
-        pass
-
-    draws = []
-
-    def make(seed):
-        assert all(one() is None for one in draws)
-        draw = Draw()
-        draws.append(weakref.ref(draw))
-        return draw
-
-    redrawn = Redrawn(make)
-    assert redrawn.at(3) is redrawn.at(3)
-    redrawn.at(5)
-    redrawn.at(3)
-    assert len(draws) == 3
-
-
-def test_nothing_of_a_draw_outlives_its_seed(two_models, monkeypatch):
-    """The activations of random weights may be the largest thing in memory: no draw waits for the garbage collector."""
-    drawn = []
-
-    class Watched(Subject):
-        def __init__(self, model, *args, **kwargs):
-            super().__init__(model, *args, **kwargs)
-            if not any(model is one for one in two_models):
-                assert all(one() is None for one in drawn)
-                drawn.append(weakref.ref(self))
-
-    monkeypatch.setattr("hf_immunize.attacks.suite.Subject", Watched)
-    budgets = Budgets((None,), (5,), (None,), (2,), seeds=(0, 1, 2))
-    gc.disable()
-    try:
-        attackers = ["ridge regression", "last block", "all weights"]
-        run_attacks(*two_models, Images(60), Images(30, seed=1), attackers=attackers, budgets=budgets)
-    finally:
-        gc.enable()
-    assert len(drawn) == 3
-
-
-def test_features_of_random_weights_may_depend_on_the_seed():
-    labels = torch.arange(60) % 3
-    good = Extracted(torch.nn.functional.one_hot(labels).double(), torch.zeros(60, 3), labels)
-    useless = Extracted(torch.zeros(60, 3).double(), torch.zeros(60, 3), labels)
-    splits = {"train": good, "test": good}
-    asked = []
-
-    def scratch(seed):
-        asked.append(seed)
-        return splits if seed == 0 else {"train": useless, "test": useless}
-
-    report = attack_features(
-        {"initial": splits | {"unlabelled": Extracted(good.features, good.logits, None)}, "immunized": splits}
-        | {"scratch": scratch},
-        attackers="ridge regression",
-        budgets=Budgets((None,), (5,), seeds=(0, 1)),
-    )
-    found = report.attackers["ridge regression"]["accuracy"]["scratch"]["all"]["5"]["seeds"]
-    assert found == [1, pytest.approx(1 / 3)]
-    assert asked == [0, 1]

@@ -1,0 +1,63 @@
+"""The words of a verdict and what they follow from."""
+
+from __future__ import annotations
+
+import pytest
+from samples import ACCURACY, attack_report
+
+from hf_immunize.attacks.verdict import THRESHOLDS, verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"), [(0.95, "broken"), (0.9, "broken"), (0.89, "weakened"), (0.5, "weakened"), (0.49, "held")]
+)
+def test_the_words_of_the_verdict_follow_the_thresholds(value, outcome):
+    judged = verdict({"Adam": {"value": value}}, {}, {"Adam": "probe"}, None)
+    assert judged["outcome"] == {"probe": outcome, "fine-tuning": "not tried"}
+    assert ("broken by: Adam" in judged["text"]) == (outcome == "broken")
+    assert judged["broken_by"] == (["Adam"] if outcome == "broken" else [])
+    assert "immunized" not in judged["text"].lower()
+    assert "Fine-tuning of the features: not tried." in judged["text"]
+    assert judged["thresholds"] == THRESHOLDS
+
+
+def test_names_that_hold_commas_can_be_told_apart_in_a_verdict():
+    names = ["last block, re-initialised", "all weights", "LoRA"]
+    recovery = {name: {"value": value} for name, value in zip(names, (0.97, 0.92, 0.4), strict=True)}
+    judged = verdict(recovery, {}, dict.fromkeys(names, "fine-tuning"), None)
+    assert (
+        "Fine-tuning of the features: broken by: last block, re-initialised; all weights. The strongest (last block, "
+        "re-initialised) recovers 97 % of what θ0 gives beyond random weights."
+    ) in judged["text"]
+
+
+def test_the_verdict_tells_slowness_cost_and_what_cannot_be_told():
+    slow = {
+        "Adam": {"ratio": 3.0, "reached": True},
+        "ridge": {"ratio": None, "reached": False},
+        "k": {"ratio": 2.9, "reached": True},
+    }
+    kinds = dict.fromkeys(slow, "probe")
+    judged = verdict({name: {"value": 0.2} for name in slow}, slow, kinds, 0.06)
+    assert judged["slowed"] == {"Adam": 3.0, "ridge": None}
+    assert "Slowed on the way to 90 % of their accuracy on θ0: Adam (3 times the steps)." in judged["text"]
+    assert "Within their steps these do not reach 90 % of their accuracy on θ0: ridge." in judged["text"]
+    none = verdict({}, {name: {"ratio": None, "reached": False} for name in slow}, kinds, None)
+    assert "None of the 3 heads reaches 90 % of its accuracy on θ0 within its steps." in none["text"]
+    assert "these do not" not in none["text"]
+    assert "loses 6.0 points" in judged["text"]
+    undecided = verdict({"Adam": {"value": None}}, {}, {"Adam": "probe"}, 0.01)
+    assert undecided["outcome"]["probe"] == "undecided"
+    assert "Not selective" not in undecided["text"]
+    flat = {name: dict.fromkeys(one, 0.3) for name, one in ACCURACY.items()}
+    assert attack_report(flat).recovery["Adam, best rate"]["value"] is None
+
+
+def test_sentences_name_what_was_measured_against():
+    slow = {"Adam": {"ratio": 3.0, "reached": True, "at_least": True}}
+    judged = verdict({"Adam": {"value": 0.2}}, slow, {"Adam": "probe"}, 0.2, against="initial", reference="chance")
+    assert "beyond chance" in judged["text"]
+    assert "against θ0" in judged["text"]
+    assert "Adam (at least 3 times the steps)" in judged["text"]
+    assert "random weights" not in judged["text"]
+    assert "the control" not in judged["text"]
