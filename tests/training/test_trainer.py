@@ -1,4 +1,4 @@
-"""The Trainer: two streams, θ0, RIR in evaluate(), resume, non-finite losses, logs."""
+"""The Trainer: two streams, the loss and its parts, non-finite losses, logs."""
 
 from __future__ import annotations
 
@@ -9,49 +9,10 @@ import torch
 import torch.nn.functional as F
 from tiny import Images, TinyNet
 from torch import nn
-from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
+from trainers import state, trainer
+from transformers import TrainerCallback
 
-from hf_immunize import (
-    ImmunizationArguments,
-    ImmunizationTrainer,
-    NonFiniteLossError,
-    evaluate_immunization,
-    features_and_logits,
-    features_r_ill,
-    features_r_well,
-)
-from hf_immunize.metrics.evaluation import Protocol
-
-
-def arguments(folder, **changes):
-    values = {
-        "output_dir": str(folder),
-        "max_steps": 6,
-        "warmup_steps": 0,
-        "per_device_train_batch_size": 16,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "lambda_harmful": 1.0,
-        "use_cpu": True,
-        "report_to": "none",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "rir_group_size": 10,
-        "rir_groups": 4,
-        "dataloader_pin_memory": False,
-    }
-    return ImmunizationArguments(**(values | changes))
-
-
-def trainer(folder, model, primary, harmful, **changes):
-    return ImmunizationTrainer(
-        model, arguments(folder, **changes), train_dataset=primary, harmful_dataset=harmful, eval_dataset=primary
-    )
-
-
-def state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
+from hf_immunize import ImmunizationTrainer, NonFiniteLossError, features_and_logits, features_r_ill, features_r_well
 
 
 def test_loss_is_cross_entropy_plus_the_weighted_parts(tmp_path, tiny_net, primary, harmful):
@@ -164,123 +125,6 @@ def test_label_smoothing_reaches_the_task_loss_of_a_plain_module(tmp_path, tiny_
     assert run.args.label_smoothing_factor == 0.2
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_resume_in_mid_epoch_gives_the_same_weights_bit_for_bit(tmp_path, primary, harmful, accumulation):
-    def fresh():
-        torch.manual_seed(0)
-        return TinyNet(dropout=0.2)
-
-    common = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": accumulation}
-    whole = fresh()
-    trainer(tmp_path / "whole", whole, primary, harmful, **common).train()
-
-    class Stop(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            control.should_training_stop = True
-
-    cut = fresh()
-    first = trainer(tmp_path / "cut", cut, primary, harmful, **common)
-    first.add_callback(Stop())
-    first.train()
-    assert first.state.global_step == 4
-    resumed = fresh()
-    again = trainer(tmp_path / "cut", resumed, primary, harmful, **common)
-    again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == 8
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_theta_zero_survives_a_resume_from_other_weights(tmp_path, tiny_net, primary, harmful):
-    start = {name: value.clone() for name, value in tiny_net.named_parameters()}
-    common = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4}
-    trainer(tmp_path, tiny_net, primary, harmful, **common).train()
-    # The trained model itself is passed in: θ0 must come from the first run.
-    again = trainer(tmp_path, tiny_net, primary, harmful, **(common | {"max_steps": 6}))
-    again.train(resume_from_checkpoint=True)
-    kept = again.initial_state_dict()
-    assert all(torch.equal(kept[name], value) for name, value in start.items())
-
-
-def test_evaluate_gives_accuracy_loss_and_rir_against_theta_zero(tmp_path, tiny_net, primary, harmful):
-    base = copy.deepcopy(tiny_net)
-    run = trainer(tmp_path, tiny_net, primary, harmful, max_steps=12, learning_rate=0.05)
-    before = run.evaluate()
-    assert before["eval_rir"] == pytest.approx(1.0)
-    run.train()
-    after = run.evaluate()
-    tiny_net.eval()
-    logits = tiny_net(primary.x)
-    assert after["eval_accuracy"] == pytest.approx((logits.argmax(1) == primary.y).double().mean().item())
-    assert after["eval_loss"] == pytest.approx(F.cross_entropy(logits, primary.y).item(), rel=1e-4)
-    assert after["eval_rir_rank_initial_harmful"] == 10
-    # The same protocol through the public function, on the rows in the trainer's order.
-    order = [torch.randperm(len(data), generator=torch.Generator().manual_seed(0)) for data in (primary, harmful)]
-    subsets = [
-        torch.utils.data.Subset(data, rows.tolist()) for data, rows in zip((primary, harmful), order, strict=True)
-    ]
-    report = evaluate_immunization(tiny_net, base, *subsets, protocol=Protocol(groups=4, group_size=10), float64=False)
-    assert after["eval_rir"] == pytest.approx(report.rir, rel=1e-3)
-    assert after["eval_rir_i"] == pytest.approx(report.rir_i, rel=1e-3)
-    assert abs(after["eval_rir"] - 1) > 1e-3
-
-
-def test_best_model_by_rir_is_loaded_at_the_end(tmp_path, tiny_net, primary, harmful):
-    run = trainer(
-        tmp_path,
-        tiny_net,
-        primary,
-        harmful,
-        max_steps=6,
-        eval_strategy="steps",
-        eval_steps=2,
-        save_strategy="steps",
-        save_steps=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_rir",
-    )
-    run.train()
-    scores = [entry["eval_rir"] for entry in run.state.log_history if "eval_rir" in entry]
-    assert len(scores) == 3
-    assert run.state.best_metric == max(scores)
-    assert run.evaluate()["eval_rir"] == pytest.approx(max(scores), rel=1e-5)
-
-
-def tiny_vit():
-    torch.manual_seed(0)
-    return ViTForImageClassification(
-        ViTConfig(
-            image_size=8,
-            patch_size=4,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=24,
-            num_labels=3,
-        )
-    )
-
-
-def test_a_transformers_model_resumes_and_loads_its_best(tmp_path, primary, harmful):
-    common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 0.1}
-    whole = tiny_vit()
-    trainer(tmp_path / "whole", whole, primary, harmful, **common).train()
-    resumed = tiny_vit()
-    trainer(tmp_path / "whole", resumed, primary, harmful, **common).train(
-        resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3")
-    )
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-    evaluating = {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True}
-    best = tiny_vit()
-    run = trainer(tmp_path / "best", best, primary, harmful, metric_for_best_model="eval_loss", **common, **evaluating)
-    run.train()
-    stored = ViTForImageClassification.from_pretrained(run.state.best_model_checkpoint)
-    for (name, a), b in zip(best.state_dict().items(), stored.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
 class Exploding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -318,29 +162,6 @@ def test_imma_uses_harmful_labels(tmp_path, tiny_net, primary):
     run.train()
     with pytest.raises(ValueError, match="needs harmful labels"):
         trainer(tmp_path, tiny_net, primary, Images(40, labels=False), objective="imma")
-
-
-def test_a_token_does_not_reach_the_disk(tmp_path, tiny_net, primary, harmful):
-    run = trainer(tmp_path, tiny_net, primary, harmful, hub_token="hf_secretsecretsecret")
-    run.save_model()
-    assert run.args.hub_token == "hf_secretsecretsecret"
-    assert b"secretsecret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"lambda_primary": -1.0}, "lambda_primary must be a finite number, zero or more, got -1.0"),
-        ({"lambda_harmful": float("nan")}, "lambda_harmful must be a finite number"),
-        ({"lambda_harmful": "5e-5"}, "YAML reads 5e-5 as a word"),
-        ({"rir_group_size": 1}, "rir_group_size must be 2 or more, got 1"),
-        ({"remove_unused_columns": True}, "Leave it false"),
-        ({"objective": "conditon"}, "condition"),
-    ],
-)
-def test_arguments_that_cannot_be(tmp_path, tiny_net, primary, harmful, changes, message):
-    with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, tiny_net, primary, harmful, **changes)
 
 
 def test_data_that_cannot_be(tmp_path, tiny_net, primary, harmful):
