@@ -1,0 +1,57 @@
+"""What is checked of model and data before a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import Images, TinyNet
+
+from hf_immunize.data.images import collate_images
+from hf_immunize.training.checks import first_batches
+
+
+def checked(harmful_labels_needed=False, model=None, **sources):
+    sources = {name.replace("_", " "): one for name, one in sources.items()}
+    model = TinyNet().eval() if model is None else model
+    return first_batches(model, sources, collate_images, torch.device("cpu"), harmful_labels_needed)
+
+
+def test_the_first_two_samples_are_a_batch_to_probe_with():
+    primary = Images(20, seed=1)
+    batch = checked(primary=primary, harmful=Images(9, n_classes=7, labels=False), primary_evaluation=None)
+    assert torch.equal(batch["pixel_values"], primary.x[:2])
+    assert batch["labels"].tolist() == primary.y[:2].tolist()
+
+
+def test_evaluation_data_alone_or_several_of_them_will_do():
+    several = {"near": Images(6), "far": Images(1)}
+    assert checked(primary=None, harmful=None, primary_evaluation=several)["pixel_values"].shape == (2, 3, 8, 8)
+
+
+class Known(Images):
+    """All labels are known without an image."""
+
+    def __init__(self, labels) -> None:
+        super().__init__(len(labels))
+        self.labels = labels
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({}, "there are no images to work on"),
+        ({"primary": Images(0)}, "The primary data set is empty"),
+        ({"primary": Images(4), "harmful": Images(4, channels=1)}, "All images must have one shape"),
+        ({"primary": Images(4, labels=False)}, "The primary data have no labels"),
+        ({"primary_evaluation": {"far": Images(4, labels=False)}}, "The primary evaluation far data have no labels"),
+        ({"primary": Known([0, 1, 2, 0, 5])}, "labels run from"),
+        ({"primary": Images(4), "harmful": Images(4, labels=False), "harmful_labels_needed": True}, "harmful labels"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(sources, message):
+    with pytest.raises(ValueError, match=message):
+        checked(**sources)
+
+
+def test_harmful_labels_may_be_of_any_task():
+    checked(primary=Images(4), harmful=Known([40, 50, 60]), harmful_labels_needed=True)

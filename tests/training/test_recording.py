@@ -1,0 +1,87 @@
+"""What a run knows of itself, in the form of a record."""
+
+from __future__ import annotations
+
+from samples import tiny_timm, tiny_vit
+from tiny import Images, TinyNet, picture_dataset
+from trainers import arguments
+
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.task import load_task
+from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.trainable import select_trainable
+from hf_immunize.training.recording import data_facts, model_facts, training_facts
+
+
+def facts_of(tmp_path, changes, **more):
+    selection = select_trainable(TinyNet(), "last", Images(2).x)
+    return training_facts(arguments(tmp_path, **changes), selection, steps=6, **more), selection
+
+
+def test_the_facts_of_a_training_are_its_arguments_and_what_trained(tmp_path):
+    facts, selection = facts_of(tmp_path, {"seed": 5, "lambda_primary": 0.5, "per_device_harmful_batch_size": 8})
+    assert facts["objective"] == {
+        "name": "condition",
+        "lambda_primary": 0.5,
+        "lambda_harmful": 1.0,
+        "scale_free": True,
+    }
+    assert facts["trainable"] == {
+        "selection": "last",
+        "modules": list(selection.modules),
+        "n_parameters": selection.n_parameters,
+        "n_total": selection.n_total,
+    }
+    training = facts["training"]
+    assert (training["steps"], training["primary_batch_size"], training["harmful_batch_size"]) == (6, 16, 8)
+    assert training["optimizer"] == "sgd (momentum=0.9,nesterov=true)"
+    assert training["dtype"] == "float32"
+    assert not {"fit", "seconds", "notes", "regularizers"} & training.keys()
+    assert facts["seeds"] == {"training": 5, "order of the data": 5}
+
+
+def test_what_not_every_run_has_is_there_where_it_was(tmp_path):
+    facts, _ = facts_of(
+        tmp_path,
+        {"gradient_accumulation_steps": 2, "data_seed": 7, "bf16": True},
+        fit={"steps": 3, "learning_rate": 1e-3},
+        seconds=1.234,
+        notes=["one note"],
+    )
+    training = facts["training"]
+    assert training["regularizers"] == "of each micro-batch, averaged"
+    assert (training["fit"], training["seconds"]) == ({"steps": 3, "learning_rate": 1e-3}, 1.2)
+    assert (training["notes"], training["dtype"]) == (["one note"], "bfloat16 autocast")
+    assert facts["seeds"]["order of the data"] == 7
+
+
+def test_a_model_says_where_it_came_from():
+    loaded = LoadedModel(TinyNet(), None, "me/net", "abc", "timm", "tiny", license="mit")
+    assert model_facts(loaded) == {
+        "base_model": "me/net",
+        "base_model_revision": "abc",
+        "base_model_kind": "hub",
+        "library": "timm",
+        "architecture": "tiny",
+        "license": "mit",
+    }
+    vit, timm_model = model_facts(tiny_vit()[0]), model_facts(tiny_timm())
+    assert vit["base_model"] == "ViTForImageClassification passed as a module"
+    assert (vit["library"], vit["base_model_revision"], vit["base_model_kind"]) == ("transformers", None, "local")
+    assert (timm_model["library"], timm_model["architecture"]) == ("timm", "test_resnet")
+    from_hub = tiny_vit()[0]
+    from_hub.config._name_or_path, from_hub.config._commit_hash = "me/vit", "c0ffee"
+    assert model_facts(from_hub)["base_model"] == "me/vit"
+    assert model_facts(from_hub)["base_model_kind"] == "hub"
+
+
+def test_data_say_where_they_came_from():
+    task = load_task((picture_dataset(12, seed=1), picture_dataset(10, seed=2)))
+    facts = data_facts(task)
+    assert (facts.n_train, facts.n_eval, facts.classes) == (12, 10, ["class 0", "class 1"])
+    assert facts.fingerprint == task.train._fingerprint
+    rows = picture_dataset(12)
+    pair = data_facts((ImageInputs(rows, tiny_vit()[1]), Images(5)))
+    assert (pair.n_train, pair.n_eval, pair.fingerprint) == (12, 5, rows._fingerprint)
+    assert data_facts((None, Images(5))).n_train is None
+    assert data_facts((Images(6), Images(5))).name == "data passed as an object"
