@@ -1,0 +1,93 @@
+"""The one measuring: what it gives is what its parts give, and nobody is judged on what they saw."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from planted import QUICK
+from tiny import Images, TinyNet
+
+from hf_immunize import evaluate_immunization
+from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.models.forward import unwrap
+from hf_immunize.release import measure as module
+from hf_immunize.release.measure import measure
+
+PROTOCOL = Protocol(groups=4, group_size=12)
+
+
+@pytest.fixture
+def models():
+    """Two models that differ from the first layer on, so that all of them run in float64."""
+    torch.manual_seed(1)
+    initial = TinyNet().eval()
+    immunized = copy.deepcopy(initial)
+    with torch.no_grad():
+        for parameter in immunized.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return {"initial": initial, "immunized": immunized}
+
+
+def data(**more):
+    return {
+        "primary": (Images(40, seed=1), Images(30, seed=2)),
+        "harmful": (Images(40, seed=3), Images(24, seed=4)),
+    } | more
+
+
+def test_results_are_those_of_evaluate_immunization(models):
+    sets = data()
+    results = measure(models, sets, attackers=None, protocol=PROTOCOL)
+    report = evaluate_immunization(
+        models["immunized"], models["initial"], sets["primary"][1], sets["harmful"][1], protocol=PROTOCOL
+    )
+    found, wanted = results["rir"]["immunized"], report.to_dict()
+    for name in ("rir", "rir_i", "rir_ii"):
+        assert found[name]["mean"] == pytest.approx(wanted[name]["mean"], rel=1e-6)
+        assert found[name]["spread"] == pytest.approx(wanted[name]["spread"], rel=1e-6)
+        assert found["all_samples"][name] == pytest.approx(wanted["all_samples"][name], rel=1e-6)
+    assert (found["n_harmful"], found["n_primary"]) == (24, 30)
+    assert results["primary_accuracy"] == pytest.approx(report.primary_accuracy)
+    for name, model in models.items():
+        images, labels = sets["primary"][1].x, sets["primary"][1].y
+        share = (unwrap(model)(images).argmax(1) == labels).double().mean().item()
+        assert results["primary_accuracy"][name] == pytest.approx(share)
+    assert results.keys() == {"primary_accuracy", "rir", "spectra"}
+
+
+def test_a_control_is_measured_where_there_is_one(models):
+    control = copy.deepcopy(models["initial"])
+    results = measure(models | {"control": control}, data(), attackers=None, protocol=PROTOCOL)
+    assert results["rir"]["control"]["rir"]["mean"] == pytest.approx(1.0, rel=1e-6)
+    assert results["primary_accuracy"].keys() == {"initial", "immunized", "control"}
+
+
+def test_a_benign_task_may_be_left_out(models):
+    given = {"attackers": "ridge regression", "budgets": QUICK, "protocol": PROTOCOL}
+    without = measure(models, data(), **given)["attacks"]
+    beside = measure(models, data(benign=(Images(40, seed=5), Images(24, seed=6))), **given)["attacks"]
+    assert not without["selectivity"]
+    assert beside["selectivity"]
+    assert without["attackers"]["ridge regression"]["accuracy"] == beside["attackers"]["ridge regression"]["accuracy"]
+
+
+@pytest.mark.parametrize("task", ["primary", "harmful", "benign"])
+def test_nobody_is_judged_on_the_rows_that_they_were_fitted_to(models, task):
+    rows = Images(30, seed=7)
+    with pytest.raises(ValueError, match=f"The {task} data to train on and to evaluate on are the same rows"):
+        measure(models, data(**{task: (rows, rows)}), attackers=None, protocol=PROTOCOL)
+
+
+def test_without_harmful_labels_attackers_are_left_out(models):
+    unlabelled = (Images(40, seed=3, labels=False), Images(24, seed=4, labels=False))
+    assert "attacks" not in measure(models, data(harmful=unlabelled), budgets=QUICK, protocol=PROTOCOL)
+
+
+def test_attackers_are_given_no_more_than_so_many_rows(models, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ATTACKED", 20)
+    results = measure(models, data(), attackers="ridge regression", budgets=QUICK, protocol=PROTOCOL)
+    assert (results["attacks"]["n_train"], results["attacks"]["n_test"]) == (20, 20)
+    # RIR is still of all of them.
+    assert results["rir"]["immunized"]["n_harmful"] == 24
