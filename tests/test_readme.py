@@ -45,10 +45,10 @@ def pictures(name: str, split: str | None = None) -> Dataset:
 def small(monkeypatch, tmp_path):
     """Every model is a tiny ViT, every data set a few pictures, and the working folder is empty."""
     monkeypatch.chdir(tmp_path)
-    model, processor = tiny_vit(("dark", "bright"))
+    model, processor = tiny_vit(("class 0", "class 1"))
 
     def loaded(*args, **kwargs):
-        network = tiny_vit(("dark", "bright"))[0]
+        network = tiny_vit(("class 0", "class 1"))[0]
         return LoadedModel(network, processor, "tiny", None, "transformers", type(network).__name__)
 
     def task(classes, seed=0, *, turned=False):

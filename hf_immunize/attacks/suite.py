@@ -17,6 +17,7 @@ from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.images import as_inputs, collate_images
 from hf_immunize.data.labels import check_labels
 from hf_immunize.errors import InputError
+from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.head import find_head
@@ -140,6 +141,8 @@ class AttackSuite:
             given = {role: one for role, one in data.items() if one is not None}
             return {role: KeptImages(as_inputs(one, image_processor)) for role, one in given.items()}
 
+        if primary is not None:
+            primary = in_order_of(models["initial"], as_inputs(primary, image_processor), "the primary data")
         sets = kept(train=train, test=test, primary=primary)
         for role in ("train", "test"):
             _check_labelled(sets[role], f"harmful {role}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.corrupt import drop_corrupt
 from hf_immunize.data.labels import Labels, read_labels, why_unlabelled
+from hf_immunize.data.names import align_labels
 from hf_immunize.data.preprocessing import channels_of, to_channels
 from hf_immunize.errors import InputError, InputTypeError
 
@@ -102,6 +104,20 @@ class ImageInputs(torch.utils.data.Dataset):
         self.notes = (*columns.notes, *(() if found is None else found.notes))
         self._rows = _undecoded(data, self.image_column)
         self._cache: dict[int, torch.Tensor] | None = {} if cache else None
+
+    def with_classes(self, names: Sequence[str], *, what: str = "the data", other: str = "the model") -> ImageInputs:
+        """The same pictures with the labels numbered in the order of ``names``, and a note that says so.
+
+        Raises:
+            InputError: the data name a class that is not among ``names``.
+        """
+        if self.classes is None or self.labels is None:
+            raise InputError(f"{what} have numbers and no class names, so that they cannot be brought into an order.")
+        mapping = align_labels(self.classes, names, data=what, other=other, subset_allowed=True)
+        twin = copy.copy(self)
+        twin.labels, twin.classes = [mapping[label] for label in self.labels], list(names)
+        twin.notes = (*self.notes, f"the labels of {what} are numbered in the order of {other}'s classes")
+        return twin
 
     @property
     def is_deterministic(self) -> bool:

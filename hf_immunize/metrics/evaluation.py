@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from hf_immunize.data.images import as_inputs
 from hf_immunize.errors import InputError
+from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 from hf_immunize.spectra.spectrum import Spectrum, spectrum
@@ -139,8 +140,10 @@ def evaluate_immunization(
         raise InputError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
     protocol = protocol or Protocol()
     dtype = torch.float64 if float64 else torch.float32
-    primary_data = _limited(as_inputs(primary, image_processor, labels_needed=False), max_samples, protocol.seed)
-    harmful_data = _limited(as_inputs(harmful, image_processor, labels_needed=False), max_samples, protocol.seed)
+    kept_task = as_inputs(primary, image_processor, labels_needed=False, name="primary")
+    primary_data = _limited(in_order_of(base_model, kept_task, "the primary data"), max_samples, protocol.seed)
+    slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful")
+    harmful_data = _limited(slowed_task, max_samples, protocol.seed)
     kept: dict[str, Extracted] = {}
     for name, one in (("immunized", model), ("initial", base_model)):
         with _in_precision(one, dtype, device) as (ready, where):

@@ -10,30 +10,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import set_seed
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
-from hf_immunize.data.columns import LabelUse
-from hf_immunize.data.images import collate_images
-from hf_immunize.data.labels import check_labels
-from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
-from hf_immunize.models.extraction import MapStyle
+from hf_immunize.models.class_names import in_order_of, name_classes
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
-from hf_immunize.models.head import find_head
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loading import LoadedModel
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.hub import push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.given import Data, Pair, check_head, loaded_data, loaded_model, model_inputs
 from hf_immunize.training.recording import data_facts, model_facts, training_facts
 from hf_immunize.training.trainer import ImmunizationTrainer
 
@@ -41,10 +36,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
 __all__ = ["Immunization", "immunize"]
-
-Pair: TypeAlias = tuple[MapStyle, MapStyle]
-#: A data set by name, as rows, as splits, as a pair to train on and to measure on (of rows or of model inputs), loaded.
-Data: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | Pair | ImageTask
 
 
 @dataclass
@@ -71,6 +62,11 @@ class Immunization:
     def results(self) -> dict[str, Any]:
         """``primary_accuracy``, ``rir``, ``spectra`` and ``attacks``, as the record has them."""
         return self.record.results
+
+    @property
+    def verdict(self) -> str:
+        """What the attackers came to, in words."""
+        return self.results["attacks"]["verdict"]["text"] if "attacks" in self.results else "No attacker was run."
 
     def save(
         self, folder: str | os.PathLike[str], *, keep: Sequence[str] | None = None, overwrite: bool = False
@@ -166,10 +162,10 @@ def immunize(
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             args = ImmunizationArguments(output_dir=folder, save_strategy="no")
         given = {"primary": primary, "harmful": harmful} | ({} if benign is None else {"benign": benign})
-        sources = {task: _loaded_data(one, task, args, attackers is not None, token) for task, one in given.items()}
+        sources = {task: loaded_data(one, task, args, attackers is not None, token) for task, one in given.items()}
         # A new head is drawn here, and must be the same in every process and after a resume.
         set_seed(args.seed)
-        base, processor = _loaded_model(
+        base, processor = loaded_model(
             model, sources["primary"], image_processor, new_head, token=token, trust_remote_code=trust_remote_code
         )
         network = base.model if isinstance(base, LoadedModel) else base
@@ -178,8 +174,9 @@ def immunize(
                 "The head is new and would be measured untrained. Fit the primary task first: fit_steps=300 "
                 "(--fit_steps 300), say."
             )
-        data = {task: _inputs(one, base, processor) for task, one in sources.items()}
-        _check_head(network, data["primary"])
+        data = {task: model_inputs(one, base, processor) for task, one in sources.items()}
+        data["primary"] = tuple(in_order_of(network, one, "the primary data") for one in data["primary"])
+        check_head(network, data["primary"])
         store = ActivationStore() if activations is None else activations
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
         fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None
@@ -197,10 +194,16 @@ def immunize(
             progress=not args.disable_tqdm,
         )
     notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())] + run.notes
+    classes = getattr(data["primary"][0], "classes", None)
+    for one in models.values():
+        name_classes(one, classes)
     facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=seconds, notes=notes)
     facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
-    values = {task: data_facts(one) for task, one in sources.items()} | {"command": command, "results": results}
-    record = ImmunizationRecord(**(model_facts(base) | values | facts | dict(known or {})))
+    described = {task: data_facts(one) for task, one in sources.items()}
+    if classes is not None:
+        described["primary"].classes = list(classes)
+    run_facts: dict[str, Any] = {"command": command, "results": results}
+    record = ImmunizationRecord(**(model_facts(base) | described | facts | run_facts | dict(known or {})))
     for one in models.values():
         one.to("cpu")
     return Immunization(models["immunized"], models["initial"], models.get("control"), record, processor, tuple(notes))
@@ -251,72 +254,6 @@ def _trained(
         trainer(models["control"], args.as_control(output_dir=str(work / "control")), False).train()
         models["control"].eval()
     return run, models, seconds
-
-
-def _loaded_data(
-    given: Data, task: str, args: ImmunizationArguments, attacked: bool, token: str | bool | None
-) -> ImageTask | Pair:
-    if isinstance(given, ImageTask):
-        return given
-    if isinstance(given, tuple) and not all(isinstance(one, Dataset) for one in given):
-        if len(given) != 2:
-            raise InputError(f"The {task} data must be a pair (to train on, to measure on), got {len(given)} parts.")
-        return given
-    needed = task != "harmful" or args.objective == "imma"
-    use: LabelUse = "needed" if needed else "optional" if attacked else "unused"
-    return load_task(cast(Any, given), labels=use, seed=args.seed, token=token)
-
-
-def _loaded_model(
-    model: str | os.PathLike[str] | nn.Module | LoadedModel,
-    primary: ImageTask | Pair,
-    image_processor: Callable[..., Any] | None,
-    new_head: bool,
-    **options: Any,
-) -> tuple[LoadedModel | nn.Module, Callable[..., Any] | None]:
-    if isinstance(model, (str, os.PathLike)):
-        labels = _class_names(primary) if new_head else None
-        model = load_model(model, labels=labels, **options)
-    elif new_head:
-        raise InputError("new_head is for models by name. Give a module its own new head before you pass it.")
-    if isinstance(model, LoadedModel):
-        return model, image_processor or model.require_processor()
-    return model, image_processor
-
-
-def _class_names(primary: ImageTask | Pair) -> list[str]:
-    if isinstance(primary, ImageTask) and primary.classes:
-        return primary.classes
-    rows: Any = primary.train if isinstance(primary, ImageTask) else primary[0]
-    column = primary.label_column if isinstance(primary, ImageTask) else None
-    labels = rows.with_format(None)[column] if column else getattr(rows, "labels", None)
-    if labels is None:
-        labels = [rows[index]["labels"] for index in range(len(rows))]
-    return [str(index) for index in range(int(max(labels)) + 1)]
-
-
-def _inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, processor: Any) -> Pair:
-    if not isinstance(source, ImageTask):
-        return source
-    if processor is None:
-        raise InputError("Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…).")
-    n_channels = base.n_channels if isinstance(base, LoadedModel) else None
-    return source.inputs(processor, n_channels=n_channels)
-
-
-def _check_head(network: nn.Module, primary: Pair) -> None:
-    own = next(network.parameters())
-    few = collate_images([primary[0][index] for index in range(min(2, len(primary[0])))])
-    n_classes = find_head(network, few["pixel_values"].to(own.device, own.dtype)).n_classes
-    for name, part in zip(("primary", "primary evaluation"), primary, strict=True):
-        known = getattr(part, "labels", None)
-        try:
-            check_labels(few["labels"] if known is None else known, n_classes, name)
-        except InputError as error:
-            raise InputError(
-                f"{error} Or give the model a new head and fit it first: new_head=True, fit_steps=300 "
-                "(--new_head --fit_steps 300)."
-            ) from error
 
 
 def _checkpoint(args: ImmunizationArguments) -> str | bool | None:

@@ -13,6 +13,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_immunize.errors import InputError
+from hf_immunize.models.class_names import name_classes
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
@@ -80,8 +81,12 @@ class Publishing(Trainer):
             batch_size=self.args.per_device_eval_batch_size,
             activations=self._activations,
         )
+        classes = getattr(self.train_dataset, "classes", None)
+        name_classes(model, classes)
         facts = training_facts(self.args, self.selection, steps=self.state.global_step, notes=self.notes)
         values = {task: data_facts(pair) for task, pair in data.items()}
+        if classes is not None:
+            values["primary"].classes = list(classes)
         record = ImmunizationRecord(**(model_facts(model) | values | facts | {"results": results} | known))
         return push_to_hub(
             model,

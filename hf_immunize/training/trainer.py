@@ -7,15 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_immunize.data.images import as_inputs, collate_images
+from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError, InputTypeError, UserError
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import ACTIVATIONS, unwrap
@@ -29,6 +27,7 @@ from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
 from hf_immunize.training.checks import first_batches
+from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
 from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
@@ -43,7 +42,7 @@ class NonFiniteLossError(UserError, FloatingPointError):
     """The task loss or a regularizer is no longer a finite number."""
 
 
-class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
+class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
     """Trains a classifier on its primary task while making harmful fits on its features slow (arXiv 2505.23760).
 
     The loss of a step is the primary task's cross-entropy plus the parts of the objective on the primary and the
@@ -113,18 +112,18 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
             )
         needs_labels = self.objective.needs_harmful_labels
         self.stream_collator = data_collator or collate_images
-        self.harmful_dataset = _inputs(harmful_dataset, processing_class, needs_labels)
-        self.harmful_eval_dataset = _inputs(harmful_eval_dataset, processing_class, False)
+        self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful")
+        self.harmful_eval_dataset = inputs_of(harmful_eval_dataset, processing_class, False, "harmful evaluation")
         # The Trainer's own label smoothing asks for a transformers model; the task loss below smooths for any.
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(
             model=model,
             args=args,
-            train_dataset=_inputs(train_dataset, processing_class, True),
-            eval_dataset=_inputs(eval_dataset, processing_class, True),
+            train_dataset=inputs_of(train_dataset, processing_class, True, "primary", model),
+            eval_dataset=inputs_of(eval_dataset, processing_class, True, "primary evaluation", model),
             processing_class=cast(Any, processing_class),
             data_collator=self.stream_collator,
-            compute_metrics=compute_metrics or _accuracy,
+            compute_metrics=compute_metrics or accuracy,
             **kwargs,
         )
         args.label_smoothing_factor = smoothing
@@ -241,9 +240,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
         except (ValueError, torch.linalg.LinAlgError) as error:
             raise NonFiniteLossError(self._way_out(self.args.objective, str(error))) from error
 
-    def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
-
     def _check_finite(self, parts: dict[str, torch.Tensor]) -> None:
         # One transfer from the device a step, not one for each part.
         finite = torch.isfinite(torch.stack([part.detach().double() for part in parts.values()])).tolist()
@@ -289,41 +285,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Publishing):
             self._parts, self._parts_steps = {}, 0
         super().log(logs, start_time)
 
-    # ------------------------------------------------------------ evaluation
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with spreads, ranks and bounds beside."""
-        output = super().evaluation_loop(*args, **(kwargs | {"metric_key_prefix": metric_key_prefix}))
-        metrics = cast("dict[str, float]", output.metrics)
-        dataloader = args[0] if args else kwargs["dataloader"]
-        if f"{metric_key_prefix}_loss" in metrics and isinstance(output.predictions, np.ndarray):
-            # The Trainer's mean over batches counts rows twice where several processes share an uneven last one.
-            logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
-            metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
-        harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
-        if metric_key_prefix.startswith("eval") and harmful is not None:
-            found = self._ratio.metrics(
-                unwrap(self.model),
-                self._theta_zero,
-                {"primary": dataloader.dataset, "harmful": harmful},
-                self.args,
-                accelerator=self.accelerator,
-                collate=self.stream_collator,
-            )
-            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-        return output
-
     @staticmethod
     def _active(objective: Objective) -> bool:
         return objective.uses_primary or objective.uses_harmful
-
-
-def _inputs(data: Any, image_processor: Any, labels_needed: bool) -> Any:
-    if isinstance(data, dict):
-        return {name: as_inputs(one, image_processor, labels_needed=labels_needed) for name, one in data.items()}
-    return None if data is None else as_inputs(data, image_processor, labels_needed=labels_needed)
-
-
-def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}

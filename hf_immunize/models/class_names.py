@@ -1,0 +1,64 @@
+"""Names of a model's classes, and data whose labels are numbered in their order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.models.forward import unwrap
+
+__all__ = ["in_order_of", "model_class_names", "name_classes"]
+
+#: What libraries write where nobody named the classes.
+_NUMBERED = re.compile(r"(LABEL_)?\d+")
+
+
+def model_class_names(model: nn.Module) -> list[str] | None:
+    """Names of the classes in the order of the logits; None where the model only numbers them."""
+    model = unwrap(model)
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    names: Sequence[Any] = [named[index] for index in sorted(named)] if named else ()
+    if not names:
+        timm_config = getattr(model, "pretrained_cfg", None)
+        names = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
+    if not names or all(_NUMBERED.fullmatch(str(name)) for name in names):
+        return None
+    return [str(name) for name in names]
+
+
+def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
+    """The same data with the labels numbered as the model numbers classes of the same names.
+
+    Data that name no classes, and a model that names none, are left as they are: nothing says that a number means
+    another class there.
+
+    Args:
+        model: the classifier that is trained or measured on the data.
+        data: model inputs; anything but :class:`hf_immunize.ImageInputs` is left as it is.
+        what: the data, for messages.
+
+    Raises:
+        InputError: the data name a class that the model does not have.
+    """
+    names = model_class_names(model)
+    if not isinstance(data, ImageInputs) or data.classes is None or names is None or data.classes == names:
+        return data
+    return data.with_classes(names, what=what)
+
+
+def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Gives a model that only numbers its classes the names of the data that it was trained on."""
+    model = unwrap(model)
+    if not names or model_class_names(model) is not None:
+        return
+    config: Any = getattr(model, "config", None)
+    if config is not None and getattr(config, "num_labels", None) == len(names):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+    timm_config = getattr(model, "pretrained_cfg", None)
+    if isinstance(timm_config, dict) and getattr(model, "num_classes", None) == len(names):
+        timm_config["label_names"] = list(names)

@@ -1,0 +1,98 @@
+"""Evaluation of a Trainer: primary loss and accuracy over processes, RIR_θ0 beside them, raw images anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_immunize.data.images import as_inputs
+from hf_immunize.models.class_names import in_order_of
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.head import features_and_logits
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
+from hf_immunize.training.theta_zero import ThetaZero
+
+__all__ = ["Evaluating", "accuracy", "inputs_of"]
+
+
+class Evaluating(Trainer):
+    """The part of a Trainer that evaluates and predicts."""
+
+    args: ImmunizationArguments
+    harmful_dataset: Any
+    harmful_eval_dataset: Any
+    stream_collator: Callable[[list[Any]], Any]
+    _theta_zero: ThetaZero
+    _ratio: RatioInMidRun
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As the Trainer's, also for raw images: one given to ``evaluate()`` is read as one given at the start."""
+        return super().get_eval_dataloader(self._evaluated(eval_dataset, labels_needed=True))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As the Trainer's, also for raw images, with labels or without."""
+        return super().get_test_dataloader(self._evaluated(test_dataset, labels_needed=False))
+
+    def _evaluated(self, data: Any, labels_needed: bool) -> Any:
+        if data is None or isinstance(data, str):
+            return data
+        return inputs_of(data, self.processing_class, labels_needed, "primary evaluation", self.model)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loss, logits and labels of a batch; of one without labels the logits alone, for any kind of classifier."""
+        if "labels" in inputs:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        with torch.no_grad():
+            return None, features_and_logits(model, self._prepare_inputs(inputs))[1].detach(), None
+
+    def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with spreads, ranks and bounds beside."""
+        output = super().evaluation_loop(*args, **(kwargs | {"metric_key_prefix": metric_key_prefix}))
+        metrics = cast("dict[str, float]", output.metrics)
+        dataloader = args[0] if args else kwargs["dataloader"]
+        if f"{metric_key_prefix}_loss" in metrics and isinstance(output.predictions, np.ndarray):
+            # The Trainer's mean over batches counts rows twice where several processes share an uneven last one.
+            logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
+            metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
+        harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
+        if metric_key_prefix.startswith("eval") and harmful is not None:
+            found = self._ratio.metrics(
+                unwrap(cast(nn.Module, self.model)),
+                self._theta_zero,
+                {"primary": dataloader.dataset, "harmful": harmful},
+                self.args,
+                accelerator=self.accelerator,
+                collate=self.stream_collator,
+            )
+            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
+
+
+def inputs_of(data: Any, image_processor: Any, labels_needed: bool, name: str, model: nn.Module | None = None) -> Any:
+    """Model inputs of one data set, or of several by name; primary labels numbered as the model numbers its classes."""
+    if isinstance(data, Mapping) and not hasattr(data, "column_names"):
+        return {
+            own: inputs_of(one, image_processor, labels_needed, f"{name} {own}", model) for own, one in data.items()
+        }
+    if data is None:
+        return None
+    inputs = as_inputs(data, image_processor, labels_needed=labels_needed, name=name)
+    return inputs if model is None else in_order_of(model, inputs, f"the {name} data")
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of samples whose largest logit is their label."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}

@@ -1,0 +1,96 @@
+"""What a user hands in for a run, a model and data sets by name or as objects, as what the run needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+from datasets import Dataset, DatasetDict
+from torch import nn
+
+from hf_immunize.data.columns import LabelUse
+from hf_immunize.data.images import collate_images
+from hf_immunize.data.labels import check_labels
+from hf_immunize.data.task import ImageTask, load_task
+from hf_immunize.errors import InputError
+from hf_immunize.models.extraction import MapStyle
+from hf_immunize.models.head import find_head
+from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.training.arguments import ImmunizationArguments
+
+__all__ = ["Data", "Pair", "check_head", "loaded_data", "loaded_model", "model_inputs"]
+
+Pair: TypeAlias = tuple[MapStyle, MapStyle]
+#: A data set by name, as rows, as splits, as a pair to train on and to measure on (of rows or of model inputs), loaded.
+Data: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | Pair | ImageTask
+
+
+def loaded_data(
+    given: Data, task: str, args: ImmunizationArguments, attacked: bool, token: str | bool | None
+) -> ImageTask | Pair:
+    """The data of a task, loaded where they were named; labels are read where somebody needs them."""
+    if isinstance(given, ImageTask):
+        return given
+    if isinstance(given, tuple) and not all(isinstance(one, Dataset) for one in given):
+        if len(given) != 2:
+            raise InputError(f"The {task} data must be a pair (to train on, to measure on), got {len(given)} parts.")
+        return given
+    needed = task != "harmful" or args.objective == "imma"
+    use: LabelUse = "needed" if needed else "optional" if attacked else "unused"
+    return load_task(cast(Any, given), labels=use, seed=args.seed, token=token)
+
+
+def loaded_model(
+    model: str | os.PathLike[str] | nn.Module | LoadedModel,
+    primary: ImageTask | Pair,
+    image_processor: Callable[..., Any] | None,
+    new_head: bool,
+    **options: Any,
+) -> tuple[LoadedModel | nn.Module, Callable[..., Any] | None]:
+    """The model, loaded where it was named, and what prepares images for it."""
+    if isinstance(model, (str, os.PathLike)):
+        labels = _class_names(primary) if new_head else None
+        model = load_model(model, labels=labels, **options)
+    elif new_head:
+        raise InputError("new_head is for models by name. Give a module its own new head before you pass it.")
+    if isinstance(model, LoadedModel):
+        return model, image_processor or model.require_processor()
+    return model, image_processor
+
+
+def _class_names(primary: ImageTask | Pair) -> list[str]:
+    if isinstance(primary, ImageTask) and primary.classes:
+        return primary.classes
+    rows: Any = primary.train if isinstance(primary, ImageTask) else primary[0]
+    column = primary.label_column if isinstance(primary, ImageTask) else None
+    labels = rows.with_format(None)[column] if column else getattr(rows, "labels", None)
+    if labels is None:
+        labels = [rows[index]["labels"] for index in range(len(rows))]
+    return [str(index) for index in range(int(max(labels)) + 1)]
+
+
+def model_inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, processor: Any) -> Pair:
+    """Training and evaluation data as model inputs."""
+    if not isinstance(source, ImageTask):
+        return source
+    if processor is None:
+        raise InputError("Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…).")
+    n_channels = base.n_channels if isinstance(base, LoadedModel) else None
+    return source.inputs(processor, n_channels=n_channels)
+
+
+def check_head(network: nn.Module, primary: Pair) -> None:
+    """Raises InputError, with what to do, where the primary labels do not fit the model's head."""
+    own = next(network.parameters())
+    few = collate_images([primary[0][index] for index in range(min(2, len(primary[0])))])
+    n_classes = find_head(network, few["pixel_values"].to(own.device, own.dtype)).n_classes
+    for name, part in zip(("primary", "primary evaluation"), primary, strict=True):
+        known = getattr(part, "labels", None)
+        try:
+            check_labels(few["labels"] if known is None else known, n_classes, name)
+        except InputError as error:
+            raise InputError(
+                f"{error} Or give the model a new head and fit it first: new_head=True, fit_steps=300 "
+                "(--new_head --fit_steps 300)."
+            ) from error

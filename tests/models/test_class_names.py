@@ -1,0 +1,106 @@
+"""Class names of a model and of data: brought together by name, or refused; never compared as numbers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from datasets import ClassLabel
+from samples import tiny_timm, tiny_vit
+from tiny import TinyNet, picture_dataset
+from transformers import ViTConfig, ViTForImageClassification
+
+from hf_immunize import ImageInputs, ImmunizationArguments, ImmunizationTrainer, evaluate_immunization, immunize
+from hf_immunize.models.class_names import in_order_of, model_class_names, name_classes
+
+
+def named(data, names):
+    return data.cast_column("label", ClassLabel(names=list(names)))
+
+
+def test_names_are_those_that_somebody_gave():
+    assert model_class_names(tiny_vit(("crow", "owl"))[0]) == ["crow", "owl"]
+    assert model_class_names(ViTForImageClassification(ViTConfig(hidden_size=8, num_attention_heads=1))) is None
+    assert model_class_names(tiny_timm()) is None
+    assert model_class_names(TinyNet()) is None
+    model = tiny_timm(num_classes=2)
+    name_classes(model, ["crow", "owl"])
+    assert model_class_names(model) == ["crow", "owl"]
+    name_classes(model, ["owl", "crow"])
+    assert model_class_names(model) == ["crow", "owl"]
+
+
+def test_labels_are_numbered_as_the_model_numbers_classes_of_the_same_names():
+    model, processor = tiny_vit(("cat", "dog"))
+    data = ImageInputs(named(picture_dataset(12), ("dog", "cat")), processor)
+    moved = in_order_of(model, data, "the primary data")
+    assert moved.labels == [1 - label for label in data.labels]
+    assert moved.classes == ["cat", "dog"]
+    assert [row["labels"] for row in moved.__getitems__([0, 1, 2])] == moved.labels[:3]
+    assert any("in the order of the model's classes" in note for note in moved.notes)
+    assert in_order_of(model, moved, "the primary data") is moved
+    # Where one side names nothing, numbers are all there is.
+    assert in_order_of(TinyNet(), data, "the primary data") is data
+    with pytest.raises(ValueError, match="name different classes .*'bird'.*new head"):
+        in_order_of(model, ImageInputs(named(picture_dataset(8), ("bird", "cat")), processor), "the primary data")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A model that tells dark pictures, which it calls cats, from bright ones, and its image processor."""
+    model, processor = tiny_vit(("cat", "dog"))
+    data = ImageInputs(picture_dataset(60, size=32), processor)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    images = torch.stack([row["pixel_values"] for row in data.__getitems__(range(60))])
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images).logits, torch.tensor(data.labels)).backward()
+        optimizer.step()
+    return model.eval(), processor
+
+
+def swapped(n, seed):
+    """The same pictures with the classes named and numbered the other way round: dark ones are cats still."""
+    data = picture_dataset(n, size=32, seed=seed)
+    labels = [1 - label for label in data["label"]]
+    return data.remove_columns("label").add_column("label", labels, feature=ClassLabel(names=["dog", "cat"]))
+
+
+def test_a_model_is_right_about_data_that_number_its_classes_otherwise(fitted, tmp_path):
+    model, processor = fitted
+    data = swapped(40, 7)
+    report = evaluate_immunization(
+        copy.deepcopy(model), model, data, picture_dataset(20, size=32), image_processor=processor
+    )
+    assert report.primary_accuracy["initial"] > 0.9
+    args = ImmunizationArguments(str(tmp_path), max_steps=2, per_device_train_batch_size=8, use_cpu=True)
+    trainer = ImmunizationTrainer(
+        copy.deepcopy(model),
+        args,
+        train_dataset=swapped(24, 1),
+        harmful_dataset=picture_dataset(16, size=32),
+        eval_dataset=data,
+        processing_class=processor,
+    )
+    assert trainer.evaluate()["eval_accuracy"] > 0.9
+    # So it is about raw pictures that evaluate() and predict() are given.
+    assert trainer.evaluate(swapped(30, 9))["eval_accuracy"] > 0.9
+    unlabelled = swapped(10, 9).remove_columns("label")
+    assert trainer.predict(unlabelled).predictions.shape == (10, 2)
+
+
+def test_a_release_names_the_classes_that_it_was_trained_on(fitted, tmp_path):
+    model, processor = fitted
+    args = ImmunizationArguments(str(tmp_path / "run"), max_steps=1, per_device_train_batch_size=8, use_cpu=True)
+    options = {"image_processor": processor, "attackers": None, "control": False}
+    harmful = picture_dataset(30, size=32)
+    run = immunize(copy.deepcopy(model), (swapped(24, 1), swapped(20, 2)), harmful, args, **options)
+    assert run.record.primary.classes == ["cat", "dog"]
+    assert run.model.config.id2label == {0: "cat", 1: "dog"}
+    assert run.results["primary_accuracy"]["initial"] > 0.9
+    nameless = copy.deepcopy(model)
+    nameless.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    run = immunize(nameless, (swapped(24, 1), swapped(20, 2)), harmful, args, **options)
+    assert run.model.config.id2label == {0: "dog", 1: "cat"}
+    assert run.results["primary_accuracy"]["initial"] < 0.1
