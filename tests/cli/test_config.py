@@ -1,0 +1,96 @@
+"""Options from a file, with those of the command line over them."""
+
+from __future__ import annotations
+
+import pytest
+from commands import error_of
+
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.main import main
+from hf_immunize.cli.quickstart import parser as quickstart_parser
+from hf_immunize.cli.train import parser as train_parser
+from hf_immunize.release.record import ImmunizationRecord
+
+
+def parsed(verb, *given):
+    return parse({"train": train_parser, "quickstart": quickstart_parser}[verb](), given)
+
+
+def test_the_command_line_goes_over_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: someone/model\nlambda_harmful: 5e-5\nmax_steps: 7\nscale_free: false\ntrainable: [layer4, fc]\n"
+        "label_smoothing_factor: 0.1\nweight_decay: 1e-4\ncontrol: true\n"
+    )
+    options = parsed("train", "--config", str(file), "--max_steps", "9", "--primary", "me/data")
+    assert (options.model, options.primary, options.max_steps) == ("someone/model", "me/data", 9)
+    # YAML reads 5e-5 as a word; it is a number here.
+    assert options.lambda_harmful == 5e-5
+    assert (options.scale_free, options.control) == (False, True)
+    assert options.trainable == ["layer4", "fc"]
+    assert (options.label_smoothing_factor, options.weight_decay) == (0.1, 1e-4)
+    assert parsed("train", "--config", str(file), "--scale_free").scale_free is True
+    # A value of the command line that equals the default still goes over the file.
+    assert parsed("train", "--config", str(file), "--max_steps", "300").max_steps == 300
+    file.write_text("primary_classes: [1, 2]\nharmful_classes: 3,4\n")
+    quick = parsed("quickstart", "--config", str(file))
+    assert (quick.primary_classes, quick.harmful_classes) == ([1, 2], [3, 4])
+    # An alias is the option; a byte order mark is no part of the text.
+    file.write_bytes(b"\xef\xbb\xbfbatch_size: 7\r\n")
+    assert parsed("train", "--config", str(file)).per_device_train_batch_size == 7
+    file.write_text("")
+    assert parsed("train", "--config", str(file)).objective == "condition"
+
+
+def test_a_run_by_a_file_alone(world, tmp_path):
+    lines = {
+        "model": world / "vit",
+        "primary": world / "primary",
+        "harmful": world / "harmful",
+        "output_dir": tmp_path / "out",
+        "max_steps": 2,
+        "batch_size": 4,
+        "harmful_batch_size": 6,
+        "use_cpu": "true",
+        "label_smoothing_factor": 0.1,
+        "trainable": "[classifier]",
+    }
+    (tmp_path / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
+    assert main(["train", "--config", str(tmp_path / "run.yaml"), "--lambda_harmful", "0.5"]) == 0
+    record = ImmunizationRecord.load(tmp_path / "out")
+    assert record.training["label_smoothing"] == 0.1
+    assert record.objective["lambda_harmful"] == 0.5
+    assert record.training["harmful_batch_size"] == 6
+    assert record.trainable["modules"] == ["classifier"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lamda_harmful: 1.0", "unknown key 'lamda_harmful'; did you mean 'lambda_harmful'?"),
+        ("label_smoothing: 0.1", "unknown key 'label_smoothing'; did you mean 'label_smoothing_factor'?"),
+        ("max_steps: many", "max_steps must be a whole number, got 'many'"),
+        ("objective: conditon", "objective must be one of condition"),
+        ("max_steps: 2.5", "max_steps must be a whole number, got 2.5"),
+        ("max_steps: true", "max_steps must be a whole number, got True"),
+        ("control: maybe", "control must be true or false, got 'maybe'"),
+        ("weight_decay: true", "weight_decay must be a number, got True"),
+        ("seed: 1.5", "seed must be a whole number, got 1.5"),
+        ("dataloader_num_workers: two", "dataloader_num_workers must be a whole number, got 'two'"),
+        ("dataloader_drop_last: 1", "dataloader_drop_last must be true or false, got 1"),
+        ("weight_decay: a lot", "weight_decay must be a number, got 'a lot'"),
+        ("- model", "must hold `name: value` lines, got list"),
+        ("model: [", "is not valid YAML"),
+        ("run: x", "unknown key 'run'"),
+    ],
+)
+def test_a_file_that_cannot_be_says_what_is_wrong(tmp_path, capsys, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", str(tmp_path / "run.yaml")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(capsys, tmp_path):
+    assert "there is no configuration file" in error_of(capsys, ["train", "--config", str(tmp_path / "no.yaml")], 2)
