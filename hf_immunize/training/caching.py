@@ -82,6 +82,8 @@ def _reason_against(
         return "the model is compiled or sharded over devices"
     if next(unwrap(model).parameters()).dtype != torch.float32:
         return "the model is not in float32"
+    if args.activation_checkpointing or args.gradient_checkpointing or getattr(model, "grad_checkpointing", False):
+        return "activation checkpointing runs parts of the model again"
     if args.cache_frozen == "on":
         return None
     if own_collator or not all(getattr(one, "is_deterministic", False) for one in streams if one is not None):

@@ -13,7 +13,47 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.head import find_head
 from hf_immunize.training.pairing import PairedDataset
 
-__all__ = ["first_batches"]
+__all__ = ["check_gradients", "check_model", "first_batches"]
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses a model that training would change otherwise than it seems, or whose weights it cannot move.
+
+    Raises:
+        InputError: adapters of PEFT, half precision, quantized weights, or weights spread over devices.
+    """
+    kind = type(model).__name__
+    if hasattr(model, "peft_config") or hasattr(model, "base_model_torch_dtype"):
+        raise InputError(
+            f"{kind} holds PEFT adapters on a frozen base, and an immunization changes the weights that are released. "
+            "Merge them first: model = model.merge_and_unload()."
+        )
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise InputError(f"{kind} is quantized, and such weights cannot be trained. Load it without quantization.")
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        raise InputError(f"{kind} is spread over several devices (device_map). Load it without device_map.")
+    halves = {str(one.dtype) for one in model.parameters() if one.is_floating_point() and one.element_size() < 4}
+    if halves:
+        raise InputError(
+            f"{kind} holds weights in {', '.join(sorted(halves)).replace('torch.', '')}, in which small steps vanish. "
+            "Load it with dtype=torch.float32 (or call model.float()), and set bf16=True for mixed precision."
+        )
+
+
+def check_gradients(model: nn.Module) -> None:
+    """After the first backward pass: every parameter that was chosen to train has a gradient.
+
+    Raises:
+        InputError: some have none, with their names.
+    """
+    without = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    if without:
+        shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+        raise InputError(
+            f"{len(without)} parameters that were chosen to train have no gradient: {shown}. Either the model does not "
+            "use them (leave them out: trainable=[…]), or activation checkpointing loses them (set "
+            "activation_checkpointing_kwargs={'use_reentrant': False}, or leave checkpointing off)."
+        )
 
 
 def first_batches(

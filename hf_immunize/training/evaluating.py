@@ -33,6 +33,7 @@ class Evaluating(Trainer):
     stream_collator: Callable[[list[Any]], Any]
     _theta_zero: ThetaZero
     _ratio: RatioInMidRun
+    _evaluates: bool = False
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the Trainer's, also for raw images: one given to ``evaluate()`` is read as one given at the start."""
@@ -41,6 +42,14 @@ class Evaluating(Trainer):
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As the Trainer's, also for raw images, with labels or without."""
         return super().get_test_dataloader(self._evaluated(test_dataset, labels_needed=False))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the Trainer's, with RIR_θ0 under whatever prefix was asked for."""
+        self._evaluates = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluates = False
 
     def _evaluated(self, data: Any, labels_needed: bool) -> Any:
         if data is None or isinstance(data, str):
@@ -67,7 +76,7 @@ class Evaluating(Trainer):
             logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
             metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
         harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
-        if metric_key_prefix.startswith("eval") and harmful is not None:
+        if self._evaluates and harmful is not None:
             found = self._ratio.metrics(
                 unwrap(cast(nn.Module, self.model)),
                 self._theta_zero,

@@ -26,7 +26,7 @@ from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
-from hf_immunize.training.checks import first_batches
+from hf_immunize.training.checks import check_gradients, check_model, first_batches
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
 from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
 from hf_immunize.training.publishing import Publishing
@@ -99,6 +99,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
                 "model_init is not supported: what trains and θ0 belong to one model. Make the model first and pass "
                 "it, once for every trial of a search."
             )
+        check_model(unwrap(model))
         self.objective: Objective = get_objective(
             args.objective,
             lambda_primary=args.lambda_primary,
@@ -127,6 +128,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             **kwargs,
         )
         args.label_smoothing_factor = smoothing
+        self._checkpoint_activations_of_timm()
         self.label_names = ["labels"]
         # Features, not only logits, decide about RIR: the metric to keep is larger when better.
         if args.metric_for_best_model in ("rir", "eval_rir") and args.greater_is_better is None:
@@ -151,6 +153,17 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         self._prefix: FrozenPrefix | None = None
         self._own_collator = data_collator is not None
         self._ratio = RatioInMidRun()
+
+    def _checkpoint_activations_of_timm(self) -> None:
+        """Timm has its own call for what transformers calls gradient checkpointing."""
+        wanted = self.args.activation_checkpointing or self.args.gradient_checkpointing
+        model: Any = unwrap(self.model)
+        if not wanted or hasattr(model, "gradient_checkpointing_enable"):
+            return
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise InputError(f"{type(model).__name__} has no activation checkpointing. Leave it off.")
+        model.set_grad_checkpointing(True)
+        self.args.activation_checkpointing = self.args.gradient_checkpointing = False
 
     # ------------------------------------------------------------------ data
 
@@ -259,6 +272,8 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
+        if self.state.global_step == 0:
+            check_gradients(unwrap(model))
         norm = super()._get_grad_norm(model, grad_norm)
         # Clipping would turn such a step into none without a word. With fp16 the scaler skips it and goes on.
         if not self.args.fp16 and norm is not None and not torch.isfinite(torch.as_tensor(norm)):

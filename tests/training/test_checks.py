@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from samples import tiny_vit
 from tiny import Images, TinyNet
 
 from hf_immunize.data.images import collate_images
-from hf_immunize.training.checks import first_batches
+from hf_immunize.training.checks import check_gradients, check_model, first_batches
 
 
 def checked(harmful_labels_needed=False, model=None, **sources):
@@ -55,3 +58,27 @@ def test_what_does_not_fit_together_is_said(sources, message):
 
 def test_harmful_labels_may_be_of_any_task():
     checked(primary=Images(4), harmful=Known([40, 50, 60]), harmful_labels_needed=True)
+
+
+def test_a_model_whose_weights_cannot_be_moved_is_refused():
+    peft = pytest.importorskip("peft")
+    model, _ = tiny_vit()
+    check_model(model)
+    with pytest.raises(ValueError, match=r"weights in float16.*dtype=torch\.float32"):
+        check_model(copy.deepcopy(model).half())
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"PEFT adapters.*merge_and_unload"):
+        check_model(adapted)
+    spread = TinyNet()
+    spread.hf_device_map = {"stem": 0, "blocks": 1}
+    with pytest.raises(ValueError, match="spread over several devices"):
+        check_model(spread)
+
+
+def test_a_parameter_without_a_gradient_is_named():
+    model = TinyNet()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    check_gradients(model)
+    model.unused = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"1 parameters .* have no gradient: unused"):
+        check_gradients(model)

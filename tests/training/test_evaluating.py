@@ -1,0 +1,68 @@
+"""evaluate() and predict(): what __init__ takes, also without labels, also under another prefix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import tiny_timm, tiny_vit
+from tiny import Images, picture_dataset
+
+from hf_immunize import ImmunizationArguments, ImmunizationTrainer
+from hf_immunize.data.preprocessing import TimmImageProcessor
+
+
+@pytest.fixture
+def run(tmp_path):
+    model, processor = tiny_vit(("class 0", "class 1"))
+    args = ImmunizationArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=8, use_cpu=True)
+    return ImmunizationTrainer(
+        model,
+        args,
+        train_dataset=picture_dataset(24),
+        harmful_dataset=picture_dataset(16, seed=1),
+        eval_dataset={"a": picture_dataset(20, seed=2), "b": picture_dataset(12, seed=3)},
+        processing_class=processor,
+    )
+
+
+def test_several_data_sets_and_any_prefix(run):
+    found = run.evaluate()
+    assert found["eval_a_rir"] == pytest.approx(1)
+    assert found["eval_b_rir"] == pytest.approx(1)
+    other = run.evaluate(picture_dataset(12, seed=3), metric_key_prefix="test")
+    assert other["test_accuracy"] == found["eval_b_accuracy"]
+    assert other["test_rir"] == pytest.approx(1)
+    assert "test_rir_spread" in other
+
+
+def test_the_loss_is_that_of_all_rows_whatever_the_batches(run):
+    run.args.per_device_eval_batch_size = 8
+    data = picture_dataset(13, seed=4)
+    rows = run.train_dataset.__class__(data, run.processing_class)
+    images = torch.stack([row["pixel_values"] for row in rows.__getitems__(range(13))])
+    with torch.no_grad():
+        expected = F.cross_entropy(run.model.eval()(images).logits, torch.tensor(rows.labels))
+    assert run.evaluate(data)["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_predictions_of_raw_images_with_labels_and_without(run, labelled):
+    data = picture_dataset(10, seed=5)
+    found = run.predict(data if labelled else data.remove_columns("label"))
+    assert found.predictions.shape == (10, 2)
+    assert ("test_accuracy" in found.metrics) is labelled
+    # RIR is of an evaluation, and takes the harmful images through the model: predicting does not.
+    assert "test_rir" not in found.metrics
+
+
+def test_a_model_that_takes_images_without_a_name_predicts_too(tmp_path):
+    model = tiny_timm(num_classes=2)
+    run = ImmunizationTrainer(
+        model,
+        ImmunizationArguments(str(tmp_path), max_steps=1, use_cpu=True),
+        train_dataset=picture_dataset(80, size=32),
+        harmful_dataset=Images(8, channels=3),
+        processing_class=TimmImageProcessor.from_model(model, image_size=8),
+    )
+    assert run.predict(picture_dataset(6).remove_columns("label")).predictions.shape == (6, 2)
