@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "hf_immunize"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "hf_immunize"
 #: Folder → floor; modules beside the folders are what every floor stands on.
 FLOORS = {
     "": 0,
@@ -104,3 +105,11 @@ def test_nothing_is_taken_that_is_not_offered(module):
 @pytest.mark.parametrize("module", modules())
 def test_a_room_has_one_purpose(module):
     assert len(modules()[module].read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("module", [name for name, path in modules().items() if path.name != "__init__.py"])
+def test_every_module_has_its_test_file(module):
+    folder, _, name = module.rpartition(".")
+    own = TESTS / folder.partition(".")[0] / f"test_{name}.py"
+    assert own.is_file(), f"{module} has no tests/{own.relative_to(TESTS)}"
+    assert "def test_" in own.read_text(encoding="utf-8")

@@ -1,0 +1,70 @@
+"""Every way in which the Hub says no, as one clear error."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import errors
+
+from hf_immunize.errors import HubConnectionError, InputError
+from hf_immunize.hub import hub_errors, split_revision
+
+REPO = "me/model"
+
+
+class TransportError(Exception):
+    """What the client's HTTP library calls a connection that failed, under any of its names."""
+
+
+def answer(status):
+    """As much of a response as the client's errors read, whichever HTTP library it has."""
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+def test_a_revision_stands_behind_the_name_or_beside_it():
+    assert split_revision("me/model") == ("me/model", None)
+    assert split_revision("me/model@v1") == ("me/model", "v1")
+    assert split_revision("me/model", "v1") == split_revision("me/model@v1", "v1") == ("me/model", "v1")
+    with pytest.raises(InputError, match="Two revisions for me/model: 'v1' behind the @ and revision='v2'"):
+        split_revision("me/model@v1", "v2")
+    with pytest.raises(InputError, match="names no revision"):
+        split_revision("me/model@")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (errors.HFValidationError("bad"), InputError, "is not a valid Hub id"),
+        (errors.GatedRepoError("no", response=answer(403)), InputError, "accept its terms"),
+        (errors.RepositoryNotFoundError("no", response=answer(404)), InputError, "There is no me/model"),
+        (errors.RevisionNotFoundError("no", response=answer(404)), InputError, "has no revision 'v1'"),
+        (errors.LocalTokenNotFoundError("no"), InputError, "No valid Hub token"),
+        (errors.LocalEntryNotFoundError("no"), HubConnectionError, "could not be reached"),
+        (errors.RemoteEntryNotFoundError("no file", response=answer(404)), InputError, "does not hold .*no file"),
+        (errors.HfHubHTTPError("no", response=answer(401)), InputError, "No valid Hub token"),
+        (errors.HfHubHTTPError("no", response=answer(403)), InputError, "may not read me/model"),
+        (errors.HfHubHTTPError("no", response=answer(412)), InputError, "Push again"),
+        (errors.HfHubHTTPError("no", response=answer(503)), HubConnectionError, "answered 503 .*Try again later"),
+        (errors.HfHubHTTPError("odd\nrequest", response=answer(400)), InputError, "refused .*odd request"),
+        (errors.OfflineModeIsEnabled("off"), HubConnectionError, "HF_HUB_OFFLINE is set"),
+        (ConnectionError("down"), HubConnectionError, "could not be reached"),
+        (TimeoutError("late"), HubConnectionError, "could not be reached"),
+        (type("ConnectError", (TransportError,), {})("down"), HubConnectionError, "could not be reached"),
+    ],
+)
+def test_each_refusal_says_what_to_do(error, kind, message):
+    with pytest.raises(kind, match=message) as raised, hub_errors(REPO, "v1"):
+        raise error
+    assert raised.value.__cause__ is error
+
+
+def test_a_token_that_may_only_read_is_told_from_one_that_may_not_read():
+    wanted = r"may not write to me/model\. Make one with write access"
+    with pytest.raises(InputError, match=wanted), hub_errors(REPO, writing=True):
+        raise errors.HfHubHTTPError("no", response=answer(403))
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(KeyError), hub_errors(REPO):
+        raise KeyError("a mistake of the program")
