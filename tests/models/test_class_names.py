@@ -42,7 +42,7 @@ def test_labels_are_numbered_as_the_model_numbers_classes_of_the_same_names():
     assert in_order_of(model, moved, "the primary data") is moved
     # Where one side names nothing, numbers are all there is.
     assert in_order_of(TinyNet(), data, "the primary data") is data
-    with pytest.raises(ValueError, match="name different classes .*'bird'.*new head"):
+    with pytest.raises(ValueError, match=r"name different classes .*'bird'.*new head"):
         in_order_of(model, ImageInputs(named(picture_dataset(8), ("bird", "cat")), processor), "the primary data")
 
 
