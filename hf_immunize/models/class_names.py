@@ -33,8 +33,8 @@ def model_class_names(model: nn.Module) -> list[str] | None:
 def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
     """The same data with the labels numbered as the model numbers classes of the same names.
 
-    Data that name no classes, and a model that names none, are left as they are: nothing says that a number means
-    another class there.
+    Data and models that name no classes, or call them by numbers alone, are left as they are: nothing says that a
+    number means another class there.
 
     Args:
         model: the classifier that is trained or measured on the data.
@@ -46,6 +46,8 @@ def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
     """
     names = model_class_names(model)
     if not isinstance(data, ImageInputs) or data.classes is None or names is None or data.classes == names:
+        return data
+    if all(_NUMBERED.fullmatch(name) for name in data.classes):
         return data
     return data.with_classes(names, what=what)
 

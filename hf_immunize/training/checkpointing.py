@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import SaveStrategy
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
@@ -43,6 +44,13 @@ class CheckpointsWithThetaZero(Trainer):
                 "other weights. Start anew."
             )
         self._ratio = RatioInMidRun()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        # Where evaluations are more frequent than checkpoints, the best one would otherwise be told and not be there.
+        if is_best and self.args.load_best_model_at_end and self.args.save_strategy != SaveStrategy.NO:
+            self.control.should_save = True
+        return is_best
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -42,6 +42,8 @@ def test_labels_are_numbered_as_the_model_numbers_classes_of_the_same_names():
     assert in_order_of(model, moved, "the primary data") is moved
     # Where one side names nothing, numbers are all there is.
     assert in_order_of(TinyNet(), data, "the primary data") is data
+    numbered = ImageInputs(named(picture_dataset(12), ("0", "1")), processor)
+    assert in_order_of(model, numbered, "the primary data") is numbered
     with pytest.raises(ValueError, match=r"name different classes .*'bird'.*new head"):
         in_order_of(model, ImageInputs(named(picture_dataset(8), ("bird", "cat")), processor), "the primary data")
 

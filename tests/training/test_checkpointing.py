@@ -82,3 +82,36 @@ def test_a_token_does_not_reach_the_disk(tmp_path, tiny_net, primary, harmful):
     run.save_model()
     assert run.args.hub_token == "hf_secretsecretsecret"
     assert b"secretsecret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_the_best_model_is_kept_where_evaluations_are_more_frequent_than_checkpoints(tmp_path, primary, harmful):
+    """The best of seven evaluations falls between two checkpoints for some seed: what is told must be what is loaded."""
+    between = 0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        run = trainer(
+            tmp_path / str(seed),
+            TinyNet(),
+            primary,
+            harmful,
+            max_steps=12,
+            learning_rate=0.05,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="steps",
+            save_steps=6,
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_rir",
+        )
+        run.train()
+        between += run.state.best_global_step not in (6, 12)
+        assert run.evaluate()["eval_rir"] == pytest.approx(run.state.best_metric, rel=1e-5)
+    assert between
+
+
+def test_a_resume_without_theta_zero_is_refused(tmp_path, primary, harmful):
+    common = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer(tmp_path, TinyNet(), primary, harmful, **common).train()
+    (tmp_path / "initial_weights.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"No θ0 is stored beside .*Start anew"):
+        trainer(tmp_path, TinyNet(), primary, harmful, **common).train(resume_from_checkpoint=True)
