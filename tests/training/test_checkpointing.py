@@ -85,7 +85,7 @@ def test_a_token_does_not_reach_the_disk(tmp_path, tiny_net, primary, harmful):
 
 
 def test_the_best_model_is_kept_where_evaluations_are_more_frequent_than_checkpoints(tmp_path, primary, harmful):
-    """The best of seven evaluations falls between two checkpoints for some seed: what is told must be what is loaded."""
+    """For some seed the best evaluation falls between two checkpoints: what is told must be what is loaded."""
     between = 0
     for seed in range(4):
         torch.manual_seed(seed)
