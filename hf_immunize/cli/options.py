@@ -100,7 +100,7 @@ class TrainOptions:
     new_head: bool = _option(False, "Give the model a new head for the primary classes.")
     fit_steps: int = _option(0, "Steps of plain fitting first; θ0 is what comes out.")
     fit_learning_rate: float | None = _option(None, "Learning rate of that fit; as --learning_rate unless given.")
-    control: bool = _option(False, "Train the same steps with λ = 0 too, for comparison.")
+    control: bool = _option(True, "Train the same steps with λ = 0 too, for comparison; --no_control leaves it out.")
     attackers: list[str] = _attackers("probes")
     keep: list[str] | None = field(
         default=None,

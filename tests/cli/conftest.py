@@ -30,5 +30,5 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def released(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("released") / "out"
-    assert main(training(world, folder, "--control", "--learning_rate", "0.05", "--seed", "3")) == 0
+    assert main(training(world, folder, "--learning_rate", "0.05", "--seed", "3")) == 0
     return folder

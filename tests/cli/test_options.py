@@ -59,4 +59,4 @@ def test_options_come_back_as_their_dataclass_with_changes_over_them():
     options = parse(own, ["--output_dir", "out", "--new_head", "--fit_steps", "7"])
     found = own.of(TrainOptions, options, fit_steps=9)
     assert isinstance(found, TrainOptions)
-    assert (found.new_head, found.fit_steps, found.control) == (True, 9, False)
+    assert (found.new_head, found.fit_steps, found.control) == (True, 9, True)

@@ -22,7 +22,7 @@ def test_training_prints_a_table_or_json(world, tmp_path, capsys):
     assert main(training(world, tmp_path / "json", "--max_steps", "1", "--json")) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["folder"] == str(tmp_path / "json")
-    assert printed["results"]["rir"].keys() == {"immunized"}
+    assert printed["results"]["rir"].keys() == {"immunized", "control"}
 
 
 def test_an_option_that_is_missing_is_named_as_it_is_given():

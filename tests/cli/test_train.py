@@ -196,3 +196,14 @@ def test_greyscale_folders_of_images_train_too(world, tmp_path):
     assert Image.open(target).mode == "L"
     assert main(training(world, tmp_path / "out", "--max_steps", "1", primary=tmp_path / "grey")) == 0
     assert ImmunizationRecord.load(tmp_path / "out").primary.classes == ["class 0", "class 1"]
+
+
+def test_the_control_is_left_out_on_request_and_models_are_kept(world, tmp_path):
+    given = training(world, tmp_path / "out", "--max_steps", "1", "--no_control", "--attackers", "ridge")
+    assert main([*given, "--keep", "initial"]) == 0
+    record = ImmunizationRecord.load(tmp_path / "out")
+    assert set(record.results["primary_accuracy"]) == {"initial", "immunized"}
+    assert list(record.results["attacks"]["attackers"]) == ["ridge regression"]
+    kept = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "initial").state_dict()
+    base = AutoModelForImageClassification.from_pretrained(world / "vit").state_dict()
+    assert all(torch.equal(kept[name], base[name]) for name in base)
