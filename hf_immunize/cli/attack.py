@@ -129,6 +129,7 @@ def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[
         labels="needed",
         seed=options.seed,
         token=options.token,
+        skip_corrupt=options.skip_corrupt,
     )
     say([f"{task}: {found.name}, fitted on {found.split}, judged on {found.eval_split}", *found.notes])
 

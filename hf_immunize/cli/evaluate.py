@@ -49,6 +49,7 @@ def run(given: Sequence[str], command: str) -> int:
                 labels="optional" if task == "primary" else "unused",
                 seed=options.seed,
                 token=options.token,
+                skip_corrupt=options.skip_corrupt,
             )
             taken[task] = {"data": rows.name, "split": rows.eval_split, "rows": len(rows.evaluation)}
             say([f"{task}: {rows.name}, measured on {rows.eval_split} ({len(rows.evaluation)} rows)", *rows.notes])

@@ -100,6 +100,7 @@ def _task(options: argparse.Namespace, task: str, args: ImmunizationArguments) -
         token=options.hub_token,
         max_train_samples=options.max_train_samples,
         max_eval_samples=options.max_eval_samples,
+        skip_corrupt=options.skip_corrupt,
     )
 
 

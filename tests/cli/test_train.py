@@ -207,3 +207,17 @@ def test_the_control_is_left_out_on_request_and_models_are_kept(world, tmp_path)
     kept = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "initial").state_dict()
     base = AutoModelForImageClassification.from_pretrained(world / "vit").state_dict()
     assert all(torch.equal(kept[name], base[name]) for name in base)
+
+
+def test_broken_pictures_are_named_or_left_out_and_counted(world, tmp_path, capsys):
+    for index, row in enumerate(picture_dataset(30, seed=8)):
+        target = tmp_path / "folder" / f"class {row['label']}" / f"{index}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        row["image"].save(target)
+    (tmp_path / "folder" / "class 0" / "broken.png").write_bytes(b"no picture")
+    given = training(world, tmp_path / "out", "--no_control", "--attackers", "ridge", primary=tmp_path / "folder")
+    assert "broken.png" in error_of(capsys, given)
+    assert main([*given, "--skip_corrupt"]) == 0
+    assert "broken.png" in capsys.readouterr().err
+    record = ImmunizationRecord.load(tmp_path / "out").primary
+    assert record.n_train + record.n_eval == 30
