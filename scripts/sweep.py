@@ -45,7 +45,7 @@ from hf_immunize.attacks import Budgets
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import VerbParser
+from hf_immunize.cli.options import VerbParser, named_rows
 from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, UserError
@@ -64,7 +64,6 @@ STEPS, MAX_DROP = 100, 1.0
 BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300), seeds=(0,))
 TASKS = ("primary", "harmful", "benign")
 #: Of a task, as `hf-immunize train` names them: --primary_split and so on.
-PARTS = ("split", "eval_split", "config", "image_column", "label_column")
 #: Arguments of a training that do not decide its figures, or that are the cell's own.
 BESIDE = ("disable_tqdm", "eval_steps", "hub_", "lambda_", "log", "output_dir", "push_to_hub", "report_to", "run_name")
 #: What a finished cell is known by, and the control.
@@ -131,7 +130,7 @@ def tasks_of(train: argparse.Namespace, args: ImmunizationArguments) -> dict[str
             continue
         found[task] = load_task(
             getattr(train, task),
-            **{part: getattr(train, f"{task}_{part}") for part in PARTS},
+            **named_rows(train, task),
             labels="optional" if task == "harmful" and args.objective != "imma" else "needed",
             seed=args.seed,
             token=train.hub_token,

@@ -19,7 +19,7 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import REPORT_NAME, AttackReport
 from hf_immunize.attacks.suite import run_attacks
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import AttackOptions, VerbParser, task_options
+from hf_immunize.cli.options import AttackOptions, VerbParser, named_rows, task_options
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
 from hf_immunize.errors import InputError, OutputExistsError
@@ -121,15 +121,10 @@ def _target(options: argparse.Namespace) -> Path | None:
 def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[Subset, Subset]:
     found = load_task(
         getattr(options, task),
-        split=getattr(options, f"{task}_split"),
-        eval_split=getattr(options, f"{task}_eval_split"),
-        config=getattr(options, f"{task}_config"),
-        image_column=getattr(options, f"{task}_image_column"),
-        label_column=getattr(options, f"{task}_label_column"),
+        **named_rows(options, task),
         labels="needed",
         seed=options.seed,
         token=options.token,
-        skip_corrupt=options.skip_corrupt,
     )
     say([f"{task}: {found.name}, fitted on {found.split}, judged on {found.eval_split}", *found.notes])
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import EvaluateOptions, VerbParser, task_options
+from hf_immunize.cli.options import EvaluateOptions, VerbParser, named_rows, task_options
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
 from hf_immunize.metrics.evaluation import Protocol, evaluate_immunization
@@ -42,14 +42,10 @@ def run(given: Sequence[str], command: str) -> int:
         for task in TASKS:
             rows = load_evaluation(
                 getattr(options, task),
-                split=getattr(options, f"{task}_split"),
-                config=getattr(options, f"{task}_config"),
-                image_column=getattr(options, f"{task}_image_column"),
-                label_column=getattr(options, f"{task}_label_column"),
+                **named_rows(options, task),
                 labels="optional" if task == "primary" else "unused",
                 seed=options.seed,
                 token=options.token,
-                skip_corrupt=options.skip_corrupt,
             )
             taken[task] = {"data": rows.name, "split": rows.eval_split, "rows": len(rows.evaluation)}
             say([f"{task}: {rows.name}, measured on {rows.eval_split} ({len(rows.evaluation)} rows)", *rows.notes])

@@ -17,7 +17,16 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_immunize.attacks.attacker import attacker_choices
 from hf_immunize.training.arguments import ImmunizationArguments
 
-__all__ = ["FURTHER", "AttackOptions", "EvaluateOptions", "PushOptions", "TrainOptions", "VerbParser", "task_options"]
+__all__ = [
+    "FURTHER",
+    "AttackOptions",
+    "EvaluateOptions",
+    "PushOptions",
+    "TrainOptions",
+    "VerbParser",
+    "named_rows",
+    "task_options",
+]
 
 #: Fields of `TrainingArguments` that ``--help`` shows; ``--help_all`` shows every one.
 SHOWN = {
@@ -65,20 +74,28 @@ def task_options(task: str, what: str, *, training: bool = True) -> type:
         what: the help text.
         training: whether the verb trains or fits on it too, so that there is a split for that and one to measure on.
     """
-    measured = "test, else validation, whichever has labels; else a fifth of the other" if training else "test, else …"
-    options = [(task, f"{what}: Hub id (with @revision), image folder, save_to_disk folder or parquet.")]
-    options += [(f"{task}_config", "Configuration of a Hub data set.")]
+    options = {"": f"{what}: Hub id (with @revision), image folder, save_to_disk folder or parquet."}
+    options |= {"_config": "Configuration of a Hub data set."}
     if training:
-        options += [(f"{task}_split", "Split to train or to fit on; train unless given. Slices too: train[:10%%].")]
-        options += [(f"{task}_eval_split", f"Split to measure on; {measured} unless given.")]
+        options |= {"_split": "Split to train or to fit on; train unless given. Slices too: train[:10%%]."}
+        options |= {
+            "_eval_split": "Split to measure on; test, else validation, whichever has labels; else a fifth of the "
+            "other unless given."
+        }
     else:
-        options += [(f"{task}_split", "Split to measure on; test, else validation, else train unless given.")]
-    options += [(f"{task}_image_column", "Found by type and name unless given.")]
-    options += [(f"{task}_label_column", "Found by type and name unless given.")]
-    fields = [(name, "str | None", _option(None, text)) for name, text in options]
-    made = make_dataclass(f"{task.title()}Options", [(name, str | None, one) for name, _, one in fields])
+        options |= {"_split": "Split to measure on; test, else validation, else train unless given."}
+    options |= {f"_{column}_column": "Found by type and name unless given." for column in ("image", "label")}
+    fields = [(f"{task}{part}", str | None, _option(None, text)) for part, text in options.items()]
+    made = make_dataclass(f"{task.title()}Options", fields)
     made._argument_group_name = f"the {task} task"  # type: ignore[attr-defined]
     return made
+
+
+def named_rows(options: argparse.Namespace, task: str) -> dict[str, Any]:
+    """What the options of :func:`task_options` say of a task, as :func:`hf_immunize.load_task` takes it."""
+    parts = ("split", "eval_split", "config", "image_column", "label_column")
+    found = {part: getattr(options, f"{task}_{part}") for part in parts if hasattr(options, f"{task}_{part}")}
+    return found | {"skip_corrupt": options.skip_corrupt}
 
 
 ATTACKERS_HELP = f"Attackers, by group or by name: {', '.join(attacker_choices())}."

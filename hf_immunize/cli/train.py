@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import TrainOptions, VerbParser, task_options
+from hf_immunize.cli.options import TrainOptions, VerbParser, named_rows, task_options
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError
@@ -90,17 +90,12 @@ def _task(options: argparse.Namespace, task: str, args: ImmunizationArguments) -
     harmful = task == "harmful" and args.objective != "imma"
     return load_task(
         getattr(options, task),
-        split=getattr(options, f"{task}_split"),
-        eval_split=getattr(options, f"{task}_eval_split"),
-        config=getattr(options, f"{task}_config"),
-        image_column=getattr(options, f"{task}_image_column"),
-        label_column=getattr(options, f"{task}_label_column"),
+        **named_rows(options, task),
         labels="optional" if harmful else "needed",
         seed=args.seed,
         token=options.hub_token,
         max_train_samples=options.max_train_samples,
         max_eval_samples=options.max_eval_samples,
-        skip_corrupt=options.skip_corrupt,
     )
 
 

@@ -18,25 +18,7 @@ from hf_immunize.data.names import align_labels
 from hf_immunize.data.preprocessing import channels_of, to_channels
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["ImageInputs", "ModelPreprocessing", "as_inputs", "collate_images"]
-
-
-class ModelPreprocessing:
-    """A model's own way from pictures to pixel values, behind the call of an image processor.
-
-    A class of a module, so that workers that are spawned can be handed one. They are handed what ``preprocess`` belongs
-    to as well: where that is a whole model, give its image processor to :class:`ImageInputs` instead.
-
-    Args:
-        preprocess: pictures → pixel values of shape (n, C, H, W), such as ``LoadedModel.preprocess``.
-        n_channels: of the pictures that the model reads.
-    """
-
-    def __init__(self, preprocess: Callable[[list[Any]], torch.Tensor], n_channels: int = 3) -> None:
-        self.preprocess, self.n_channels = preprocess, n_channels
-
-    def __call__(self, images: list[Any], return_tensors: str = "pt") -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.preprocess(images)}
+__all__ = ["ImageInputs", "as_inputs", "collate_images"]
 
 
 class ImageInputs(torch.utils.data.Dataset):

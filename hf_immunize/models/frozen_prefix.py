@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
@@ -207,10 +207,17 @@ class ActivationStore:
         """The activations of ``data``, made now if they are not there; options are those of CachedActivations."""
         digest, source = prefix.digest(), getattr(data, "source", data)
         for known, one, cached in self._kept:
-            if known == digest and one is source:
+            if known == digest and _same_rows(one, source):
                 return cached
         self._kept.append((digest, source, CachedActivations(prefix, data, **options)))
         return self._kept[-1][2]
+
+
+def _same_rows(one: Any, other: Any) -> bool:
+    """One and the same data set, or the same rows of one."""
+    if isinstance(one, Subset) and isinstance(other, Subset):
+        return one.dataset is other.dataset and list(one.indices) == list(other.indices)
+    return one is other
 
 
 def _top_trained(model: nn.Module, early: list[str]) -> str:

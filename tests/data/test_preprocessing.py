@@ -14,7 +14,7 @@ from tiny import picture_dataset
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 
-from hf_immunize.data.images import ImageInputs, ModelPreprocessing, as_inputs, collate_images
+from hf_immunize.data.images import ImageInputs, as_inputs, collate_images
 from hf_immunize.data.preprocessing import TimmImageProcessor, channels_of, to_channels
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.folder import save_immunized
@@ -141,14 +141,9 @@ def test_a_transform_draws_anew_for_each_place_of_a_row():
 
 def test_inputs_reach_workers_that_are_spawned():
     data = picture_dataset(4)
-    own = ModelPreprocessing(_preprocess)
-    for inputs in (ImageInputs(data, own, cache=True), ImageInputs(data, processor())):
+    for inputs in (ImageInputs(data, processor(), cache=True), ImageInputs(data, processor())):
         loader = DataLoader(inputs, 2, num_workers=1, collate_fn=collate_images, multiprocessing_context="spawn")
         assert torch.equal(next(iter(loader))["pixel_values"][1], inputs[1]["pixel_values"])
-
-
-def _preprocess(images):
-    return processor()(images, return_tensors="pt")["pixel_values"]
 
 
 def test_streams_and_raw_samples_say_what_to_do():
