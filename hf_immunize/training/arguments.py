@@ -8,11 +8,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import logging
 
 from hf_immunize.errors import InputError
 from hf_immunize.objectives.registry import OBJECTIVES, get_objective
+from hf_immunize.training.unserved import check_served
 
 __all__ = ["DEFAULT_STEPS", "ImmunizationArguments"]
+
+logger = logging.get_logger(__name__)
 
 #: Optimizer steps where neither steps nor epochs were asked for.
 DEFAULT_STEPS = 300
@@ -27,10 +32,12 @@ class ImmunizationArguments(TrainingArguments):
     no removal of unused columns (batches are nested). ``optim="sgd"`` comes with Nesterov momentum 0.9, as the paper
     trains its deep nets (arXiv 2505.23760, section 5.3).
 
-    With ``gradient_accumulation_steps`` above 1 the regularizers are those of each micro-batch, averaged.
+    With ``gradient_accumulation_steps`` above 1 the regularizers are those of each micro-batch, averaged. Fields of
+    `TrainingArguments` that an immunization cannot serve (:data:`hf_immunize.training.unserved.UNSERVED`) are refused.
 
     Raises:
-        InputError: a λ that is negative or not a number, or another value out of range, when it is made.
+        InputError: a λ that is negative or not a number, another value out of range, or one that is not served, when
+            it is made.
     """
 
     _argument_group_name = "the training"
@@ -55,6 +62,13 @@ class ImmunizationArguments(TrainingArguments):
     optim_args: str | None = field(
         default=None,
         metadata={"help": "Extra arguments of the optimizer; for sgd momentum=0.9,nesterov=true unless given."},
+    )
+    gradient_accumulation_steps: int = field(
+        default=1,
+        metadata={
+            "help": "Micro-batches of the batch size a step; the regularizers are those of each, averaged, and not "
+            "those of all their images at once."
+        },
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are nested."})
     objective: str = field(
@@ -117,8 +131,12 @@ class ImmunizationArguments(TrainingArguments):
         for name in ("rir_group_size", "rir_max_samples"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name} must be 2 or more, got {getattr(self, name)}: one sample has κ = 1 always.")
-        if self.remove_unused_columns:
-            raise InputError("remove_unused_columns=True would empty the nested batches. Leave it false.")
+        if not 0 <= self.label_smoothing_factor <= 1:
+            raise InputError(f"label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor}.")
+        unknown = set(self.include_for_metrics) - {"inputs", "loss"}
+        if unknown:
+            raise InputError(f"include_for_metrics can hold inputs and loss, got {', '.join(sorted(unknown))}.")
+        check_served(self)
         if self.cache_frozen not in ("auto", "on", "off"):
             raise InputError(f"cache_frozen must be 'auto', 'on' or 'off', got {self.cache_frozen!r}.")
         # A misspelt objective is said now, with the nearest one.
@@ -129,11 +147,25 @@ class ImmunizationArguments(TrainingArguments):
         if self.num_train_epochs is None:
             self.num_train_epochs = 3.0
             self.max_steps = DEFAULT_STEPS if self.max_steps < 0 else self.max_steps
+        elif self.max_steps > 0 and self.num_train_epochs != 3.0:
+            logger.warning_once(
+                f"max_steps={self.max_steps} decides; num_train_epochs={self.num_train_epochs} does not."
+            )
+        if self.greater_is_better is None and str(self.metric_for_best_model).endswith("rir_ii"):
+            # What the immunization did to the primary task: `transformers` takes all but a loss for larger is better.
+            self.greater_is_better = False
         try:
             super().__post_init__()
-        except (ValueError, ImportError) as error:
+        except (ValueError, TypeError, ImportError, OSError, NotImplementedError) as error:
             # What TrainingArguments refuses is the user's to mend.
             raise InputError(str(error)) from error
+        # Once more, for what was given as JSON.
+        check_served(self)
+        missing = sorted(set(self.report_to or ()) - set(get_available_reporting_integrations()))
+        if missing:
+            raise InputError(
+                f"report_to: {', '.join(missing)} is not installed, or no tool that transformers reports to."
+            )
 
     @property
     def harmful_batch_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,19 +10,31 @@ from torch import nn
 
 from hf_immunize.data.labels import check_labels
 from hf_immunize.errors import InputError
+from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
+from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.pairing import PairedDataset
 
-__all__ = ["check_gradients", "check_model", "first_batches"]
+__all__ = ["check_evaluation", "check_gradients", "check_model", "check_untied", "first_batches"]
+
+#: What an evaluation finds where the user gave no metrics.
+METRICS = ("accuracy", "loss", "rir", "rir_i", "rir_ii")
 
 
 def check_model(model: nn.Module) -> None:
     """Refuses a model that training would change otherwise than it seems, or whose weights it cannot move.
 
     Raises:
-        InputError: adapters of PEFT, half precision, quantized weights, or weights spread over devices.
+        InputError: adapters of PEFT, half precision, quantized weights, weights spread over devices, or a model that
+            is compiled or wrapped already.
     """
-    kind = type(model).__name__
+    inner = unwrap(model)
+    kind = type(inner).__name__
+    if inner is not model:
+        raise InputError(
+            f"{kind} is compiled or wrapped already, and its checkpoints would name every weight otherwise. Pass the "
+            "model itself, and set torch_compile=True (or start several processes with torchrun)."
+        )
     if hasattr(model, "peft_config") or hasattr(model, "base_model_torch_dtype"):
         raise InputError(
             f"{kind} holds PEFT adapters on a frozen base, and an immunization changes the weights that are released. "
@@ -38,6 +50,46 @@ def check_model(model: nn.Module) -> None:
             f"{kind} holds weights in {', '.join(sorted(halves)).replace('torch.', '')}, in which small steps vanish. "
             "Load it with dtype=torch.float32 (or call model.float()), and set bf16=True for mixed precision."
         )
+
+
+def check_untied(model: nn.Module, modules: Sequence[str]) -> None:
+    """No parameter of the modules that train stands in the model under a second name.
+
+    Raises:
+        InputError: one does, with its names.
+    """
+    names: dict[int, list[str]] = {}
+    for name, one in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(one), []).append(name)
+    for found in (one for one in names.values() if len(one) > 1):
+        if any(name == module or name.startswith(f"{module}.") for name in found for module in modules):
+            raise InputError(
+                f"{' and '.join(found)} are the same weights, so that no part with them would train alone. Give each "
+                "module its own (torch.nn.Parameter(weight.detach().clone())), or choose a part without them "
+                "(trainable=[…])."
+            )
+
+
+def check_evaluation(args: ImmunizationArguments, eval_dataset: Any, own_metrics: bool) -> None:
+    """Refuses arguments that ask for a figure that no evaluation will find.
+
+    Args:
+        args: of the run.
+        eval_dataset: what is evaluated on: one data set, several by name, or None.
+        own_metrics: whether the user gave ``compute_metrics``, which may find anything.
+
+    Raises:
+        InputError: ``batch_eval_metrics`` without the user's own metrics, or a ``metric_for_best_model`` of no name.
+    """
+    if own_metrics or eval_dataset is None:
+        return
+    if args.batch_eval_metrics:
+        raise InputError("batch_eval_metrics=True needs compute_metrics that takes compute_result. Leave it false.")
+    sets = eval_dataset if isinstance(eval_dataset, dict) else {"": None}
+    known = [f"{own}_{name}".lstrip("_") for own in sets for name in METRICS]
+    wanted = args.metric_for_best_model
+    if wanted is not None and wanted.removeprefix("eval_") not in known:
+        raise InputError(f"metric_for_best_model={wanted!r}, but an evaluation finds {', '.join(known)}.")
 
 
 def check_gradients(model: nn.Module) -> None:

@@ -61,7 +61,9 @@ class Evaluating(Trainer):
         if "labels" in inputs:
             return super().prediction_step(model, inputs, *args, **kwargs)
         with torch.no_grad():
-            return None, features_and_logits(model, self._prepare_inputs(inputs))[1].detach(), None
+            logits = features_and_logits(model, self._prepare_inputs(inputs))[1].detach()
+        prediction_loss_only = args[0] if args else kwargs["prediction_loss_only"]
+        return None, None if prediction_loss_only else logits, None
 
     def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
@@ -103,5 +105,8 @@ def inputs_of(data: Any, image_processor: Any, labels_needed: bool, name: str, m
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """Share of samples whose largest logit is their label."""
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}
+    logits, labels = cast(Any, prediction.predictions), cast(Any, prediction.label_ids)
+    if isinstance(logits, list):
+        # A list of batches: eval_do_concat_batches=False.
+        logits, labels = np.concatenate(logits), np.concatenate(labels)
+    return {"accuracy": float((logits.argmax(-1) == labels).mean())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import EvalPrediction, seed_worker
 from transformers.utils import logging
 
 from hf_immunize.data.images import collate_images
@@ -26,7 +27,13 @@ from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
-from hf_immunize.training.checks import check_gradients, check_model, first_batches
+from hf_immunize.training.checks import (
+    check_evaluation,
+    check_gradients,
+    check_model,
+    check_untied,
+    first_batches,
+)
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
 from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
 from hf_immunize.training.publishing import Publishing
@@ -99,7 +106,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
                 "model_init is not supported: what trains and θ0 belong to one model. Make the model first and pass "
                 "it, once for every trial of a search."
             )
-        check_model(unwrap(model))
+        check_model(model)
         self.objective: Objective = get_objective(
             args.objective,
             lambda_primary=args.lambda_primary,
@@ -115,6 +122,10 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         self.stream_collator = data_collator or collate_images
         self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful")
         self.harmful_eval_dataset = inputs_of(harmful_eval_dataset, processing_class, False, "harmful evaluation")
+        check_evaluation(args, eval_dataset, compute_metrics is not None)
+        if args.n_gpu > 1:
+            logger.warning(f"One of the {args.n_gpu} GPUs is used. For all of them: torchrun --nproc_per_node N …")
+            args._n_gpu = 1
         # The Trainer's own label smoothing asks for a transformers model; the task loss below smooths for any.
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(
@@ -130,9 +141,9 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         args.label_smoothing_factor = smoothing
         self._checkpoint_activations_of_timm()
         self.label_names = ["labels"]
-        # Features, not only logits, decide about RIR: the metric to keep is larger when better.
-        if args.metric_for_best_model in ("rir", "eval_rir") and args.greater_is_better is None:
-            args.greater_is_better = True
+        if not hasattr(self.model, "main_input_name"):
+            # Under which the Trainer hands the images to metrics that want them.
+            cast(Any, self.model).main_input_name = "pixel_values"
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_steps = 0
         self.notes: list[str] = []
@@ -147,6 +158,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
         )
         self.selection = select_trainable(self.model, args.selection, self._sample)
+        check_untied(unwrap(self.model), self.selection.modules)
         logger.warning_once(f"Training {self.selection}")
         self._theta_zero = ThetaZero(unwrap(self.model))
         self._activations = ActivationStore() if activations is None else activations
@@ -162,6 +174,10 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             return
         if not hasattr(model, "set_grad_checkpointing"):
             raise InputError(f"{type(model).__name__} has no activation checkpointing. Leave it off.")
+        if self.args.activation_checkpointing_kwargs:
+            raise InputError(
+                "timm's activation checkpointing takes no activation_checkpointing_kwargs. Leave them away."
+            )
         model.set_grad_checkpointing(True)
         self.args.activation_checkpointing = self.args.gradient_checkpointing = False
 
@@ -197,6 +213,9 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
                 pin_memory=self.args.dataloader_pin_memory,
                 persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
                 prefetch_factor=self.args.dataloader_prefetch_factor,
+                multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
+                in_order=self.args.dataloader_in_order,
+                worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=self.args.process_index),
             )
         )
 

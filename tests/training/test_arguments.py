@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from trainers import trainer
+from trainers import arguments, trainer
+
+from hf_immunize import ImmunizationArguments
+from hf_immunize.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -13,10 +16,45 @@ from trainers import trainer
         ({"lambda_harmful": float("nan")}, "lambda_harmful must be a finite number"),
         ({"lambda_harmful": "5e-5"}, "YAML reads 5e-5 as a word"),
         ({"rir_group_size": 1}, "rir_group_size must be 2 or more, got 1"),
-        ({"remove_unused_columns": True}, "Leave it false"),
+        ({"remove_unused_columns": True}, "nested batches"),
+        ({"label_smoothing_factor": 1.5}, "between 0 and 1, got 1.5"),
+        ({"include_for_metrics": ["loss", "logits"]}, "can hold inputs and loss, got logits"),
+        ({"report_to": "a tool"}, "report_to: a tool is not installed"),
+        ({"accelerator_config": {"split": True}}, "split"),
+        ({"save_strategy": "sometimes"}, "sometimes"),
         ({"objective": "conditon"}, "condition"),
     ],
 )
 def test_arguments_that_cannot_be(tmp_path, tiny_net, primary, harmful, changes, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, tiny_net, primary, harmful, **changes)
+
+
+def test_steps_beside_epochs_decide_and_that_is_said(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        args = arguments(tmp_path, max_steps=7, num_train_epochs=2)
+    assert "max_steps=7 decides; num_train_epochs=2 does not" in caplog.text
+    assert args.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("metric", "larger"), [("eval_rir", True), ("rir_i", True), ("eval_rir_ii", False), ("loss", False)]
+)
+def test_which_way_a_metric_is_better(tmp_path, metric, larger):
+    args = arguments(tmp_path, metric_for_best_model=metric)
+    assert args.greater_is_better is larger
+    assert (
+        arguments(tmp_path, metric_for_best_model=metric, greater_is_better=not larger).greater_is_better is not larger
+    )
+
+
+def test_accumulation_says_of_what_the_regularizers_are_taken():
+    (field,) = [
+        one for one in ImmunizationArguments.__dataclass_fields__.values() if one.name == "gradient_accumulation_steps"
+    ]
+    assert "regularizers are those of each, averaged" in field.metadata["help"]
+
+
+def test_mistakes_of_training_arguments_are_the_users(tmp_path):
+    with pytest.raises(InputError, match="load_best_model_at_end"):
+        arguments(tmp_path, load_best_model_at_end=True, save_strategy="steps")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from samples import tiny_vit
 from tiny import Images, TinyNet
+from trainers import arguments, trainer
 
 from hf_immunize.data.images import collate_images
-from hf_immunize.training.checks import check_gradients, check_model, first_batches
+from hf_immunize.training.checks import check_evaluation, check_gradients, check_model, check_untied, first_batches
 
 
 def checked(harmful_labels_needed=False, model=None, **sources):
@@ -73,6 +74,36 @@ def test_a_model_whose_weights_cannot_be_moved_is_refused():
     spread.hf_device_map = {"stem": 0, "blocks": 1}
     with pytest.raises(ValueError, match="spread over several devices"):
         check_model(spread)
+
+
+def test_a_model_that_is_compiled_already_is_refused(tiny_net):
+    with pytest.raises(ValueError, match=r"compiled or wrapped already.*torch_compile=True"):
+        check_model(torch.compile(tiny_net, backend="eager"))
+
+
+def test_weights_that_are_shared_with_what_trains_are_refused(tmp_path, tiny_net, primary, harmful):
+    check_untied(tiny_net, ["blocks"])
+    tiny_net.blocks[2].conv.weight = tiny_net.blocks[0].conv.weight
+    with pytest.raises(ValueError, match=r"blocks\.0\.conv\.weight and blocks\.2\.conv\.weight are the same"):
+        trainer(tmp_path, tiny_net, primary, harmful)
+    # Where neither of the two trains, nothing moves.
+    trainer(tmp_path, tiny_net, primary, harmful, trainable=["score"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sets", "message"),
+    [
+        ({"metric_for_best_model": "f1"}, "one", "an evaluation finds accuracy, loss, rir, rir_i, rir_ii"),
+        ({"metric_for_best_model": "eval_rir"}, {"a": "one"}, "an evaluation finds a_accuracy"),
+        ({"batch_eval_metrics": True}, "one", "compute_metrics that takes compute_result"),
+    ],
+)
+def test_figures_that_no_evaluation_finds_are_said_at_once(tmp_path, changes, sets, message):
+    args = arguments(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        check_evaluation(args, sets, False)
+    check_evaluation(args, sets, True)
+    check_evaluation(arguments(tmp_path, metric_for_best_model="eval_a_rir"), {"a": "one"}, False)
 
 
 def test_a_parameter_without_a_gradient_is_named():

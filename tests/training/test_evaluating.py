@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from samples import tiny_timm, tiny_vit
-from tiny import Images, picture_dataset
+from tiny import Images, TinyNet, picture_dataset
+from trainers import arguments, trainer
 
 from hf_immunize import ImmunizationArguments, ImmunizationTrainer
 from hf_immunize.data.preprocessing import TimmImageProcessor
@@ -66,3 +68,41 @@ def test_a_model_that_takes_images_without_a_name_predicts_too(tmp_path):
         processing_class=TimmImageProcessor.from_model(model, image_size=8),
     )
     assert run.predict(picture_dataset(6).remove_columns("label")).predictions.shape == (6, 2)
+
+
+@pytest.mark.parametrize("changes", [{"eval_do_concat_batches": False}, {"eval_accumulation_steps": 1}])
+def test_how_batches_are_gathered_changes_no_figure(tmp_path, primary, harmful, changes):
+    options = {"per_device_eval_batch_size": 40, "warmup_steps": 0}
+    model = TinyNet()
+    plain = trainer(tmp_path, model, primary, harmful, **options).evaluate()
+    other = trainer(tmp_path, model, primary, harmful, **options, **changes).evaluate()
+    assert other["eval_accuracy"] == plain["eval_accuracy"]
+    assert other["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
+
+
+def test_losses_alone_where_that_was_asked_for(tmp_path, primary, harmful):
+    model = TinyNet()
+    plain = trainer(tmp_path, model, primary, harmful).evaluate()
+    run = trainer(tmp_path, model, primary, harmful, prediction_loss_only=True)
+    found = run.evaluate()
+    assert "eval_accuracy" not in found
+    assert found["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
+    assert run.predict(Images(5, labels=False)).predictions is None
+
+
+@pytest.mark.parametrize("by_batch", [True, False])
+def test_metrics_of_the_users_own_get_what_they_asked_for(tmp_path, primary, harmful, by_batch):
+    seen = {"losses": 0, "inputs": 0}
+
+    def metrics(prediction, compute_result=True):
+        seen["inputs"] += len(prediction.inputs["pixel_values"] if by_batch else prediction.inputs)
+        seen["losses"] += len(np.asarray(prediction.losses))
+        return {"mine": 1.0} if compute_result else {}
+
+    args = arguments(tmp_path, include_for_metrics=["inputs", "loss"], batch_eval_metrics=by_batch)
+    run = ImmunizationTrainer(
+        TinyNet(), args, train_dataset=primary, harmful_dataset=harmful, eval_dataset=primary, compute_metrics=metrics
+    )
+    assert run.evaluate()["eval_mine"] == 1.0
+    assert seen["inputs"] == len(primary)
+    assert seen["losses"] >= len(primary)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from tiny import Images, TinyNet
 from torch import nn
-from trainers import state, trainer
+from trainers import arguments, state, trainer
 from transformers import TrainerCallback
 
 from hf_immunize import ImmunizationTrainer, NonFiniteLossError, features_and_logits, features_r_ill, features_r_well
@@ -154,6 +154,42 @@ def test_bf16_training_stays_finite(tmp_path, tiny_net, primary, harmful):
     run.train()
     assert all(value.isfinite().all() for value in tiny_net.state_dict().values())
     assert run.state.log_history[-1]["train_loss"] > 0
+
+
+def test_options_of_the_loader_reach_it(tmp_path, tiny_net, primary, harmful):
+    options = {
+        "dataloader_num_workers": 1,
+        "dataloader_multiprocessing_context": "spawn",
+        "dataloader_in_order": False,
+        "dataloader_prefetch_factor": 3,
+        "cache_frozen": "off",
+    }
+    loader = trainer(tmp_path, tiny_net, primary, harmful, **options).get_train_dataloader()
+    assert loader.multiprocessing_context.get_start_method() == "spawn"
+    assert loader.prefetch_factor == 3
+    assert loader.in_order is False
+    # Else NumPy draws alike in all workers.
+    assert loader.worker_init_fn is not None
+
+
+def test_torch_compile_trains_the_same_weights(tmp_path, tiny_net, primary, harmful):
+    plain, compiled = tiny_net, copy.deepcopy(tiny_net)
+    trainer(tmp_path, plain, primary, harmful, max_steps=2).train()
+    run = trainer(tmp_path, compiled, primary, harmful, max_steps=2, torch_compile=True, torch_compile_backend="eager")
+    run.train()
+    for name, value in run.model.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], msg=name)
+    assert run.evaluate()["eval_rir"] > 0
+
+
+def test_one_of_several_gpus_is_used_and_that_is_said(tmp_path, tiny_net, primary, harmful, caplog):
+    args = arguments(tmp_path)
+    args._n_gpu = 4
+    with caplog.at_level("WARNING"):
+        run = ImmunizationTrainer(tiny_net, args, train_dataset=primary, harmful_dataset=harmful)
+    assert "One of the 4 GPUs is used" in caplog.text
+    assert run.args.train_batch_size == 16
+    run.train()
 
 
 def test_imma_uses_harmful_labels(tmp_path, tiny_net, primary):

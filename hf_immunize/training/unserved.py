@@ -1,0 +1,92 @@
+"""Fields of `transformers.TrainingArguments` that an immunization cannot serve, and what to do in place of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.utils import strtobool
+
+from hf_immunize.errors import InputError
+
+__all__ = ["ACCELERATE_FIELDS", "UNSERVED", "check_served"]
+
+_ONE_MODEL_A_PROCESS = (
+    "Features and θ0 are read off whole weights. Start one process a GPU with torchrun, each with all."
+)
+_ONE_RATE = "Every layer needs a gradient that is still there when the norm is taken. Take adamw_torch, say."
+
+#: Field → the values of it that are served, and why no other is.
+UNSERVED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "auto_find_batch_size": (
+        (False,),
+        "The regularizers depend on the number of images that they are taken of, which would change in mid run. Set "
+        "per_device_train_batch_size, and activation_checkpointing=True to save memory.",
+    ),
+    "bf16_full_eval": ((False,), "A condition number needs float32. bf16=True trains in mixed precision."),
+    "fp16_full_eval": ((False,), "A condition number needs float32. fp16=True trains in mixed precision."),
+    "dataloader_drop_last": ((False,), "A batch of a training is always whole here, and an evaluation takes all rows."),
+    "deepspeed": ((None, "", False), _ONE_MODEL_A_PROCESS),
+    "fsdp": ((None, "", False, []), _ONE_MODEL_A_PROCESS),
+    "parallelism_config": ((None,), _ONE_MODEL_A_PROCESS),
+    "include_num_input_tokens_seen": (("no", False), "Images have no tokens."),
+    "label_names": (
+        (None, ["labels"]),
+        "Labels stand under 'labels' in a batch. Name the column of a data set by ImageInputs(…, label_column=…).",
+    ),
+    "neftune_noise_alpha": ((None, 0), "It is noise on the embeddings of a language model."),
+    "remove_unused_columns": ((False,), "It would empty the nested batches."),
+    "train_sampling_strategy": (
+        ("random",),
+        "The order of both streams is drawn by data_seed (or seed). Sort or weight the rows of the data set.",
+    ),
+    "use_liger_kernel": ((False,), "Its kernels are those of language models."),
+}
+
+#: Likewise of ``accelerator_config``.
+ACCELERATE_FIELDS: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "dispatch_batches": ((None, False), "Each process reads its own images."),
+    "even_batches": ((True,), "Every process needs as many batches as the others."),
+    "split_batches": (
+        (False,),
+        "Half a batch would hold one of the two streams alone. per_device_train_batch_size counts by process.",
+    ),
+}
+
+_OPTIMIZERS = {
+    "lomo": _ONE_RATE,
+    "adalomo": _ONE_RATE,
+    "layerwise": _ONE_RATE,
+    "schedule_free": "Its weights are others in training and in evaluation. Take adamw_torch with a schedule, say.",
+}
+
+
+def check_served(args: Any) -> None:
+    """Refuses arguments that act through what an immunization does otherwise than the Trainer.
+
+    Args:
+        args: training arguments, before or after `transformers` has worked them out.
+
+    Raises:
+        InputError: a value that is not served.
+    """
+    _check(args, UNSERVED, "")
+    config = args.accelerator_config
+    if config is not None and not isinstance(config, str):
+        values = config if isinstance(config, Mapping) else vars(config)
+        _check(values, ACCELERATE_FIELDS, "accelerator_config: ")
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    for part, why in _OPTIMIZERS.items():
+        if optimizer.startswith(part) or optimizer.endswith(part):
+            raise InputError(f"optim={optimizer!r} is not supported. {why}")
+    for launched in ("FSDP", "DEEPSPEED"):
+        if strtobool(os.environ.get(f"ACCELERATE_USE_{launched}", "false")):
+            raise InputError(f"{launched} was asked for by accelerate launch. {_ONE_MODEL_A_PROCESS}")
+
+
+def _check(given: Any, table: Mapping[str, tuple[tuple[Any, ...], str]], where: str) -> None:
+    for name, (served, why) in table.items():
+        value = given.get(name, served[0]) if isinstance(given, Mapping) else getattr(given, name)
+        if value not in served:
+            raise InputError(f"{where}{name}={value!r} is not supported. {why} Leave it at {served[0]!r}.")
