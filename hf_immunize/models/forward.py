@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,18 @@ from torch import nn
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ACTIVATIONS", "Call", "forward", "logits_of", "trace", "unwrap"]
+__all__ = ["ACTIVATIONS", "Call", "check_inputs", "forward", "logits_of", "trace", "unwrap"]
 
 
 #: Key of a batch that holds what a model takes in place of images while its frozen part is bypassed.
 ACTIVATIONS = "activations"
 #: Keys of a batch that are targets, not model inputs.
 TARGETS = ("labels", "label", "label_ids")
+#: Inputs that no image becomes here, and what they are; a model that takes one of them needs it.
+OTHER_INPUTS = {
+    "input_ids": "tokens, of a text or of colours",
+    "spatial_shapes": "patches packed from images of any shape (a checkpoint of one resolution does without)",
+}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -36,6 +41,25 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             return model
+
+
+def check_inputs(model: nn.Module, given: Collection[str] = ()) -> None:
+    """Refuses a model that takes more than images.
+
+    Args:
+        model: any module.
+        given: names of the inputs that are there beside the images.
+
+    Raises:
+        InputError: it takes tokens or packed patches, and they are not there.
+    """
+    taken = inspect.signature(unwrap(model).forward).parameters
+    for name, what in OTHER_INPUTS.items():
+        if name in taken and name not in given:
+            raise InputError(
+                f"{type(unwrap(model)).__name__} takes {name} ({what}), and only images of shape (n, C, H, W) are "
+                "prepared here. Choose a classifier that takes pixel_values alone."
+            )
 
 
 def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
@@ -58,8 +82,13 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
     Raises:
         InputError: there are none.
     """
-    if isinstance(output, Mapping) or hasattr(output, "logits"):
-        output = output.get("logits") if isinstance(output, Mapping) else output.logits
+    if isinstance(output, Mapping):
+        # Some classifiers call their logits the last hidden state; a backbone's has another width.
+        state = output.get("last_hidden_state")
+        called_otherwise = isinstance(state, torch.Tensor) and state.ndim == 2 and state.shape[1] == _n_labels(model)
+        output = output.get("logits", state if called_otherwise else None)
+    elif hasattr(output, "logits"):
+        output = output.logits
     elif isinstance(output, (tuple, list)):
         output = next((part for part in output if isinstance(part, torch.Tensor) and part.ndim == 2), None)
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
@@ -68,6 +97,10 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
             "with AutoModelForImageClassification, or with timm.create_model(..., num_classes=N)."
         )
     return output
+
+
+def _n_labels(model: nn.Module) -> int | None:
+    return getattr(getattr(model, "config", None), "num_labels", None)
 
 
 @dataclass(eq=False)
@@ -81,7 +114,12 @@ class Call:
 
 
 def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[list[Call], list[str], torch.Tensor]:
-    """One evaluation-mode forward of two samples: finished calls of leaf modules, modules as they started, logits."""
+    """One evaluation-mode forward of two samples: finished calls of leaf modules, modules as they started, logits.
+
+    Raises:
+        InputError: the model does not run on these inputs, or gives no logits.
+    """
+    check_inputs(model, inputs.keys() if isinstance(inputs, Mapping) else ())
     calls: list[Call] = []
     started: list[str] = []
 
@@ -109,10 +147,19 @@ def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[l
     try:
         model.eval()
         with torch.no_grad():
-            logits = logits_of(forward(model, few), model)
+            output = forward(model, few)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        images = few["pixel_values"] if isinstance(few, Mapping) and "pixel_values" in few else few
+        shape = f" of shape {tuple(images.shape)}" if isinstance(images, torch.Tensor) else ""
+        raise InputError(
+            f"{type(model).__name__} does not run on images{shape}: {error} Prepare them with the model's own image "
+            "processor; many models take one size and number of channels alone."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return calls, started, logits
+    return calls, started, logits_of(output, model)

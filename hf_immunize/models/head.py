@@ -1,12 +1,22 @@
 """The head of any classifier, found by probing, and (features, logits) in one forward.
 
-Features are the input of the head: the linear layer (or 1×1 convolution) whose output is the logits, whatever it is
-called.
+The head is the linear layer (or convolution) whose output is the logits, whatever it is called, and features are what
+it reads: what an attacker who keeps the network and draws its last layer anew would probe. So, kind by kind:
+
+* a head behind several layers (an MLP, a pooled map that goes through a convolution): the input of the last one;
+* a dropout before the head: what goes into the dropout, so that features are the same in training;
+* a 1×1 convolution or a linear layer on every position, whose mean is the logits: the mean of its input;
+* several heads whose outputs are averaged or added (distilled models, branches of two scales): all their inputs, side
+  by side;
+* a head with an auxiliary part that is not linear in it (a maximum over positions, say) added to the logits: the input
+  of the head alone;
+* auxiliary outputs beside the logits: no part of it.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,19 +32,27 @@ __all__ = ["Head", "features_and_logits", "find_head"]
 
 
 @dataclass(frozen=True)
+class Source:
+    """The input or output of one call of a module: the head's own input, or what stands before a dropout before it."""
+
+    module: str
+    end: str
+    call: int = 0
+
+
+@dataclass(frozen=True)
 class Head:
-    """The layers whose mean output is the logits (one, or two in a distilled model), by module name.
+    """The layers whose outputs are the logits, or summands of them (two in a distilled model), by module name.
 
     Attributes:
         names: module names in ``model.named_modules()``.
-        sources: for each, the module whose ``"input"`` or ``"output"`` is the features: the head's own input, or what
-            stands before a dropout (a module or a function) in front of it.
+        sources: for each, where the features are read.
         n_features: width d of the features (summed over the layers).
         n_classes: number of logits.
     """
 
     names: tuple[str, ...]
-    sources: tuple[tuple[str, str], ...]
+    sources: tuple[Source, ...]
     n_features: int
     n_classes: int
 
@@ -61,16 +79,17 @@ def features_and_logits(
     """
     inner = unwrap(model)
     head = find_head(inner, inputs)
-    captured: dict[str, torch.Tensor] = {}
+    captured: dict[Source, torch.Tensor] = {}
     with _capturing(inner, head.sources, captured):
         logits = logits_of(forward(model, inputs), inner)
         if not captured and model is not inner:
             # What was compiled before there were hooks runs without them: this pass again, as it was written.
             logits = logits_of(forward(inner, inputs), inner)
-    missing = [name for name, _ in head.sources if name not in captured]
+    missing = [source.module for source in head.sources if source not in captured]
     if missing:
         raise InputError(f"{missing[0]!r} of {type(inner).__name__}, at its head, did not run in this forward pass.")
-    features = [captured[name].flatten(1) for name, _ in head.sources]
+    layers = [inner.get_submodule(name) for name in head.names]
+    features = [_rows(captured[source], layer) for source, layer in zip(head.sources, layers, strict=True)]
     return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), logits
 
 
@@ -90,22 +109,27 @@ def find_head(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Hea
 
 
 @contextmanager
-def _capturing(model: nn.Module, sources: Sequence[tuple[str, str]], into: dict[str, torch.Tensor]) -> Iterator[None]:
+def _capturing(model: nn.Module, sources: Sequence[Source], into: dict[Source, torch.Tensor]) -> Iterator[None]:
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def keep(name: str, end: str, value: torch.Tensor, copied: bool) -> None:
+        source = Source(name, end, seen[name, end])
+        seen[name, end] += 1
+        if source in sources:
+            into[source] = value.clone() if copied else value
+
     def keep_input(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            features = args[0] if args else next(iter(kwargs.values()))
-            into[name] = features.clone() if getattr(module, "inplace", False) else features
+            value = args[0] if args else next(iter(kwargs.values()))
+            keep(name, "input", value, copied=getattr(module, "inplace", False))
 
         return hook
 
     def keep_output(name: str) -> Any:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> None:
-            into[name] = output
-
-        return hook
+        return lambda _module, _args, output: keep(name, "output", output, copied=False)
 
     handles = []
-    for name, end in sources:
+    for name, end in {(source.module, source.end) for source in sources}:
         module = model.get_submodule(name)
         if end == "input":
             handles.append(module.register_forward_pre_hook(keep_input(name), with_kwargs=True))
@@ -122,40 +146,60 @@ def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
     calls, _, logits = trace(model, inputs)
     # Each linear layer that could be the head, with its features and what it makes of them.
     linear = [
-        (call, call.input.flatten(1), call.output.flatten(1))
+        (call, features, output)
         for call in calls
-        if isinstance(call.module, (nn.Linear, nn.Conv2d))
-        and call.input is not None
-        and call.output is not None
-        and call.output.numel() == logits.numel()
-        and call.input.flatten(1).shape[1] == call.module.weight[0].numel()
+        if isinstance(call.module, (nn.Linear, nn.Conv2d)) and call.input is not None and call.output is not None
+        for features, output in [(_rows(call.input, call.module), _rows(call.output, call.module))]
+        if output.shape == logits.shape and features.shape[1] == call.module.weight[0].numel()
     ]
     heads = [one for one in linear if torch.equal(one[2], logits)][-1:]
-    if not heads and len(linear) > 1:
-        # A distilled model (DeiT, LeViT) averages a class head and a distillation head.
-        mean = torch.stack([output for _, _, output in linear]).mean(0)
-        heads = linear if torch.allclose(mean, logits, rtol=1e-4, atol=1e-5) else []
+    if not heads:
+        heads = [one for one in linear if _is_summand(one[0], model, inputs, logits)]
     if not heads:
         raise InputError(
             f"No linear layer of {type(model).__name__} gives its {logits.shape[1]} logits from features of shape "
             "(n, d), so its head cannot be found. A model with num_classes=0 has none; put one nn.Linear last."
         )
-    sources = [_source(calls, call) for call, _, _ in heads]
     width = sum(features.shape[1] for _, features, _ in heads)
-    return Head(tuple(call.name for call, _, _ in heads), tuple(sources), width, logits.shape[1])
+    sources = tuple(_source(calls, call) for call, _, _ in heads)
+    return Head(tuple(call.name for call, _, _ in heads), sources, width, logits.shape[1])
 
 
-def _source(calls: list[Call], head: Call) -> tuple[str, str]:
-    position = calls.index(head)
-    before = calls[position - 1] if position else None
-    if before is None or before.output is not head.input:
-        return head.name, "input"
-    if isinstance(before.module, nn.Dropout):
-        return before.name, "input"
-    # Many timm models call F.dropout between this module and the head; in evaluation mode it hands its input on.
-    if sum(call.module is before.module for call in calls) == 1:
-        return before.name, "output"
-    return head.name, "input"
+def _rows(values: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """Input or output of a layer as (n, width), the mean over positions where the layer works on each by itself."""
+    if isinstance(layer, nn.Linear):
+        return values.flatten(1, -2).mean(1) if values.ndim > 2 else values
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and values.ndim == 4:
+        return values.flatten(2).mean(2)
+    return values.flatten(1)
+
+
+def _is_summand(call: Call, model: nn.Module, inputs: torch.Tensor | Mapping[str, Any], logits: torch.Tensor) -> bool:
+    """Whether a multiple of the layer's output, and nothing else of it, goes into the logits: more there is more here.
+
+    What is added differs from position to position, so that a maximum over them is not taken for their mean.
+    """
+    assert call.output is not None
+    scale = max(1.0, logits.abs().max().item())
+    more = scale * torch.linspace(1, 2, call.output.numel(), device=logits.device).to(logits.dtype).view_as(call.output)
+    handle = call.module.register_forward_hook(lambda _module, _args, output: output + more)
+    try:
+        moved = trace(model, inputs)[2] - logits
+    finally:
+        handle.remove()
+    added = _rows(more, call.module)
+    multiple = (moved * added).sum() / (added * added).sum()
+    return bool(multiple.abs() > 1e-3) and torch.allclose(moved, multiple * added, rtol=1e-3, atol=1e-4 * scale)
+
+
+def _source(calls: list[Call], head: Call) -> Source:
+    # In evaluation mode a dropout, whether a module or a function, hands its input on: the first call that gave this
+    # tensor stands before it. A module that drops in place is read at its input.
+    same = [call for call in calls if call.output is head.input]
+    dropouts = [call for call in same if isinstance(call.module, nn.Dropout)]
+    first = (dropouts or same or [head])[0]
+    own = [call for call in calls if call.module is first.module]
+    return Source(first.name, "input" if first is head or dropouts else "output", own.index(first))
 
 
 def _still_valid(model: nn.Module, head: Head) -> bool:

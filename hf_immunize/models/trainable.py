@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import trace, unwrap
-from hf_immunize.models.head import Head, find_head
+from hf_immunize.models.last_stage import last_stage
 
 __all__ = ["TrainableSelection", "keep_still", "modules_before_training", "select_trainable"]
 
@@ -45,21 +44,23 @@ def select_trainable(
     Args:
         model: the classifier.
         selection: ``"last"`` (the last stage or block, all that runs after it, and the head, as in the paper's
-            section 5.3), ``"all"``, or names or patterns of modules (``["layer4", "*.norm", "fc"]``).
+            section 5.3; without stages and blocks the last layer before the head), ``"all"``, or names or patterns of
+            modules (``["layer4", "*.norm", "fc"]``).
         inputs: a batch, for finding out what runs last.
 
     Raises:
-        ValueError: a pattern that fits no parameter (with the nearest module), or a model without a sequence of
-            blocks for ``"last"``.
+        ValueError: a pattern that fits no parameter (with the nearest module), weights that are shared between what
+            trains and what does not, or a model of which ``"last"`` would leave nothing frozen.
     """
     model = unwrap(model)
     if selection == "all":
-        prefixes, chosen = ["all"], {name for name, _ in model.named_parameters()}
+        prefixes, chosen = ["all"], {name for name, _ in model.named_parameters(remove_duplicate=False)}
     elif selection == "last":
-        prefixes, chosen = _last_stage(model, inputs)
+        prefixes, chosen = last_stage(model, inputs)
     else:
         patterns = [selection] if isinstance(selection, str) else list(selection)
         prefixes, chosen = patterns, _matching(model, patterns)
+    _check_shared(model, chosen, selection)
     total = trained = 0
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen and parameter.is_floating_point())
@@ -69,6 +70,20 @@ def select_trainable(
         raise InputError(f"Nothing would train with trainable={selection!r}: no floating-point parameter was chosen.")
     _early[model] = modules_before_training(model, inputs)
     return TrainableSelection(tuple(prefixes), trained, total)
+
+
+def _check_shared(model: nn.Module, chosen: set[str], selection: str | Sequence[str]) -> None:
+    """Refuses weights of several names of which some were chosen: they cannot both train and stay as they are."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    for own in names.values():
+        inside, outside = [one for one in own if one in chosen], [one for one in own if one not in chosen]
+        if inside and outside:
+            raise InputError(
+                f"{inside[0]} and {outside[0]} are one and the same weights, and trainable={selection!r} chooses the "
+                "first alone. Name both, or neither: trainable=[…]."
+            )
 
 
 def modules_before_training(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> frozenset[str]:
@@ -101,12 +116,6 @@ def _still_modules(model: nn.Module, early: frozenset[str]) -> Iterator[nn.Modul
             yield module
 
 
-def _parents(name: str) -> list[str]:
-    """The dotted ancestors of ``name``, the nearest first."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
-
-
 def _ends(name: str) -> list[int]:
     """Where each dotted ancestor of ``name`` ends, the name itself and the root ("") included."""
     return [0, *(position for position, sign in enumerate(name) if sign == "."), len(name)]
@@ -116,69 +125,12 @@ def _has_parameters(model: nn.Module, name: str) -> bool:
     return next(model.get_submodule(name).parameters(), None) is not None
 
 
-def _last_stage(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[list[str], set[str]]:
-    _, started, _ = trace(model, inputs)
-    order = {name: position for position, name in reversed(list(enumerate(started)))}
-    head = find_head(model, inputs)
-    block = _last_block(model, order, head)
-    begin = min(order[name] for name in order if name == block or name.startswith(block + "."))
-    late = {name for name, position in order.items() if position >= begin} | set(head.names)
-    # A part that its parent uses without calling it (nn.MultiheadAttention's out_proj) runs when the parent does.
-    late |= {
-        name
-        for name, _ in model.named_modules()
-        if name not in order and next((one for one in _parents(name) if one in order), "") in late
-    }
-    chosen = {
-        f"{name}.{own}" if name else own
-        for name, module in model.named_modules()
-        if name in late
-        for own, _ in module.named_parameters(recurse=False)
-    }
-    # A late module may be a container that ran late; its children count only if they ran late too.
-    tops = [name for name in late if name and not any(name.startswith(other + ".") for other in late if other)]
-    with_parameters = [name for name in tops if any(one.startswith(name + ".") for one in chosen)]
-    return sorted(with_parameters, key=lambda name: order.get(name, len(order))), chosen
-
-
-def _last_block(model: nn.Module, order: Mapping[str, int], head: Head) -> str:
-    """The last stage or block: the last member of the last sequence of blocks that runs."""
-    sequences: list[str] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(other + ".") for other in sequences)
-        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or inside or not name:
-            continue
-        if any(head_name.startswith(name + ".") for head_name in head.names):
-            continue
-        members = [child for child in _members(name, module) if _ran(child, order)]
-        if any(next(model.get_submodule(child).children(), None) is not None for child in members):
-            sequences.append(name)
-    if not sequences:
-        raise InputError(
-            f"{type(model).__name__} has no sequence of blocks from which to take the last one. Name what trains: "
-            f"trainable=['{head.names[0]}', …] or trainable='all'."
-        )
-    last = max(sequences, key=lambda name: max(order[one] for one in order if one.startswith(name + ".")))
-    family = re.sub(r"\d+", "", last)
-    if sum(re.sub(r"\d+", "", name) == family for name in sequences) > 1:
-        return last
-    return [child for child in _members(last, model.get_submodule(last)) if _ran(child, order)][-1]
-
-
-def _members(name: str, module: nn.Module) -> list[str]:
-    return [f"{name}.{child}" for child, part in module.named_children() if any(True for _ in part.parameters())]
-
-
-def _ran(name: str, order: Mapping[str, int]) -> bool:
-    return name in order or any(one.startswith(name + ".") for one in order)
-
-
 def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
     chosen: set[str] = set()
     for pattern in patterns:
         found = {
             name
-            for name, _ in model.named_parameters()
+            for name, _ in model.named_parameters(remove_duplicate=False)
             if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, pattern + ".*")
         }
         if not found:
