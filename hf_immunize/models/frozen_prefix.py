@@ -134,7 +134,8 @@ class FrozenPrefix:
     def digest(self) -> bytes:
         """What tells two frozen parts apart: the structure, and every weight and statistic outside what trains."""
         digest = hashlib.blake2b(f"{self.model!r} {self._early} {self._cut}".encode())
-        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        named = self.model.named_parameters(remove_duplicate=False)
+        trained = {name for name, parameter in named if parameter.requires_grad}
         holders = {name.rpartition(".")[0] for name in trained}
         for name, value in self.model.state_dict().items():
             if name not in trained and name.rpartition(".")[0] not in holders:

@@ -65,6 +65,9 @@ class CheckpointsWithThetaZero(Trainer):
             inner.load_state_dict(type(inner).from_pretrained(checkpoint, dtype=inner.dtype).state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if state_dict is None and not isinstance(unwrap(self.model), PreTrainedModel):
+            # safetensors refuses a tensor that two modules share; a copy under each of its names reads back the same.
+            state_dict = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
         token, self.args.hub_token = self.args.hub_token, None
         try:
             super()._save(output_dir, state_dict)

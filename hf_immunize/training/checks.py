@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from hf_immunize.models.head import find_head
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.pairing import PairedDataset
 
-__all__ = ["check_evaluation", "check_gradients", "check_model", "check_untied", "first_batches"]
+__all__ = ["check_evaluation", "check_gradients", "check_model", "first_batches"]
 
 #: What an evaluation finds where the user gave no metrics.
 METRICS = ("accuracy", "loss", "rir", "rir_i", "rir_ii")
@@ -50,24 +50,6 @@ def check_model(model: nn.Module) -> None:
             f"{kind} holds weights in {', '.join(sorted(halves)).replace('torch.', '')}, in which small steps vanish. "
             "Load it with dtype=torch.float32 (or call model.float()), and set bf16=True for mixed precision."
         )
-
-
-def check_untied(model: nn.Module, modules: Sequence[str]) -> None:
-    """No parameter of the modules that train stands in the model under a second name.
-
-    Raises:
-        InputError: one does, with its names.
-    """
-    names: dict[int, list[str]] = {}
-    for name, one in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(one), []).append(name)
-    for found in (one for one in names.values() if len(one) > 1):
-        if any(name == module or name.startswith(f"{module}.") for name in found for module in modules):
-            raise InputError(
-                f"{' and '.join(found)} are the same weights, so that no part with them would train alone. Give each "
-                "module its own (torch.nn.Parameter(weight.detach().clone())), or choose a part without them "
-                "(trainable=[…])."
-            )
 
 
 def check_evaluation(args: ImmunizationArguments, eval_dataset: Any, own_metrics: bool) -> None:

@@ -28,7 +28,7 @@ class ThetaZero:
     def __init__(self, model: nn.Module) -> None:
         self.weights = {
             name: parameter.detach().clone().cpu()
-            for name, parameter in model.named_parameters()
+            for name, parameter in _by_every_name(model)
             if parameter.requires_grad
         }
         self._is_stored = False
@@ -41,7 +41,7 @@ class ThetaZero:
     @contextmanager
     def put_back(self, model: nn.Module) -> Iterator[None]:
         """``model`` is θ0 inside the context, and what it was afterwards."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(_by_every_name(model))
         current = {name: parameters[name].detach().clone() for name in self.weights}
         try:
             _copy(self.weights, parameters)
@@ -75,6 +75,11 @@ class ThetaZero:
             )
         self.weights, self._is_stored = weights, True
         return True
+
+
+def _by_every_name(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    # Weights that two modules share stand in a state dict under both names, and the last one read counts.
+    return model.named_parameters(remove_duplicate=False)
 
 
 def _copy(source: dict[str, torch.Tensor], target: dict[str, nn.Parameter]) -> None:

@@ -27,13 +27,7 @@ from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
-from hf_immunize.training.checks import (
-    check_evaluation,
-    check_gradients,
-    check_model,
-    check_untied,
-    first_batches,
-)
+from hf_immunize.training.checks import check_evaluation, check_gradients, check_model, first_batches
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
 from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
 from hf_immunize.training.publishing import Publishing
@@ -158,7 +152,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
         )
         self.selection = select_trainable(self.model, args.selection, self._sample)
-        check_untied(unwrap(self.model), self.selection.modules)
         logger.warning_once(f"Training {self.selection}")
         self._theta_zero = ThetaZero(unwrap(self.model))
         self._activations = ActivationStore() if activations is None else activations

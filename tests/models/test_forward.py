@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from backbones import made
+import transformers as hf
+from backbones import made, small
 from torch import nn
 
 from hf_immunize import features_and_logits
@@ -59,3 +60,45 @@ def test_a_model_in_distributed_data_parallel_gives_the_same_and_synchronises(tm
     (expected.square().mean() + raw.square().mean()).backward()
     torch.testing.assert_close(model.fc.weight.grad, plain.fc.weight.grad)
     torch.testing.assert_close(model.layer4[1].conv2.weight.grad, plain.layer4[1].conv2.weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ImageGPT", {"n_embd": 16, "n_layer": 1, "n_head": 2}, "ImageGPT.* takes input_ids .*only images"),
+        ("CLIP", {"vision_config": small(), "text_config": small()}, "CLIPModel takes input_ids"),
+        ("Siglip2", {"vision_config": small()}, "Siglip2.* takes spatial_shapes .*one resolution does without"),
+    ],
+)
+def test_a_model_that_takes_more_than_images_is_refused_with_the_reason(name, options, message):
+    kind = getattr(hf, f"{name}Model" if name == "CLIP" else f"{name}ForImageClassification")
+    with pytest.raises(ValueError, match=message):
+        features_and_logits(kind(kind.config_class(**options)), torch.randn(2, 3, 32, 32))
+
+
+def test_what_is_given_beside_the_images_is_not_missed():
+    model = hf.Siglip2ForImageClassification(hf.Siglip2Config(vision_config=small(), num_labels=3))
+    packed = {
+        "pixel_values": torch.randn(2, 4, 768),
+        "pixel_attention_mask": torch.ones(2, 4, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[2, 2], [2, 2]]),
+    }
+    features, logits = features_and_logits(model, packed)
+    torch.testing.assert_close(model.classifier(features), logits)
+
+
+@pytest.mark.parametrize("name", ["ViT", "timm ViT"])
+def test_images_that_a_model_does_not_run_on_are_named_with_their_shape(name):
+    model, _, _ = made(name)
+    with pytest.raises(ValueError, match=r"does not run on images of shape \(2, 3, 30, 30\).*own image processor"):
+        features_and_logits(model, torch.randn(2, 3, 30, 30))
+
+
+def test_logits_under_another_name_are_found_and_a_hidden_state_is_none():
+    model = hf.PPLCNetForImageClassification(hf.PPLCNetConfig(scale=0.25, class_expand=32, num_labels=3)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    features, logits = features_and_logits(model, images)
+    torch.testing.assert_close(model.head(features), logits)
+    model.config.num_labels = 4
+    with pytest.raises(ValueError, match="gives no logits"):
+        features_and_logits(model, images)

@@ -94,7 +94,75 @@ def test_a_dropout_that_works_in_place_does_not_reach_the_features():
     assert body[0].weight.grad.isfinite().all()
 
 
-def test_a_module_that_runs_twice_is_no_place_to_read_features():
+class Kinds(nn.Module):
+    """One body with heads of several kinds, each of which gives the logits."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.drop = kind, nn.Dropout(0.5)
+        self.body = nn.Conv2d(3, 8, 3, stride=2)
+        self.head, self.other = nn.Linear(8, 4), nn.Linear(8, 4)
+        self.conv, self.mlp = nn.Conv2d(8, 4, 1), nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+
+    def forward(self, pixel_values):
+        maps = torch.relu(self.body(pixel_values))
+        pooled = maps.mean((2, 3))
+        tokens = maps.flatten(2).mT
+        if self.kind == "a convolution on every position":
+            return self.conv(maps).mean((2, 3))
+        if self.kind == "a linear layer on every position":
+            return self.head(tokens).mean(1)
+        if self.kind == "several layers":
+            return self.mlp(pooled)
+        if self.kind == "a temperature":
+            return self.head(pooled) / 7
+        if self.kind == "two heads of two inputs":
+            return (self.head(self.drop(pooled)) + self.other(self.drop(tokens[:, 0]))) / 2
+        if self.kind == "an auxiliary maximum":
+            return self.head(self.drop(pooled)) + 0.5 * self.other(self.drop(tokens)).max(1)[0]
+        return self.head(pooled), self.other(tokens)  # auxiliary outputs
+
+    def expected(self, images):
+        maps = torch.relu(self.body(images))
+        pooled, first = maps.mean((2, 3)), maps.flatten(2).mT[:, 0]
+        if self.kind == "several layers":
+            return self.mlp[:2](pooled)
+        return torch.cat([pooled, first], 1) if self.kind == "two heads of two inputs" else pooled
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [
+        ("a convolution on every position", ["conv"]),
+        ("a linear layer on every position", ["head"]),
+        ("several layers", ["mlp.2"]),
+        ("a temperature", ["head"]),
+        ("two heads of two inputs", ["head", "other"]),
+        ("an auxiliary maximum", ["head"]),
+        ("auxiliary outputs", ["head"]),
+    ],
+)
+def test_features_are_what_an_attacker_would_probe(kind, heads):
+    torch.manual_seed(0)
+    model, images = Kinds(kind).eval(), torch.randn(5, 3, 9, 9)
+    features, logits = features_and_logits(model, images)
+    assert list(find_head(model, images).names) == heads
+    torch.testing.assert_close(features, model.expected(images))
+    # More weight in the heads is more in the logits, and of these features.
+    more = [torch.randn(4, features.shape[1] // len(heads)) for _ in heads]
+    share = {"a temperature": 1 / 7, "two heads of two inputs": 1 / 2}.get(kind, 1)
+    with torch.no_grad():
+        for name, one in zip(heads, more, strict=True):
+            weight = model.get_submodule(name).weight
+            weight += one.view_as(weight)
+    _, moved = features_and_logits(model, images)
+    torch.testing.assert_close(moved - logits, share * features @ torch.cat(more, 1).T, rtol=1e-4, atol=1e-4)
+    # The same in training, whatever is dropped on the way to the head.
+    model.train()
+    torch.testing.assert_close(features_and_logits(model, images)[0], model.expected(images))
+
+
+def test_a_module_that_runs_twice_is_read_where_it_gives_the_features():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()

@@ -6,7 +6,6 @@ import pytest
 import torch
 import transformers as hf
 from backbones import made, small
-from torch import nn
 
 from hf_immunize import features_and_logits
 from hf_immunize.models.head import find_head
@@ -29,38 +28,19 @@ def test_all_and_patterns_choose_by_module_name():
     assert f"{selection.n_parameters:,} of {selection.n_total:,}" in str(selection)
     with pytest.raises(ValueError, match=r"'layer5' fits no parameter.*layer4"):
         select_trainable(model, ["layer5", "fc"], images)
-    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
-    with pytest.raises(ValueError, match=r"no sequence of blocks.*trainable=\['3'"):
-        select_trainable(plain, "last", torch.randn(2, 3, 8, 8))
 
 
-def test_last_takes_parts_that_their_parent_uses_without_calling_them():
-    class Attends(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.attention = nn.LayerNorm(12), nn.MultiheadAttention(12, 2, batch_first=True)
-
-        def forward(self, x):
-            # The weights are asked for so that evaluation mode takes no other path.
-            return x + self.attention(*[self.norm(x)] * 3)[0]
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = nn.Linear(3, 12)
-            self.blocks = nn.ModuleList([Attends(), Attends()])
-            self.head = nn.Linear(12, 3)
-
-        def forward(self, pixel_values):
-            x = self.stem(pixel_values.flatten(2).mT)
-            for block in self.blocks:
-                x = block(x)
-            return self.head(x.mean(1))
-
-    model = Net()
-    select_trainable(model, "last", torch.randn(2, 3, 4, 4))
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == {name for name, _ in model.named_parameters() if name.startswith(("blocks.1.", "head."))}
+def test_shared_weights_train_whole_or_not_at_all(tiny_net):
+    images = torch.randn(2, 3, 8, 8)
+    tiny_net.blocks[2].conv.weight = tiny_net.blocks[0].conv.weight
+    for selection in ("last", ["blocks.2", "score"], ["blocks.0"]):
+        with pytest.raises(ValueError, match=r"are one and the same weights.*Name both, or neither"):
+            select_trainable(tiny_net, selection, images)
+    both = select_trainable(tiny_net, ["blocks.0", "blocks.2", "score"], images)
+    assert tiny_net.blocks[0].conv.weight.requires_grad
+    assert both.n_parameters == 12 * 12 * 9 + 2 * 24 + 24 * 3 + 3
+    select_trainable(tiny_net, ["blocks.1", "score"], images)
+    assert not tiny_net.blocks[2].conv.weight.requires_grad
 
 
 def test_dropout_of_frozen_parts_stays_still_and_that_of_trained_parts_does_not():

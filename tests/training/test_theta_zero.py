@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from trainers import trainer
+from tiny import TinyNet
+from trainers import state, trainer
 
 
 def test_theta_zero_survives_a_resume_from_other_weights(tmp_path, tiny_net, primary, harmful):
@@ -15,3 +16,16 @@ def test_theta_zero_survives_a_resume_from_other_weights(tmp_path, tiny_net, pri
     again.train(resume_from_checkpoint=True)
     kept = again.initial_state_dict()
     assert all(torch.equal(kept[name], value) for name, value in start.items())
+
+
+def test_weights_that_two_modules_share_are_put_back_under_both_names(tmp_path, tiny_net, primary, harmful):
+    tiny_net.blocks[2].conv.weight = tiny_net.blocks[0].conv.weight
+    start = state(tiny_net)
+    common = {"trainable": "all", "save_strategy": "steps", "save_steps": 4}
+    trainer(tmp_path, tiny_net, primary, harmful, max_steps=4, **common).train()
+    assert not torch.equal(tiny_net.blocks[2].conv.weight, start["blocks.2.conv.weight"])
+    again = trainer(tmp_path, tiny_net, primary, harmful, max_steps=6, **common)
+    again.train(resume_from_checkpoint=True)
+    initial = TinyNet()
+    initial.load_state_dict(again.initial_state_dict())
+    assert all(torch.equal(value, start[name]) for name, value in initial.state_dict().items())
