@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
 from hf_immunize.data.images import collate_images
+from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
@@ -210,7 +211,7 @@ def _in_fast_layout(classifier: HarmfulClassifier, sample: dict[str, torch.Tenso
     try:
         with torch.no_grad():
             ready(sample)
-    except RuntimeError:
+    except (RuntimeError, InputError):
         return classifier
     return ready
 
