@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hf_immunize.release.folder import save_immunized
     from hf_immunize.release.hub import push_to_hub
     from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
+    from hf_immunize.release.verify import Verification, verify
     from hf_immunize.spectra.ratio import RIR, relative_immunization_ratio
     from hf_immunize.spectra.regularizers import features_r_ill, features_r_well, r_ill, r_well
     from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, condition_number, spectrum
@@ -50,6 +51,7 @@ _HOMES = {
     "release.folder": ("save_immunized",),
     "release.hub": ("push_to_hub",),
     "release.record": ("DatasetRecord", "ImmunizationRecord"),
+    "release.verify": ("Verification", "verify"),
     "spectra.ratio": ("RIR", "relative_immunization_ratio"),
     "spectra.regularizers": ("features_r_ill", "features_r_well", "r_ill", "r_well"),
     "spectra.spectrum": ("FeatureGram", "Spectrum", "condition_number", "spectrum"),
@@ -76,6 +78,7 @@ __all__ = [
     "Protocol",
     "RIRReport",
     "Spectrum",
+    "Verification",
     "condition_number",
     "evaluate_immunization",
     "features_and_logits",
@@ -96,6 +99,7 @@ __all__ = [
     "save_immunized",
     "select_trainable",
     "spectrum",
+    "verify",
 ]
 
 

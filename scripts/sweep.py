@@ -166,10 +166,7 @@ def settings_of(
     training = {name: value for name, value in args.to_dict().items() if not name.startswith(BESIDE)}
     return {
         "model": {"name": base.name, "revision": base.revision, "weights": digest.hexdigest()},
-        **{
-            task: asdict(data_facts(one)) | {"eval_fingerprint": one.evaluation._fingerprint}
-            for task, one in tasks.items()
-        },
+        **{task: asdict(data_facts(one)) for task, one in tasks.items()},
         "fit": [train.fit_steps, train.fit_learning_rate],
         "training": training,
         "attackers": list(attackers),

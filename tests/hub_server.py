@@ -23,7 +23,7 @@ import yaml
 TOKEN = "hf_" + "t" * 34
 READ_TOKEN = "hf_" + "r" * 34
 _RE_API = re.compile(
-    r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|preupload|commit|branch)/(?P<rev>[^/]+))?$"
+    r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|preupload|commit|branch|refs)(?:/(?P<rev>[^/]+))?)?$"
 )
 _RE_RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
 
@@ -198,6 +198,14 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 else:
                     repo.branches[branch] = repo.branches["main"]
                     self._json(200, {})
+                return
+            if verb == "refs":
+                branches = [
+                    {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
+                    for name, commit in repo.branches.items()
+                    if not name.startswith("refs/")
+                ]
+                self._json(200, {"branches": branches, "converts": [], "tags": []})
                 return
             digest = repo.resolve(revision or "main")
             if digest is None:

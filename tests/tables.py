@@ -1,5 +1,7 @@
 """Tables of two tasks, and κ and RIR by NumPy, for linear models."""
 
+import copy
+
 import numpy as np
 
 
@@ -18,3 +20,20 @@ def kappa(x):
 def numpy_rir(theta, x_p, x_h, start=None):
     start = np.eye(*theta.shape) if start is None else start
     return kappa(x_h @ theta) / kappa(x_h @ start) / (kappa(x_p @ theta) / kappa(x_p @ start))
+
+
+def leaves(value, path=()):
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in parts:
+        yield from leaves(one, (*path, key))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path, value
+
+
+def changed(values, path, to):
+    twin = copy.deepcopy(values)
+    inner = twin
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = to
+    return twin

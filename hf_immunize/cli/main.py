@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "RIR of a model against the model that it started from",
     "attack": "many attackers on a model, and the worst case",
     "push": "upload a released folder to the Hub in one commit",
+    "verify": "measure a published model again, and say which of its claims hold",
 }
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "PushOptions",
     "TrainOptions",
     "VerbParser",
+    "VerifyOptions",
     "named_rows",
     "task_options",
 ]
@@ -195,6 +196,31 @@ class PushOptions:
     create_pr: bool = _option(False, "Open a pull request in place of a commit.")
     token: str | None = _option(None, "Of the Hub, with write access; the one that is logged in unless given.")
     json: bool = _option(False, "Print the commit as JSON.")
+    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+
+
+@dataclass
+class VerifyOptions:
+    """What ``verify`` takes."""
+
+    _argument_group_name = "the verification"
+
+    primary: str | None = _option(None, "The primary data, where the record names none that can be fetched.")
+    harmful: str | None = _option(None, "The harmful data, likewise.")
+    benign: str | None = _option(None, "The benign data, likewise; for --attackers alone.")
+    base: str | None = _option(None, "The model that it started from, where the release neither names nor carries it.")
+    attackers: list[str] | None = field(
+        default=None,
+        metadata=_said(
+            f"Repeat the attacks too: {', '.join(attacker_choices())}.", choices=attacker_choices(), metavar="NAME"
+        ),
+    )
+    batch_size: int = _option(64, "Images a forward pass.")
+    output_dir: str | None = _option(None, "verification.json and verification.png go here.")
+    overwrite: bool = _option(False, "Replace an earlier verification.json there.")
+    create_pr: bool = _option(False, "Open a pull request with what was measured, as a file in .eval_results.")
+    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
+    json: bool = _option(False, "Print the report as JSON in place of lines.")
     config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
 
 

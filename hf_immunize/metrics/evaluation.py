@@ -81,6 +81,8 @@ class RIRReport(RIR):
             "protocol": {
                 "groups": self.protocol.groups,
                 "group_size": self.groups[0].initial_harmful.n_samples,
+                # The primary task may have more samples than the harmful one, and then larger groups.
+                "group_size_asked": self.protocol.group_size,
                 "seed": self.protocol.seed,
                 "dtype": self.dtype,
             },

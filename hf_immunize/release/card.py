@@ -20,7 +20,7 @@ from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NA
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
 
-__all__ = ["CARD_NAME", "author_text", "create_model_card", "edited_inside", "merge_cards"]
+__all__ = ["CARD_NAME", "author_text", "create_model_card", "edited_inside", "generated_text", "merge_cards"]
 
 CARD_NAME = "README.md"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
@@ -120,6 +120,12 @@ def author_text(card: str) -> tuple[str, str]:
     text = ModelCard(card, ignore_metadata_errors=True).text
     match = _BLOCK.search(text)
     return (text[: match.start()], text[match.end() :]) if match else ("", text)
+
+
+def generated_text(card: str) -> str | None:
+    """The generated part of a card; None where there is none."""
+    match = _BLOCK.search(card)
+    return None if match is None else match.group("text")
 
 
 def edited_inside(card: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from hf_immunize.attacks.report import AttackReport
+from hf_immunize.release.claims import Claim
 from hf_immunize.release.record import ImmunizationRecord
 
 __all__ = [
     "ATTACKS_NAME",
     "FIGURES_FOLDER",
     "SPECTRA_NAME",
+    "VERIFICATION_FIGURE",
     "plot_attacks",
     "plot_spectra",
+    "plot_verification",
     "save_figure",
     "save_figures",
 ]
@@ -27,6 +31,7 @@ __all__ = [
 FIGURES_FOLDER = "figures"
 SPECTRA_NAME = "spectra.png"
 ATTACKS_NAME = "attacks.png"
+VERIFICATION_FIGURE = "verification.png"
 
 # Hues of the Okabe-Ito palette, which the common forms of colour blindness keep apart; dashes and marks repeat them.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -37,6 +42,8 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 _INK = "#222222"
 _GRID = "#DDDDDD"
+#: Tolerances from a claim beyond which a figure of a verification shows no more.
+FURTHEST = 4.0
 
 
 def plot_spectra(record: ImmunizationRecord) -> Figure | None:
@@ -113,6 +120,30 @@ def plot_attacks(attacks: AttackReport | None) -> Figure | None:
     legend = figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(_INK)
+    return figure
+
+
+def plot_verification(claims: Sequence[Claim]) -> Figure:
+    """Each claim that was asked for, by how far the measured figure lies from it in units of its tolerance."""
+    shown = [one for one in claims if one.asked]
+    figure = _figure(8.4, 1.2 + 0.22 * len(shown))
+    axis = figure.subplots()
+    axis.axvspan(-1, 1, color=_STYLES["scratch"]["color"], alpha=0.12, linewidth=0)
+    axis.axvline(0, color=_GRID, linewidth=1)
+    looks = {"holds": ("scratch", "o"), "differs": ("immunized", "X"), "cannot be checked": ("control", "$?$")}
+    for place, one in enumerate(shown):
+        color, mark = _STYLES[looks[one.status][0]]["color"], looks[one.status][1]
+        distance = 0.0 if one.status != "differs" else FURTHEST
+        if one.tolerance and all(isinstance(value, (int, float)) for value in (one.claimed, one.measured)):
+            distance = (one.measured - one.claimed) / one.tolerance
+        axis.scatter([max(-FURTHEST, min(FURTHEST, distance))], [place], color=color, marker=mark, s=36, zorder=3)
+    axis.set_yticks(range(len(shown)), [_wrapped(one.name) for one in shown], fontsize=7)
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.set_xlim(-FURTHEST - 0.3, FURTHEST + 0.3)
+    counts = {status: sum(one.status == status for one in shown) for status in looks}
+    axis.set_title(", ".join(f"{count} {status}" for status, count in counts.items()), fontsize=10, color=_INK)
+    axis.set_xlabel(f"(measured − claimed) / tolerance, at most ±{FURTHEST:g}")
+    _finish(axis, legend=False)
     return figure
 
 

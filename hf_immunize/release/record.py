@@ -57,11 +57,15 @@ class DatasetRecord:
         config: the configuration (subset) of a Hub data set.
         split: the split trained on.
         eval_split: the split that the results were measured on.
-        fingerprint: of the rows in use.
+        fingerprint: of the contents of the rows trained on, see :func:`hf_immunize.data.fingerprint.rows_fingerprint`.
         n_train: number of training samples.
         n_eval: number of evaluation samples.
         classes: names of the classes, in the order of the labels.
         license: as the source states it.
+        eval_fingerprint: of the rows measured on.
+        source: ``"hub"``, ``"local"``, ``"package"`` or ``"object"``.
+        arguments: what loads the same rows again, with the name: of :func:`hf_immunize.load_task`, or of a package's
+            function.
         hub_id: the id on the Hub of the same images where ``name`` is none; set it only where that is so.
     """
 
@@ -75,6 +79,9 @@ class DatasetRecord:
     n_eval: int | None = None
     classes: list[str] | None = None
     license: str | None = None
+    eval_fingerprint: str | None = None
+    source: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
     hub_id: str | None = None
 
     @property

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from hf_immunize.data.fingerprint import rows_fingerprint
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.task import ImageTask
 from hf_immunize.models.loading import LoadedModel
 from hf_immunize.models.trainable import TrainableSelection
@@ -114,10 +116,13 @@ def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
             config=task.config,
             split=task.split,
             eval_split=task.eval_split,
-            fingerprint=task.train._fingerprint,
+            fingerprint=rows_fingerprint(task.train, task.image_column, task.label_column),
+            eval_fingerprint=rows_fingerprint(task.evaluation, task.image_column, task.label_column),
             n_train=len(task.train),
             n_eval=len(task.evaluation),
             classes=task.classes,
+            source=task.source,
+            arguments=dict(task.arguments),
         )
     train, evaluation = task
     rows = getattr(train, "data", None)
@@ -126,7 +131,16 @@ def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
         name=getattr(info, "dataset_name", None) or "data passed as an object",
         config=getattr(info, "config_name", None),
         split=None if split is None else str(split),
-        fingerprint=getattr(rows, "_fingerprint", None),
+        fingerprint=_fingerprint(train),
+        eval_fingerprint=_fingerprint(evaluation),
+        source="object",
         n_train=None if train is None else len(train),
         n_eval=len(evaluation),
     )
+
+
+def _fingerprint(data: Any) -> str | None:
+    """Of rows of pictures; what gives tensors has none that would mean the same elsewhere."""
+    if not isinstance(data, ImageInputs) or not data.is_deterministic:
+        return None
+    return rows_fingerprint(data.data, data.image_column, data.label_column)

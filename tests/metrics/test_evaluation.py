@@ -62,7 +62,7 @@ def test_rir_is_the_ratio_of_condition_numbers_by_hand(models, primary, harmful)
     assert values["rir"]["spread"] == pytest.approx(np.std(ratios, ddof=1), rel=1e-6)
     assert values["rir"]["median"] == pytest.approx(torch.tensor(ratios).median().item(), rel=1e-6)
     assert values["rir"]["bound"] == "exact"
-    assert values["protocol"] == {"groups": 6, "group_size": 12, "seed": 4, "dtype": "float64"}
+    assert values["protocol"] == {"groups": 6, "group_size": 12, "group_size_asked": 12, "seed": 4, "dtype": "float64"}
     assert set(values["ranks"].values()) == {12}
     assert (values["n_harmful"], values["n_primary"]) == (40, 96)
     assert report.dtype == "float64"

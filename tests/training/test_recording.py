@@ -6,6 +6,7 @@ from samples import tiny_timm, tiny_vit
 from tiny import Images, TinyNet, picture_dataset
 from trainers import arguments
 
+from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.task import load_task
 from hf_immunize.models.loading import LoadedModel
@@ -79,9 +80,11 @@ def test_data_say_where_they_came_from():
     task = load_task((picture_dataset(12, seed=1), picture_dataset(10, seed=2)))
     facts = data_facts(task)
     assert (facts.n_train, facts.n_eval, facts.classes) == (12, 10, ["class 0", "class 1"])
-    assert facts.fingerprint == task.train._fingerprint
+    assert facts.fingerprint == rows_fingerprint(picture_dataset(12, seed=1), "image", "label")
+    assert facts.eval_fingerprint == rows_fingerprint(picture_dataset(10, seed=2), "image", "label")
+    assert (facts.source, facts.arguments["seed"]) == ("object", 0)
     rows = picture_dataset(12)
     pair = data_facts((ImageInputs(rows, tiny_vit()[1]), Images(5)))
-    assert (pair.n_train, pair.n_eval, pair.fingerprint) == (12, 5, rows._fingerprint)
+    assert (pair.n_train, pair.n_eval, pair.fingerprint) == (12, 5, rows_fingerprint(rows, "image", "label"))
     assert data_facts((None, Images(5))).n_train is None
     assert data_facts((Images(6), Images(5))).name == "data passed as an object"

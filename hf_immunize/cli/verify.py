@@ -1,0 +1,65 @@
+"""``hf-immunize verify``: a published model measured again, claim by claim."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.options import VerbParser, VerifyOptions
+from hf_immunize.cli.printing import required, say, stdout_for_results
+from hf_immunize.errors import OutputExistsError
+from hf_immunize.release.figures import VERIFICATION_FIGURE, plot_verification, save_figure
+from hf_immunize.release.verified import push_verified
+from hf_immunize.release.verify import VERIFICATION_NAME, verify
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> VerbParser:
+    """The options of the verb."""
+    return VerbParser(
+        "verify",
+        [VerifyOptions],
+        "Measures a model that was published with hf_immunize again, on the data that its record names, against the "
+        "base model that it names, and says of each claim whether it holds. Exit status 0 only if all of them do.",
+        positional=("model", "Hub id (with @revision) or the folder of a release"),
+    )
+
+
+def run(given: Sequence[str], command: str) -> int:
+    """Verifies as the options say, and prints what was found."""
+    options = parse(parser(), given)
+    required("verify", options, "model")
+    folder = None if options.output_dir is None else Path(options.output_dir).expanduser()
+    if folder is not None and (folder / VERIFICATION_NAME).exists() and not options.overwrite:
+        raise OutputExistsError(f"{folder / VERIFICATION_NAME} exists. Name another folder, or pass --overwrite.")
+    with stdout_for_results(options.json):
+        found = verify(
+            options.model,
+            primary=options.primary,
+            harmful=options.harmful,
+            benign=options.benign,
+            base=options.base,
+            attackers=options.attackers,
+            token=options.token,
+            batch_size=options.batch_size,
+            device="cuda" if torch.cuda.is_available() else None,
+            progress=not options.json,
+        )
+        say(found.notes)
+    written = []
+    if folder is not None:
+        written = [found.save(folder), save_figure(plot_verification(found.claims), folder / VERIFICATION_FIGURE)]
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print(found)
+        for path in written:
+            print(path)
+    if options.create_pr:
+        say([f"pull request: {push_verified(found, token=options.token).pr_url}"])
+    return 0 if found.holds else 1

@@ -1,0 +1,77 @@
+"""What rows hold, as one hash that means the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from datasets import Dataset
+
+from hf_immunize.data.decoding import CorruptPictureError, open_picture
+from hf_immunize.data.images import undecoded
+from hf_immunize.data.names import class_names
+
+__all__ = ["MOST_FINGERPRINTED", "rows_fingerprint"]
+
+#: Rows that are read for a fingerprint; of more rows so many are drawn, by seed 0.
+MOST_FINGERPRINTED = 5_000
+_LOSSLESS = (b"\x89PNG", b"BM", b"GIF8")
+
+
+def rows_fingerprint(rows: Dataset, image_column: str, label_column: str | None = None) -> str:
+    """SHA-256 of the pictures and labels of rows, in their order, with their number.
+
+    A file in a lossy format counts by its bytes, which no decoder can change; any other picture by its pixels, which
+    compress to other bytes with another version of a library. A label counts by the name of its class where it has one.
+
+    Args:
+        rows: pictures as `datasets` keeps them; of more than 5,000 rows so many are read, drawn by seed 0.
+        image_column: of the pictures.
+        label_column: of the labels; None leaves them aside.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{len(rows)} rows".encode())
+    if len(rows) > MOST_FINGERPRINTED:
+        rows = rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_FINGERPRINTED]))
+    for content in _contents(rows, image_column):
+        digest.update(hashlib.sha256(content).digest())
+    if label_column is not None:
+        names = class_names(rows, label_column)
+        for label in rows.with_format(None)[label_column]:
+            named = names[label] if names and isinstance(label, int) and 0 <= label < len(names) else label
+            digest.update(f"{named}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _contents(rows: Dataset, column: str) -> Iterator[bytes]:
+    for picture in undecoded(rows.with_format(None), column)[column]:
+        content = _file(picture)
+        if content is not None and not content.startswith(_LOSSLESS):
+            yield content
+            continue
+        try:
+            image = open_picture(picture if content is None else content)
+        except CorruptPictureError:
+            yield content or b""
+            continue
+        if image.mode == "P":
+            image = image.convert("RGBA")
+        yield f"{image.mode} {image.size}".encode() + image.tobytes()
+
+
+def _file(picture: object) -> bytes | None:
+    """The bytes of the file that a picture lies in; None where it lies in none."""
+    if isinstance(picture, dict):
+        if picture.get("bytes") is not None:
+            return picture["bytes"]
+        picture = picture.get("path")
+    if isinstance(picture, str) and "://" not in picture:
+        try:
+            with open(picture, "rb") as file:
+                return file.read()
+        except OSError:
+            return b""
+    return picture if isinstance(picture, bytes) else None

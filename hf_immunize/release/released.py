@@ -1,0 +1,179 @@
+"""A release as it was published: its record, its models, and whether its card says what its record says."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+
+from hf_immunize.errors import InputError, MissingFileError
+from hf_immunize.hub import hub_errors, split_revision
+from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.release.card import CARD_NAME, create_model_card, edited_inside, generated_text
+from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
+from hf_immunize.release.claims import Claim
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
+
+__all__ = ["INITIAL", "Released", "find_release", "published_claims"]
+
+#: The folder of a release, and the branch of its repository, that hold θ0 where nobody could fetch it otherwise.
+INITIAL = "initial"
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Released:
+    """A release that was found.
+
+    Attributes:
+        name: the Hub id, or the folder's name.
+        revision: its commit on the Hub; None for a folder.
+        folder: where its files lie.
+        record: its record.
+        branches: further models of the repository: name → commit.
+        token: of the Hub.
+    """
+
+    name: str
+    revision: str | None
+    folder: Path
+    record: ImmunizationRecord
+    branches: dict[str, str] = field(default_factory=dict)
+    token: str | bool | None = field(default=None, repr=False)
+
+    def holds(self, model: str) -> bool:
+        """Whether the release carries ``initial`` or ``control``."""
+        return model in self.branches or (self.folder / model / "config.json").is_file()
+
+    def load(self, model: str) -> LoadedModel:
+        """``immunized``, ``initial`` or ``control``; never with code of its own.
+
+        Raises:
+            UserError: it is not there, or cannot be read.
+        """
+        if model == "immunized":
+            return load_model(self.folder)
+        if (self.folder / model / "config.json").is_file():
+            return load_model(self.folder / model)
+        if model in self.branches:
+            return load_model(self.name, revision=self.branches[model], token=self.token)
+        raise InputError(f"The release does not carry the {model} model.")
+
+
+def find_release(
+    repo_id: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None
+) -> Released:
+    """Finds a release: a folder, or a repository of the Hub, whose files are fetched at one commit.
+
+    Raises:
+        UserError: nothing there, or no release of this library.
+        ConnectionError: the Hub cannot be reached, and the cache does not hold it.
+    """
+    given = os.fspath(repo_id)
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise InputError(f"{given} is a folder, which has no revision {revision!r}. Leave the revision away.")
+        return Released(folder.resolve().name, None, folder, _record_in(folder, given))
+    if given.startswith(("/", ".", "~")) or given.count("/") > 1:
+        raise MissingFileError(f"There is no folder {given}. Give the folder of a release, or a Hub id user/name.")
+    name, revision = split_revision(given, revision)
+    api = HfApi(token=token)
+    with hub_errors(name, revision):
+        commit = api.model_info(name, revision=revision).sha
+        branches = {one.name: one.target_commit for one in api.list_repo_refs(name).branches}
+        fetched = snapshot_download(name, revision=commit, token=token, allow_patterns=list(_patterns()))
+    known = {one: branches[one] for one in (INITIAL,) if one in branches}
+    return Released(name, commit, Path(fetched), _record_in(Path(fetched), name), known, token)
+
+
+def _patterns() -> Iterator[str]:
+    # fnmatch lets a star cross folders: weights of checkpoints would be fetched by it, to no use.
+    yield from (RECORD_NAME, CARD_NAME, EVAL_RESULTS_NAME)
+    for folder in ("", f"{INITIAL}/", "control/"):
+        yield from (f"{folder}{name}" for name in ("config.json", "preprocessor_config.json"))
+        yield from (f"{folder}model{end}.safetensors" for end in ("", "-?????-of-?????"))
+        yield f"{folder}model.safetensors.index.json"
+
+
+def _record_in(folder: Path, name: str) -> ImmunizationRecord:
+    if not (folder / RECORD_NAME).is_file():
+        raise InputError(
+            f"{name} holds no {RECORD_NAME}: it was not released with hf_immunize, so that there is no claim to check. "
+            "Measure any two models with `hf-immunize evaluate MODEL --base BASE`."
+        )
+    return ImmunizationRecord.load(folder)
+
+
+def published_claims(release: Released) -> Iterator[Claim]:
+    """Whether card, metadata and results files say what the record says."""
+    path = release.folder / CARD_NAME
+    if not path.is_file():
+        yield Claim("the card", "the record's figures", why=f"There is no {CARD_NAME}.")
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    figures = tuple(sorted({one.rsplit("/", 1)[-1] for one in re.findall(r"\]\((figures/[^)\s]+)\)", text)}))
+    own = create_model_card(release.record, release.name, figures=figures)
+    yield _card_claim(release.record, text, str(own))
+    try:
+        data = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, yaml.YAMLError) as error:
+        yield Claim("the card's metadata", "model-index", None, None, "differs", f"They cannot be read: {error}")
+        return
+    wanted = _metrics(card_metadata(release.record, release.name).to_dict())
+    yield _equal("the card's metadata (model-index)", wanted, _metrics(data))
+    results = release.folder / EVAL_RESULTS_NAME
+    wanted_yaml = eval_results_yaml(release.record)
+    if wanted_yaml or results.is_file():
+        given = results.read_text(encoding="utf-8", errors="replace") if results.is_file() else ""
+        yield _equal(EVAL_RESULTS_NAME, _values(wanted_yaml or ""), _values(given))
+
+
+def _card_claim(record: ImmunizationRecord, given: str, own: str) -> Claim:
+    name = "the card says what the record says"
+    block, wanted = generated_text(given), generated_text(own)
+    if block is None:
+        return Claim(name, "the generated part", why="The card has no generated part.")
+    found, expected = _NUMBER.findall(block), _NUMBER.findall(wanted or "")
+    if found == expected and not edited_inside(given):
+        return Claim(name, f"{len(found)} figures", f"{len(expected)} figures", None, "holds")
+    writer = record.versions.get("hf_immunize")
+    if writer != library_versions().get("hf_immunize") and not edited_inside(given):
+        return Claim(name, f"{len(found)} figures", why=f"It was written by hf_immunize {writer}, in other words.")
+    pairs = [(one, two) for one, two in zip(found, expected, strict=False) if one != two]
+    first = pairs[0] if pairs else (f"{len(found)} figures", f"{len(expected)} figures")
+    return Claim(name, first[0], first[1], None, "differs", "The generated part was edited, or is of another record.")
+
+
+def _metrics(data: dict[str, Any]) -> list[tuple[str, Any]]:
+    found = []
+    for model in data.get("model-index") or []:
+        for result in model.get("results") or []:
+            found += [(one.get("type"), one.get("value")) for one in result.get("metrics") or []]
+    return found
+
+
+def _values(text: str) -> list[tuple[Any, Any]]:
+    try:
+        entries = yaml.safe_load(text) or []
+        return [(one["dataset"]["task_id"], one["value"]) for one in entries]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return [("not readable", text[:80])]
+
+
+def _equal(name: str, wanted: list[tuple[Any, Any]], found: list[tuple[Any, Any]]) -> Claim:
+    same = wanted == found
+    other = next((pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]), (found, wanted))
+    return Claim(
+        name,
+        "the record's figures" if same else str(other[0]),
+        "the record's figures" if same else str(other[1]),
+        None,
+        "holds" if same else "differs",
+    )

@@ -1,0 +1,81 @@
+"""Claims of attackers beside the same attacks made again."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+from samples import attacks as sample_attacks
+from tables import changed, leaves
+
+from hf_immunize.release.attack_claims import compare_attacks
+
+MODELS = {"initial", "immunized", "control"}
+
+
+@functools.cache
+def _attacks():
+    return sample_attacks()
+
+
+def attacks():
+    return copy.deepcopy(_attacks())
+
+
+EVERYONE = set(attacks()["attackers"])
+
+
+def wrong(claimed, measured=None, models=MODELS, attackers=EVERYONE):
+    return [
+        one
+        for one in compare_attacks(claimed, measured or attacks(), models, attackers)
+        if one.asked and one.status != "holds"
+    ]
+
+
+def test_the_same_attacks_hold():
+    assert not wrong(attacks())
+
+
+#: Times of that machine, thresholds of this library and budgets say nothing about a model.
+ASIDE = ("seconds", "budgets")
+FIGURES = [path for path, _ in leaves(attacks()) if path[0] not in ASIDE and "thresholds" not in path]
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: ".".join(map(str, path)))
+def test_every_changed_figure_is_seen(path):
+    value = dict(leaves(attacks()))[path]
+    assert wrong(changed(attacks(), path, value * 4 + 1))
+
+
+def test_a_figure_within_its_interval_holds():
+    """The standard error of 0.684 over 500 rows is 0.0208."""
+    claimed = attacks()
+    cell = claimed["attackers"]["Adam, best rate"]["accuracy"]["immunized"]["all"]["300"]
+    for shift, holds in ((0.040, True), (0.042, False)):
+        measured = copy.deepcopy(claimed)
+        other = measured["attackers"]["Adam, best rate"]["accuracy"]["immunized"]["all"]["300"]
+        other |= {name: cell[name] + shift for name in ("mean", "low", "high")}
+        assert bool(wrong(claimed, measured)) != holds
+
+
+def test_a_verdict_that_does_not_follow_from_its_figures_differs_without_any_attack():
+    claimed = attacks()
+    claimed["verdict"]["text"] = claimed["verdict"]["text"].replace("weakened", "held")
+    assert claimed["verdict"]["text"] != attacks()["verdict"]["text"]
+    found = [one for one in compare_attacks(claimed, None, MODELS, set()) if one.status == "differs"]
+    assert [one.name for one in found] == ["the verdict's words follow from its figures"]
+    assert found[0].asked
+
+
+def test_attackers_that_were_not_asked_for_do_not_count():
+    found = list(compare_attacks(attacks(), None, MODELS, set()))
+    assert {one.status for one in found if not one.asked} == {"cannot be checked"}
+    one = wrong(attacks(), None, attackers={"ridge regression"})
+    assert not one
+    lacking = attacks()
+    del lacking["attackers"]["ridge regression"]
+    assert {one.name.split(",")[0] for one in wrong(attacks(), lacking, attackers={"ridge regression"})} == {
+        "ridge regression"
+    }

@@ -1,0 +1,89 @@
+"""A release as it was published: a folder or a repository, its models, and its card beside its record."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from samples import sample_record, tiny_vit
+
+from hf_immunize.release.folder import save_immunized
+from hf_immunize.release.released import find_release, published_claims
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    model, processor = tiny_vit()
+    return save_immunized(
+        tmp_path_factory.mktemp("saved") / "release", model, sample_record(), processor, beside={"initial": model}
+    )
+
+
+@pytest.fixture
+def release(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "release")
+
+
+def statuses(folder):
+    return {one.name: one.status for one in published_claims(find_release(folder))}
+
+
+def test_a_folder_is_found_with_the_models_that_it_carries(release):
+    found = find_release(release)
+    assert (found.name, found.revision) == ("release", None)
+    assert found.holds("initial")
+    assert not found.holds("control")
+    assert found.load("immunized").architecture == found.load("initial").architecture == "ViTForImageClassification"
+    with pytest.raises(ValueError, match="does not carry the control model"):
+        found.load("control")
+    with pytest.raises(ValueError, match="has no revision 'v1'"):
+        find_release(release, "v1")
+
+
+def test_what_is_no_release_is_refused(release, tmp_path):
+    (release / "immunization.json").unlink()
+    with pytest.raises(ValueError, match=r"holds no immunization\.json"):
+        find_release(release)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        find_release(tmp_path / "nowhere")
+
+
+def test_card_metadata_and_results_say_what_the_record_says(release):
+    assert set(statuses(release).values()) == {"holds"}
+    assert len(statuses(release)) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "differs"),
+    [
+        ("README.md", "96.4 %", "99.9 %", "the card says what the record says"),
+        ("README.md", "value: 0.964", "value: 0.999", "the card's metadata (model-index)"),
+        (".eval_results/hf_immunize.yaml", "value: 0.964", "value: 0.999", ".eval_results/hf_immunize.yaml"),
+    ],
+)
+def test_a_changed_digit_is_seen(release, file, old, new, differs):
+    text = (release / file).read_text()
+    assert old in text
+    (release / file).write_text(text.replace(old, new))
+    assert {name for name, status in statuses(release).items() if status == "differs"} == {differs}
+
+
+def test_a_record_that_was_changed_under_its_card_is_seen(release):
+    record = find_release(release).record
+    record.results["primary_accuracy"]["immunized"] = 0.999
+    record.save(release)
+    assert set(statuses(release).values()) == {"differs"}
+
+
+def test_an_authors_own_words_change_nothing(release):
+    card = release / "README.md"
+    card.write_text(card.read_text() + "\n\n## Notes\n\nTrained in 2026 with 17 coffees.\n")
+    assert set(statuses(release).values()) == {"holds"}
+
+
+def test_a_card_that_is_gone_or_not_readable_is_said(release):
+    (release / "README.md").write_text("---\n[\n---\n")
+    found = list(published_claims(find_release(release)))
+    assert {one.status for one in found} == {"cannot be checked", "differs"}
+    (release / "README.md").unlink()
+    assert [one.status for one in published_claims(find_release(release))] == ["cannot be checked"]

