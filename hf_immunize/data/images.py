@@ -101,6 +101,12 @@ class ImageInputs(torch.utils.data.Dataset):
         twin.notes = (*self.notes, f"the labels of {what} are numbered in the order of {other}'s classes")
         return twin
 
+    def without_labels(self) -> ImageInputs:
+        """The same pictures alone."""
+        twin = copy.copy(self)
+        twin.label_column = twin.labels = twin.classes = None
+        return twin
+
     @property
     def is_deterministic(self) -> bool:
         """Whether a row gives the same tensor each time; a transform of the data set may not."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
+from transformers.utils import logging
 
 from hf_immunize.data.images import as_inputs
 from hf_immunize.errors import InputError
@@ -20,6 +21,8 @@ from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ra
 from hf_immunize.spectra.spectrum import Spectrum, spectrum
 
 __all__ = ["Protocol", "RIRReport", "evaluate_immunization", "group_spectra", "rir_report"]
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ def evaluate_immunization(
     Args:
         model: the immunized classifier, θᴵ.
         base_model: the same architecture before, θ0.
-        primary: images of the primary task: a `datasets` data set, or any map-style data set of model inputs.
+        primary: images of the primary task: a `datasets` data set, or any map-style data set of model inputs. Where
+            they name classes that the model does not have, that is said and there is no accuracy.
         harmful: images of the harmful task; labels are not needed.
         image_processor: needed for raw images.
         protocol: 20 groups of 100 samples if not given.
@@ -143,7 +147,13 @@ def evaluate_immunization(
     protocol = protocol or Protocol()
     dtype = torch.float64 if float64 else torch.float32
     kept_task = as_inputs(primary, image_processor, labels_needed=False, name="primary")
-    primary_data = _limited(in_order_of(base_model, kept_task, "the primary data"), max_samples, protocol.seed)
+    try:
+        kept_task = in_order_of(base_model, kept_task, "the primary data")
+    except InputError as error:
+        # RIR needs no labels, and classes that the model does not have can have no accuracy.
+        logger.warning(f"No accuracy of the primary task: {error}")
+        kept_task = kept_task.without_labels()
+    primary_data = _limited(kept_task, max_samples, protocol.seed)
     slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful")
     harmful_data = _limited(slowed_task, max_samples, protocol.seed)
     kept: dict[str, Extracted] = {}
@@ -158,9 +168,14 @@ def evaluate_immunization(
                     dtype=dtype,
                     progress=f"{name} model, {task} images" if progress else None,
                 )
-    accuracy = {
-        name: score for name in ("initial", "immunized") if (score := kept[f"{name}_primary"].accuracy) is not None
-    }
+    labels, n_classes = kept["initial_primary"].labels, kept["initial_primary"].logits.shape[1]
+    accuracy = {}
+    if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+        logger.warning(
+            f"No accuracy of the primary task: labels from {labels.min()} to {labels.max()}, {n_classes} classes."
+        )
+    elif labels is not None:
+        accuracy = {name: cast(float, kept[f"{name}_primary"].accuracy) for name in ("initial", "immunized")}
     return rir_report(
         kept["immunized_harmful"].features,
         kept["initial_harmful"].features,

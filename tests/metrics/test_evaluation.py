@@ -175,3 +175,23 @@ def test_what_cannot_be_measured_says_so(models, primary, harmful):
         evaluate_immunization(model, base, primary, Subset(harmful, [0]))
     with pytest.raises(ValueError, match="data set is empty"):
         evaluate_immunization(model, base, Images(0), harmful)
+
+
+def test_classes_that_the_model_does_not_have_are_said_and_measured_without_labels(caplog):
+    model, processor = tiny_vit(("cat", "dog"))
+    base, _ = tiny_vit(("cat", "dog"))
+    primary = picture_dataset(24)
+    with caplog.at_level("WARNING"):
+        report = evaluate_immunization(
+            model, base, primary, picture_dataset(24, seed=1), image_processor=processor, protocol=Protocol(2, 8)
+        )
+    assert "No accuracy of the primary task: the primary data and the model name different classes" in caplog.text
+    assert report.primary_accuracy == {}
+    assert report.rir == pytest.approx(1)
+
+
+def test_labels_that_the_head_does_not_have_are_in_no_accuracy(models, harmful, caplog):
+    with caplog.at_level("WARNING"):
+        report = evaluate_immunization(*models, Images(30, n_classes=5), harmful, protocol=Protocol(2, 8))
+    assert "No accuracy of the primary task: labels from 0 to 4, 3 classes" in caplog.text
+    assert report.primary_accuracy == {}
