@@ -14,8 +14,10 @@ from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
-from hf_immunize.data.images import as_inputs, collate_images
+from hf_immunize.data.images import collate_images
+from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
+from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle
@@ -139,10 +141,12 @@ class AttackSuite:
 
         def kept(**data: MapStyle | None) -> dict[str, KeptImages]:
             given = {role: one for role, one in data.items() if one is not None}
-            return {role: KeptImages(as_inputs(one, image_processor)) for role, one in given.items()}
+            return {role: KeptImages(as_inputs(one, image_processor, most=DRAWN)) for role, one in given.items()}
 
         if primary is not None:
-            primary = in_order_of(models["initial"], as_inputs(primary, image_processor), "the primary data")
+            primary = in_order_of(
+                models["initial"], as_inputs(primary, image_processor, most=DRAWN), "the primary data"
+            )
         sets = kept(train=train, test=test, primary=primary)
         for role in ("train", "test"):
             _check_labelled(sets[role], f"harmful {role}")

@@ -119,9 +119,12 @@ def _target(options: argparse.Namespace) -> Path | None:
 
 
 def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[Subset, Subset]:
+    most = options.max_samples if options.streaming else None
     found = load_task(
         getattr(options, task),
         **named_rows(options, task),
+        max_train_samples=most,
+        max_eval_samples=most,
         labels="needed",
         seed=options.seed,
         token=options.token,

@@ -44,6 +44,7 @@ def run(given: Sequence[str], command: str) -> int:
                 getattr(options, task),
                 **named_rows(options, task),
                 labels="optional" if task == "primary" else "unused",
+                max_samples=options.max_samples if options.streaming else None,
                 seed=options.seed,
                 token=options.token,
             )

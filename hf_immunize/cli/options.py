@@ -96,7 +96,7 @@ def named_rows(options: argparse.Namespace, task: str) -> dict[str, Any]:
     """What the options of :func:`task_options` say of a task, as :func:`hf_immunize.load_task` takes it."""
     parts = ("split", "eval_split", "config", "image_column", "label_column")
     found = {part: getattr(options, f"{task}_{part}") for part in parts if hasattr(options, f"{task}_{part}")}
-    return found | {"skip_corrupt": options.skip_corrupt}
+    return found | {"skip_corrupt": options.skip_corrupt, "streaming": options.streaming}
 
 
 ATTACKERS_HELP = f"Attackers, by group or by name: {', '.join(attacker_choices())}."
@@ -131,6 +131,9 @@ class TrainOptions:
     max_train_samples: int | None = _option(None, "Training images of each task at most, drawn by --seed.")
     max_eval_samples: int | None = _option(None, "Images to measure on of each task at most, drawn by --seed.")
     skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
+    streaming: bool = _option(
+        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
+    )
     trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
     overwrite: bool = _option(False, "Replace an earlier run in the output folder.")
     json: bool = _option(False, "Print the result as JSON in place of a table.")
@@ -150,6 +153,9 @@ class EvaluateOptions:
     max_samples: int = _option(5_000, "Images of each task at most.")
     batch_size: int = _option(64, "Images a forward pass.")
     skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
+    streaming: bool = _option(
+        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
+    )
     trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
     token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
     json: bool = _option(False, "Print the result as JSON in place of lines.")
@@ -177,6 +183,9 @@ class AttackOptions:
     output_dir: str | None = _option(None, "attacks.json and attacks.png go here.")
     overwrite: bool = _option(False, "Replace an earlier attacks.json there.")
     skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
+    streaming: bool = _option(
+        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
+    )
     trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
     token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
     json: bool = _option(False, "Print the report as JSON in place of a table.")

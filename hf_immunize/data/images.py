@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -18,7 +18,7 @@ from hf_immunize.data.names import align_labels
 from hf_immunize.data.preprocessing import channels_of, to_channels
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["ImageInputs", "as_inputs", "collate_images", "undecoded"]
+__all__ = ["ImageInputs", "collate_images", "undecoded"]
 
 
 class ImageInputs(torch.utils.data.Dataset):
@@ -183,44 +183,6 @@ class ImageInputs(torch.utils.data.Dataset):
         except (InputError, InputTypeError) as error:
             of = f" of the {self.name} data" if self.name else ""
             raise type(error)(f"Row {index}{of}: {error}") from error
-
-
-def as_inputs(
-    data: Any,
-    image_processor: Callable[..., Any] | None,
-    *,
-    labels: LabelUse = "needed",
-    labels_needed: bool = True,
-    n_channels: int | None = None,
-    name: str = "",
-) -> Any:
-    """Wraps a `datasets` data set of raw pictures; anything that already gives ``pixel_values`` stays as it is.
-
-    Arguments are those of :class:`ImageInputs`.
-
-    Raises:
-        ValueError: several splits in the place of one.
-        TypeError: a stream.
-    """
-    called = f"{name} data set" if name else "data set"
-    if isinstance(data, Mapping):
-        raise InputError(f"A {called} with the splits {', '.join(data)} was given. Choose one: dataset['train'].")
-    if isinstance(data, IterableDataset):
-        raise InputTypeError(
-            f"The {called} is a stream (IterableDataset), which has no length and no rows to draw from. Turn a part of "
-            "it into a data set first: Dataset.from_list(list(stream.take(10_000)), features=stream.features)."
-        )
-    if not isinstance(data, Dataset) or _gives_pixel_values(data):
-        return data
-    return ImageInputs(
-        data, image_processor, labels=labels, labels_needed=labels_needed, n_channels=n_channels, name=name
-    )
-
-
-def _gives_pixel_values(data: Dataset) -> bool:
-    if data.format["type"] == "custom":
-        return len(data) > 0 and "pixel_values" in data[0]
-    return "pixel_values" in data.column_names and not isinstance(data.features["pixel_values"], ImageFeature)
 
 
 def undecoded(data: Dataset, column: str) -> Dataset:

@@ -6,15 +6,16 @@ import errno
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
 import pyarrow.parquet
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import constants
 
@@ -28,20 +29,22 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQ
 _KINDS = {".parquet": "parquet", ".tar": "webdataset"}
 
 
-def load_local(path: Path, config: str | None = None) -> tuple[DatasetDict, tuple[str, ...]]:
+def load_local(path: Path, config: str | None = None, *, streaming: bool = False) -> tuple[Any, tuple[str, ...]]:
     """All splits of a folder or file, and what the user should know of how it was read.
 
     Args:
         path: a folder of pictures, of parquet files, of WebDataset shards or of ``Dataset.save_to_disk``; a copy of a
             data set of the Hub whose card names its files; one parquet file or shard.
         config: one of those that such a card names.
+        streaming: read parquet files and shards as they are, without converting them in the cache first. Other folders
+            are read as they are anyway.
 
     Raises:
         ValueError: nothing there that can be read, or a cache that cannot be written.
     """
     if path.is_dir() and _names_configurations(path):
         with reading_errors(path, "a copy of a data set of the Hub"):
-            return _splits(load_dataset(str(path), config)), ()
+            return _splits(load_dataset(str(path), config, streaming=streaming)), ()
     if config is not None:
         raise InputError(f"The configuration {config!r} was named for the local {str(path)!r}, which names none.")
     if path.is_file():
@@ -50,14 +53,14 @@ def load_local(path: Path, config: str | None = None) -> tuple[DatasetDict, tupl
                 f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected, or a "
                 "WebDataset shard (.tar)."
             )
-        return _from_files(path, {"train": [path]}, _KINDS[path.suffix]), ()
+        return _from_files(path, {"train": [path]}, _KINDS[path.suffix], streaming), ()
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         with reading_errors(path, "a folder of Dataset.save_to_disk"):
             return _splits(load_from_disk(str(path))), ()
-    return _load_folder(path)
+    return _load_folder(path, streaming)
 
 
-def _load_folder(path: Path) -> tuple[DatasetDict, tuple[str, ...]]:
+def _load_folder(path: Path, streaming: bool) -> tuple[Any, tuple[str, ...]]:
     pictures = find_pictures(path)
     tables = [file for file in _below(path, ".parquet") if file.name not in METADATA_NAMES]
     shards = _below(path, ".tar")
@@ -65,10 +68,10 @@ def _load_folder(path: Path) -> tuple[DatasetDict, tuple[str, ...]]:
         groups, notes = _by_split(path, tables)
         if pictures:
             notes.append(f"read the parquet files of {path.name!r}, and not the pictures beside them: {len(pictures)}")
-        return _from_files(path, groups, "parquet"), tuple(notes)
+        return _from_files(path, groups, "parquet", streaming), tuple(notes)
     if shards and not pictures:
         groups, notes = _by_split(path, shards)
-        return _from_files(path, groups, "webdataset"), tuple(notes)
+        return _from_files(path, groups, "webdataset", streaming), tuple(notes)
     if pictures and any(
         file.name in METADATA_NAMES for suffix in (".csv", ".jsonl", ".parquet") for file in _below(path, suffix)
     ):
@@ -91,11 +94,11 @@ def _load_described(path: Path, pictures: list[Path]) -> tuple[DatasetDict, tupl
     return loaded, (f"read {read} of the {len(pictures)} pictures below {path.name!r}: those that its metadata name",)
 
 
-def _from_files(path: Path, groups: dict[str, list[Path]], kind: str) -> DatasetDict:
+def _from_files(path: Path, groups: dict[str, list[Path]], kind: str, streaming: bool) -> Any:
     # Names of files are read as patterns, so that brackets in them have to be escaped.
     files = {split: [glob.escape(str(file.resolve())) for file in found] for split, found in groups.items()}
     with reading_errors(path, "WebDataset shards" if kind == "webdataset" else "parquet"):
-        return _splits(load_dataset(kind, data_files=files))
+        return _splits(load_dataset(kind, data_files=files, streaming=streaming))
 
 
 def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
@@ -152,8 +155,8 @@ def _names_configurations(path: Path) -> bool:
     return isinstance(values, dict) and "configs" in values
 
 
-def _splits(loaded: Dataset | DatasetDict) -> DatasetDict:
-    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({str(loaded.split or "train"): loaded})
+def _splits(loaded: Any) -> Any:
+    return loaded if isinstance(loaded, Mapping) else DatasetDict({str(loaded.split or "train"): loaded})
 
 
 @contextmanager

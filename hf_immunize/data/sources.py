@@ -22,6 +22,7 @@ __all__ = ["AS_AN_OBJECT", "Source", "as_pair", "as_source", "load_images", "loa
 
 #: The name of data that have none.
 AS_AN_OBJECT = "data passed as an object"
+_ROWS = (Dataset, IterableDataset)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -30,7 +31,7 @@ class Source:
     """All splits of one data set, and where they came from.
 
     Attributes:
-        splits: by name.
+        splits: by name, data sets or streams.
         name: the Hub id without its revision, or the base name of a folder or file.
         revision: the commit on the Hub that was loaded.
         config: the configuration of a Hub data set.
@@ -38,7 +39,7 @@ class Source:
         notes: what the user should know about how it was read, as sentences.
     """
 
-    splits: Mapping[str, Dataset]
+    splits: Mapping[str, Any]
     name: str
     revision: str | None
     config: str | None
@@ -46,7 +47,13 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def load_source(name: str | os.PathLike[str], *, config: str | None = None, token: str | bool | None = None) -> Source:
+def load_source(
+    name: str | os.PathLike[str],
+    *,
+    config: str | None = None,
+    token: str | bool | None = None,
+    streaming: bool = False,
+) -> Source:
     """Loads all splits of a data set by its name.
 
     Args:
@@ -54,6 +61,7 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
             :func:`hf_immunize.data.local.load_local` reads it.
         config: the configuration of a Hub data set that has several.
         token: for private data sets.
+        streaming: read rows as they are needed, without downloading or converting the data set first.
 
     Raises:
         ValueError: nothing there, or nothing that can be read as pictures.
@@ -62,54 +70,51 @@ def load_source(name: str | os.PathLike[str], *, config: str | None = None, toke
     name = os.fspath(name)
     path = Path(name).expanduser()
     if path.exists():
-        splits, notes = load_local(path, config)
+        splits, notes = load_local(path, config, streaming=streaming)
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
             notes = (*notes, f"{name!r} is a path here: took what lies there, not a data set of the Hub")
         return Source(splits, path.resolve().name, None, config, "local", notes)
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
         raise InputError(f"There is no data set at {name!r}. Give a Hub id, or the path of an existing folder.")
-    return _load_hub(name, config, token)
+    return _load_hub(name, config, token, streaming)
 
 
-def as_source(given: Any, config: str | None = None, token: str | bool | None = None) -> Source:
-    """All splits of what the user gave: a name, one data set, or a mapping of splits.
+def as_source(
+    given: Any, config: str | None = None, token: str | bool | None = None, streaming: bool = False
+) -> Source:
+    """All splits of what the user gave: a name, one data set, or a mapping of splits; streams of them will do.
 
     Raises:
-        TypeError: a stream, or no data set at all.
+        TypeError: no data set at all.
         ValueError: a configuration of data that are loaded already; and as :func:`load_source`.
     """
     if isinstance(given, (str, os.PathLike)):
-        return load_source(given, config=config, token=token)
+        return load_source(given, config=config, token=token, streaming=streaming)
     if config is not None:
         raise InputError(f"The configuration {config!r} was named for data that are loaded already. Leave it away.")
-    if isinstance(given, Dataset):
+    if isinstance(given, _ROWS):
         return Source({"train": given}, AS_AN_OBJECT, None, None)
-    if isinstance(given, Mapping) and given and all(isinstance(one, Dataset) for one in given.values()):
+    if isinstance(given, Mapping) and given and all(isinstance(one, _ROWS) for one in given.values()):
         return Source(dict(given), AS_AN_OBJECT, None, None)
     kinds = {type(one).__name__ for one in given.values()} if isinstance(given, Mapping) else {type(given).__name__}
-    if isinstance(given, IterableDataset) or "IterableDataset" in kinds:
-        raise InputTypeError(
-            "A stream (IterableDataset) has no length and no order to draw rows from. Turn a part of it into a data "
-            "set first: Dataset.from_list(list(stream.take(10_000)), features=stream.features)."
-        )
     raise InputTypeError(
         "A data set was expected: its Hub id, a folder, a datasets.Dataset, a DatasetDict or a pair (training rows, "
         f"evaluation rows); got {', '.join(sorted(kinds)) or 'nothing'}."
     )
 
 
-def as_pair(given: Sequence[Any]) -> tuple[Dataset, Dataset]:
-    """Training and evaluation rows that were given beside each other.
+def as_pair(given: Sequence[Any]) -> tuple[Any, Any]:
+    """Training and evaluation rows that were given beside each other, data sets or streams.
 
     Raises:
         TypeError: not two data sets.
         ValueError: one of them is empty.
     """
-    if len(given) != 2 or not all(isinstance(one, Dataset) for one in given):
+    if len(given) != 2 or not all(isinstance(one, _ROWS) for one in given):
         kinds = ", ".join(type(one).__name__ for one in given)
         raise InputTypeError(f"A pair of data sets (training rows, evaluation rows) was expected, got ({kinds}).")
     for role, rows in zip(("training", "evaluation"), given, strict=True):
-        if not len(rows):
+        if isinstance(rows, Dataset) and not len(rows):
             raise InputError(f"The {role} rows of the pair are empty.")
     return given[0], given[1]
 
@@ -120,7 +125,8 @@ def load_images(
     *,
     config: str | None = None,
     token: str | bool | None = None,
-) -> Dataset:
+    streaming: bool = False,
+) -> Any:
     """Loads one split of an image data set.
 
     Args:
@@ -129,19 +135,21 @@ def load_images(
             several and none is called ``train``.
         config: the configuration of a Hub data set that has several.
         token: for private data sets.
+        streaming: give a `datasets.IterableDataset`, whose rows are read as they are needed.
 
     Raises:
         ValueError: nothing there, an unknown split, an empty one.
     """
-    return training_split(load_source(name, config=config, token=token).splits, split, os.fspath(name)).rows
+    source = load_source(name, config=config, token=token, streaming=streaming)
+    return training_split(source.splits, split, os.fspath(name)).rows
 
 
-def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source:
+def _load_hub(name: str, config: str | None, token: str | bool | None, streaming: bool) -> Source:
     repo, asked = split_revision(name)
     commit = _commit_on_hub(repo, asked, token)
     try:
         with reading_errors(name, "a data set of pictures"):
-            splits = load_dataset(repo, config, revision=commit or asked, token=token)
+            splits = load_dataset(repo, config, revision=commit or asked, token=token, streaming=streaming)
     except DatasetNotFoundError as error:
         raise InputError(
             f"The data set {name!r} is not on the Hub, or it is private or gated and you are not logged in. Check its "
@@ -154,7 +162,7 @@ def _load_hub(name: str, config: str | None, token: str | bool | None) -> Source
     first = next(iter(splits.values()))
     notes = []
     if commit is None:
-        commit = _commit_in_cache(first)
+        commit = None if streaming else _commit_in_cache(first)
         if asked and _COMMIT.fullmatch(asked) and commit not in (None, asked):
             raise InputError(
                 f"The Hub could not be reached, and the cache holds {repo} at {commit}, not at {asked}. Go online, or "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
+from hf_immunize.data.streams import DrawnSplits, is_stream
 from hf_immunize.errors import InputError
 
 __all__ = ["EVALUATION_SPLITS", "Taken", "draw_rows", "evaluation_split", "hold_out", "take_split", "training_split"]
@@ -20,16 +23,16 @@ _FEWEST_TO_DIVIDE = 10
 
 @dataclass(frozen=True)
 class Taken:
-    """Rows of a split: ``rows``, the ``name`` as it was asked for, and where they lie in which split.
+    """Rows of a split, or its stream: ``rows``, the ``name`` as it was asked for, and where they lie in which split.
 
     Attributes:
-        rows: the data set.
+        rows: the data set, or a stream of it.
         name: for example ``"train"`` or ``"train[:10%]+validation"``.
         ranges: (split, first row, row behind the last) for each part.
         notes: each choice that was made for the user, as a sentence.
     """
 
-    rows: Dataset
+    rows: Any
     name: str
     ranges: tuple[tuple[str, int, int], ...]
     notes: tuple[str, ...] = field(default=())
@@ -48,7 +51,7 @@ class Taken:
         )
 
 
-def take_split(splits: Mapping[str, Dataset], asked: str, source: str) -> Taken:
+def take_split(splits: Mapping[str, Any], asked: str, source: str) -> Taken:
     """Rows of a split, of a slice of it (``train[:10%]``) or of several (``train+validation``).
 
     Args:
@@ -61,9 +64,16 @@ def take_split(splits: Mapping[str, Dataset], asked: str, source: str) -> Taken:
     """
     ranges: tuple[tuple[str, int, int], ...]
     if asked in splits:
-        ranges = ((asked, 0, len(splits[asked])),)
+        rows = splits[asked]
+        # A stream does not say where it ends.
+        ranges = ((asked, 0, sys.maxsize if is_stream(rows) else len(rows)),)
     else:
         names = ", ".join(splits)
+        if isinstance(splits, DrawnSplits) or any(map(is_stream, splits.values())):
+            raise InputError(
+                f"{source!r} has the splits {names}; not {asked!r}. Name one of them: a stream has no slices or sums "
+                "(at most so many rows: max_train_samples, max_eval_samples)."
+            )
         try:
             parts = ReadInstruction.from_spec(asked).to_absolute({name: len(rows) for name, rows in splits.items()})
         except (ValueError, AssertionError) as error:
@@ -74,6 +84,8 @@ def take_split(splits: Mapping[str, Dataset], asked: str, source: str) -> Taken:
         ranges = tuple((part.splitname, part.from_, part.to) for part in parts if part.from_ < part.to)
     if not any(low < high for _, low, high in ranges):
         raise InputError(f"Split {asked!r} of {source!r} is empty. Choose another split.")
+    if asked in splits:
+        return Taken(splits[asked], asked, ranges)
     pieces = [_cut(splits[name], low, high) for name, low, high in ranges]
     try:
         rows = pieces[0] if len(pieces) == 1 else concatenate_datasets(pieces)
@@ -82,7 +94,7 @@ def take_split(splits: Mapping[str, Dataset], asked: str, source: str) -> Taken:
     return Taken(rows, asked, ranges)
 
 
-def training_split(splits: Mapping[str, Dataset], asked: str | None, source: str) -> Taken:
+def training_split(splits: Mapping[str, Any], asked: str | None, source: str) -> Taken:
     """The split to train on: the one that was named, else ``train``, else the only one.
 
     Raises:
@@ -100,7 +112,7 @@ def training_split(splits: Mapping[str, Dataset], asked: str | None, source: str
 
 
 def evaluation_split(
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, Any],
     source: str,
     *,
     apart_from: set[str] | None = None,
@@ -166,7 +178,7 @@ def _cut(rows: Dataset, low: int, high: int) -> Dataset:
     return rows if (low, high) == (0, len(rows)) else rows.select(range(low, high))
 
 
-def _noted(splits: Mapping[str, Dataset], name: str, source: str, passed: list[str]) -> Taken:
+def _noted(splits: Mapping[str, Any], name: str, source: str, passed: list[str]) -> Taken:
     taken = take_split(splits, name, source)
     since = f", since {' and '.join(passed)}" if passed else ""
     return Taken(taken.rows, name, taken.ranges, (f"took the split {name!r} to measure on{since}",))

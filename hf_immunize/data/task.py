@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.images import ImageInputs
@@ -23,9 +23,12 @@ from hf_immunize.data.splits import (
     take_split,
     training_split,
 )
+from hf_immunize.data.streams import DrawnSplits, StreamedInputs, head, is_stream, resolved
 from hf_immunize.errors import InputError
 
 __all__ = ["ImageTask", "load_evaluation", "load_task"]
+
+Rows: TypeAlias = Dataset | IterableDataset
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ImageTask:
     """Training and evaluation rows of one task, and where they came from.
 
     Attributes:
-        train: raw pictures to train on.
+        train: raw pictures to train on, a data set or a stream.
         evaluation: raw pictures to measure on; no row of ``train`` is among them.
         name: the Hub id without its revision, the base name of a folder or file, or a description.
         revision: the commit on the Hub that was loaded, None where there is none or it cannot be known.
@@ -47,9 +50,10 @@ class ImageTask:
         arguments: of :func:`load_task` beside the name, as they were given, or of a package's function: what loads the
             same rows again.
         notes: each choice that was made for the user, as a sentence.
+        skip_corrupt: pictures of a stream that cannot be read are left out as they come.
     """
 
-    train: Dataset
+    train: Rows
     evaluation: Dataset
     name: str
     revision: str | None
@@ -62,6 +66,7 @@ class ImageTask:
     source: str = "object"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    skip_corrupt: bool = False
 
     def inputs(
         self,
@@ -70,32 +75,34 @@ class ImageTask:
         n_channels: int | None = None,
         cache: bool = False,
         name: str = "",
-    ) -> tuple[ImageInputs, ImageInputs]:
+    ) -> tuple[Any, ImageInputs]:
         """Training and evaluation rows as model inputs; the same object twice where both are one.
+
+        The former are :class:`hf_immunize.data.streams.StreamedInputs` where they are a stream.
 
         Arguments are those of :class:`ImageInputs`; ``cache`` is left aside for rows that a transform of the data set
         may change each time.
         """
-        made = []
-        for rows in (self.train, self.evaluation):
-            one = ImageInputs(
-                rows,
-                image_processor,
-                self.image_column,
-                self.label_column,
-                labels="unused" if self.label_column is None else "needed",
-                n_channels=n_channels,
-                cache=cache and rows.format["type"] != "custom",
-                name=name,
-            )
-            made.append(one)
-            if self.evaluation is self.train:
-                return one, one
-        return made[0], made[1]
+        common: dict[str, Any] = {
+            "image_processor": image_processor,
+            "image_column": self.image_column,
+            "label_column": self.label_column,
+            "labels": "unused" if self.label_column is None else "needed",
+            "n_channels": n_channels,
+            "name": name,
+        }
+
+        def inputs(rows: Rows) -> Any:
+            if isinstance(rows, IterableDataset):
+                return StreamedInputs(rows, **common, skip_corrupt=self.skip_corrupt)
+            return ImageInputs(rows, **common, cache=cache and rows.format["type"] != "custom")
+
+        train = inputs(self.train)
+        return train, train if self.evaluation is self.train else inputs(self.evaluation)
 
 
 def load_task(
-    given: str | os.PathLike[str] | Dataset | Mapping[str, Dataset] | tuple[Dataset, Dataset],
+    given: str | os.PathLike[str] | Rows | Mapping[str, Rows] | tuple[Rows, Rows],
     *,
     split: str | None = None,
     eval_split: str | None = None,
@@ -108,6 +115,7 @@ def load_task(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     skip_corrupt: bool = False,
+    streaming: bool = False,
 ) -> ImageTask:
     """Training and evaluation rows of a task.
 
@@ -115,9 +123,12 @@ def load_task(
     ``test``, else ``validation``, ``valid``, ``val`` or ``dev``, and where labels are needed never one without labels;
     where none of these is there, a fifth of the training rows, drawn by the seed and taken out of them.
 
+    A stream is trained on as it comes. Measured on are some of its rows (2,000 unless ``max_eval_samples`` says how
+    many), which are drawn into memory; with ``max_train_samples`` those that are trained on are drawn likewise.
+
     Args:
-        given: a Hub id, folder or file as :func:`load_source` reads it, one data set, a mapping of splits, or a pair
-            (training rows, evaluation rows).
+        given: a Hub id, folder or file as :func:`load_source` reads it, one data set or stream, a mapping of splits, or
+            a pair (training rows, evaluation rows).
         split: to train on; a slice (``train[:10%]``) or a sum (``train+validation``) will do.
         eval_split: to measure on, likewise.
         config: the configuration of a Hub data set that has several.
@@ -129,11 +140,12 @@ def load_task(
         max_train_samples: at most so many rows to train on, drawn by the seed.
         max_eval_samples: at most so many rows to measure on, likewise.
         skip_corrupt: leave out rows whose picture cannot be read, and count them in the notes; decodes every picture.
+        streaming: read what is named as a stream.
 
     Raises:
         ValueError: nothing there, no such split or column, the same rows for both, too few rows, labels that are needed
             and not there.
-        TypeError: a stream, or something else that is no data set.
+        TypeError: something that is no data set.
         ConnectionError: the Hub cannot be reached.
     """
     arguments = {
@@ -147,22 +159,29 @@ def load_task(
         "max_train_samples": max_train_samples,
         "max_eval_samples": max_eval_samples,
         "skip_corrupt": skip_corrupt,
+        "streaming": streaming,
     }
     reading = Reading(image_column, label_column, labels, skip_corrupt)
     draw = (max_train_samples, max_eval_samples, seed)
-    evaluation: Taken | None
     if isinstance(given, (tuple, list)):
         if any(one is not None for one in (split, eval_split, config)):
             raise InputError("A pair of data sets has no splits or configurations to choose from. Name none.")
-        source = Source({}, AS_AN_OBJECT, None, None)
-        train, evaluation = (Taken(rows, "train", ()) for rows in as_pair(given))
-        evaluation = replace(evaluation, name="the second data set of the pair")
+        split, eval_split = "train", "the second data set of the pair"
+        source = Source(dict(zip((split, eval_split), as_pair(given), strict=True)), AS_AN_OBJECT, None, None)
     else:
-        source = as_source(given, config, token)
-        train = training_split(source.splits, split, source.name)
-        evaluation = None if eval_split is None else take_split(source.splits, eval_split, source.name)
+        source = as_source(given, config, token, streaming)
+    splits = source.splits
+    if any(map(is_stream, splits.values())):
+        name = split or ("train" if "train" in splits else next(iter(splits)))
+        most = {} if max_train_samples is None else {name: max_train_samples}
+        splits = DrawnSplits(splits, most, max_eval_samples, seed, reading.notes)
+    train = training_split(source.splits if max_train_samples is None else splits, split, source.name)
+    evaluation = None if eval_split is None else take_split(splits, eval_split, source.name)
     if evaluation is not None and evaluation.shares_rows_with(train):
         raise InputError(_serves_both(evaluation.name, source.name))
+    stream = resolved(train.rows) if is_stream(train.rows) else None
+    if stream is not None:
+        train = replace(train, rows=head(stream))
     # A misspelt column gets its nearest name, before a split is blamed.
     choose_columns(train.rows, image_column, label_column, labels=labels)
     for taken in filter(None, (train, evaluation)):
@@ -170,7 +189,7 @@ def load_task(
     reading.notes += train.notes
     if evaluation is None:
         evaluation = evaluation_split(
-            source.splits,
+            splits,
             source.name,
             apart_from=train.splits,
             why_unfit=reading.why_unlabelled,
@@ -179,17 +198,22 @@ def load_task(
         reading.notes += evaluation.notes if evaluation else ()
     reading.choose(train.rows)
     rows = reading.prepared(train.rows, "to train on")
+    if evaluation is None and stream is not None:
+        raise InputError(
+            f"{source.name!r} is a stream without a split to measure on. Name one (…_eval_split), pass a pair (to "
+            "train on, to measure on), or say how many rows to train on (max_train_samples): a fifth is then held out."
+        )
     if evaluation is None:
         rows, other, described = hold_out(replace(train, rows=rows), seed, source.name)
         reading.notes.append(f"held out {described}, to measure on")
     else:
         other, described = reading.prepared(evaluation.rows, "to measure on"), evaluation.name
         other = reading.aligned(rows, other)
-    return replace(_task(reading, source, rows, other, train.name, described, draw), arguments=arguments)
+    return replace(_task(reading, source, rows, other, train.name, described, draw, stream), arguments=arguments)
 
 
 def load_evaluation(
-    given: str | os.PathLike[str] | Dataset | Mapping[str, Dataset] | tuple[Dataset, Dataset],
+    given: str | os.PathLike[str] | Rows | Mapping[str, Rows] | tuple[Rows, Rows],
     *,
     split: str | None = None,
     config: str | None = None,
@@ -200,6 +224,7 @@ def load_evaluation(
     token: str | bool | None = None,
     max_samples: int | None = None,
     skip_corrupt: bool = False,
+    streaming: bool = False,
 ) -> ImageTask:
     """Rows to measure on alone: ``test``, else ``validation`` and its kin, else ``train`` or the only split.
 
@@ -212,7 +237,9 @@ def load_evaluation(
         if split is not None or config is not None:
             raise InputError("A pair of data sets has no splits or configurations to choose from. Name none.")
         given = as_pair(given)[1]
-    source = as_source(given, config, token)
+    source = as_source(given, config, token, streaming)
+    if any(map(is_stream, source.splits.values())):
+        source = replace(source, splits=DrawnSplits(source.splits, {}, max_samples, seed, reading.notes))
     taken: Taken | None
     if split is not None:
         taken = take_split(source.splits, split, source.name)
@@ -244,13 +271,15 @@ def _task(
     split: str,
     eval_split: str,
     draw: tuple[int | None, int | None, int],
+    stream: IterableDataset | None = None,
 ) -> ImageTask:
     max_train, max_eval, seed = draw
     assert reading.image_column is not None, "choose() settles it"
     reading.note_first_label(train)
     measured = draw_rows(evaluation, max_eval, seed)
+    drawn = measured if train is evaluation else draw_rows(train, max_train, seed)
     return ImageTask(
-        train=measured if train is evaluation else draw_rows(train, max_train, seed),
+        train=drawn if stream is None else stream,
         evaluation=measured,
         name=source.name,
         revision=source.revision,
@@ -262,6 +291,7 @@ def _task(
         classes=class_names(train, reading.label_column),
         source=source.kind,
         notes=(*source.notes, *reading.notes),
+        skip_corrupt=reading.skip_corrupt,
     )
 
 

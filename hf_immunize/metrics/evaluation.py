@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 from transformers.utils import logging
 
-from hf_immunize.data.images import as_inputs
+from hf_immunize.data.inputs import as_inputs
+from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
@@ -128,8 +129,9 @@ def evaluate_immunization(
     Args:
         model: the immunized classifier, θᴵ.
         base_model: the same architecture before, θ0.
-        primary: images of the primary task: a `datasets` data set, or any map-style data set of model inputs. Where
-            they name classes that the model does not have, that is said and there is no accuracy.
+        primary: images of the primary task: a `datasets` data set, or any map-style data set of model inputs. Of a
+            stream at most 2,000 rows are taken. Where they name classes that the model does not have, that is said and
+            there is no accuracy.
         harmful: images of the harmful task; labels are not needed.
         image_processor: needed for raw images.
         protocol: 20 groups of 100 samples if not given.
@@ -146,7 +148,8 @@ def evaluate_immunization(
         raise InputError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
     protocol = protocol or Protocol()
     dtype = torch.float64 if float64 else torch.float32
-    kept_task = as_inputs(primary, image_processor, labels_needed=False, name="primary")
+    most = min(max_samples or DRAWN, DRAWN)
+    kept_task = as_inputs(primary, image_processor, labels="optional", name="primary", most=most)
     try:
         kept_task = in_order_of(base_model, kept_task, "the primary data")
     except InputError as error:
@@ -154,7 +157,7 @@ def evaluate_immunization(
         logger.warning(f"No accuracy of the primary task: {error}")
         kept_task = kept_task.without_labels()
     primary_data = _limited(kept_task, max_samples, protocol.seed)
-    slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful")
+    slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful", most=most)
     harmful_data = _limited(slowed_task, max_samples, protocol.seed)
     kept: dict[str, Extracted] = {}
     for name, one in (("immunized", model), ("initial", base_model)):

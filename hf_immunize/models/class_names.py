@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.streams import StreamedInputs
 from hf_immunize.models.forward import unwrap
 
 __all__ = ["in_order_of", "model_class_names", "name_classes"]
@@ -38,14 +39,19 @@ def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
 
     Args:
         model: the classifier that is trained or measured on the data.
-        data: model inputs; anything but :class:`hf_immunize.ImageInputs` is left as it is.
+        data: model inputs; anything but :class:`hf_immunize.ImageInputs` and their streams is left as it is.
         what: the data, for messages.
 
     Raises:
         InputError: the data name a class that the model does not have.
     """
     names = model_class_names(model)
-    if not isinstance(data, ImageInputs) or data.classes is None or names is None or data.classes == names:
+    if (
+        not isinstance(data, (ImageInputs, StreamedInputs))
+        or data.classes is None
+        or names is None
+        or data.classes == names
+    ):
         return data
     if all(_NUMBERED.fullmatch(name) for name in data.classes):
         return data

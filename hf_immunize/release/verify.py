@@ -18,6 +18,7 @@ from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.packaged import packaged_task
+from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, UserError
 from hf_immunize.metrics.evaluation import Protocol
@@ -248,7 +249,7 @@ def _same_rows(task: str, facts: DatasetRecord, rows: ImageTask, *, trained_on: 
     wanted = {"measured on": facts.eval_fingerprint} | ({"trained on": facts.fingerprint} if trained_on else {})
     columns = (rows.image_column, rows.label_column)
     found = {"measured on": rows_fingerprint(rows.evaluation, *columns)}
-    if trained_on:
+    if trained_on and not is_stream(rows.train):
         found["trained on"] = rows_fingerprint(rows.train, *columns)
     name = f"the {task} rows"
     if None in wanted.values():
@@ -276,6 +277,8 @@ def _measured(
         data["primary"] = cast(
             Any, tuple(in_order_of(loaded.model, one, "the primary data") for one in data["primary"])
         )
+        # What was drawn of a stream for attackers to be fitted on is not kept.
+        data = {task: (None if is_stream(train) else train, rest) for task, (train, rest) in data.items()}
         if "initial" not in models or "harmful" not in tasks:
             part = extract_features(
                 loaded.model, data["primary"][1], batch_size=common["batch_size"], device=common["device"]

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import logging
 
+from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.objectives.registry import OBJECTIVES, get_objective
 from hf_immunize.training.unserved import check_served
@@ -110,6 +111,13 @@ class ImmunizationArguments(TrainingArguments):
             "aliases": ["--harmful_batch_size"],
         },
     )
+    stream_buffer_size: int = field(
+        default=BUFFER_SIZE, metadata={"help": "Rows among which a stream of training images is shuffled."}
+    )
+    stream_samples: int = field(
+        default=DRAWN,
+        metadata={"help": "Rows that are drawn of a stream to measure on, and for attackers to be fitted on."},
+    )
     rir_groups: int = field(default=20, metadata={"help": "Groups of samples in the paper's protocol."})
     rir_group_size: int = field(default=100, metadata={"help": "Samples a group in the paper's protocol."})
     rir_max_samples: int = field(
@@ -124,7 +132,7 @@ class ImmunizationArguments(TrainingArguments):
                     f"{name} must be a finite number, zero or more, got {value!r}. 1.0 is a sensible start for the "
                     "scale-free form; 0 switches the term off. (YAML reads 5e-5 as a word: write 5.0e-5.)"
                 )
-        for name in ("rir_groups", "per_device_harmful_batch_size"):
+        for name in ("rir_groups", "per_device_harmful_batch_size", "stream_buffer_size", "stream_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be 1 or more, got {value}.")

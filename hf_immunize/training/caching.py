@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
@@ -47,7 +48,7 @@ def cached_streams(
         the split model or None, the streams, and a sentence that says which and why.
 
     Raises:
-        InputError: ``cache_frozen="on"`` where the model cannot be split.
+        InputError: ``cache_frozen="on"`` where the model cannot be split, or with a stream.
     """
     reason = _reason_against(model, streams, sample, args, own_collator)
     if reason is not None:
@@ -75,6 +76,10 @@ def _reason_against(
 ) -> str | None:
     if args.cache_frozen == "off":
         return "cache_frozen is off"
+    if any(map(is_stream, streams)):
+        if args.cache_frozen == "on":
+            raise InputError("cache_frozen='on' is for data sets: a stream has no rows to keep. Leave it at 'auto'.")
+        return "a stream is read as it comes"
     others = sorted(set(sample) - {"pixel_values", "labels"})
     if others:
         return f"the model takes {', '.join(others)} beside images"

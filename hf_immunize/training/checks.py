@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_immunize.data.labels import check_labels
+from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.pairing import PairedDataset
+from hf_immunize.training.pairing import check_source
 
-__all__ = ["check_evaluation", "check_gradients", "check_model", "first_batches"]
+__all__ = ["check_evaluation", "check_gradients", "check_model", "check_steps", "first_batches"]
 
 #: What an evaluation finds where the user gave no metrics.
 METRICS = ("accuracy", "loss", "rir", "rir_i", "rir_ii")
@@ -49,6 +50,15 @@ def check_model(model: nn.Module) -> None:
         raise InputError(
             f"{kind} holds weights in {', '.join(sorted(halves)).replace('torch.', '')}, in which small steps vanish. "
             "Load it with dtype=torch.float32 (or call model.float()), and set bf16=True for mixed precision."
+        )
+
+
+def check_steps(args: ImmunizationArguments, sources: Sequence[Any]) -> None:
+    """Raises InputError where epochs were asked for of a stream, which has no end that is known."""
+    if args.max_steps < 1 and any(map(is_stream, sources)):
+        raise InputError(
+            f"A stream does not say when an epoch ends, so num_train_epochs={args.num_train_epochs} is no number of "
+            "steps. Set max_steps."
         )
 
 
@@ -121,8 +131,8 @@ def first_batches(
         if one is not None
     }
     for name, data in flat.items():
-        PairedDataset(data, None)
-        checked[name] = collate([data[index] for index in range(min(2, len(data)))])
+        check_source(data, name)
+        checked[name] = collate(first_samples(data, 2))
     if not checked:
         raise InputError("Pass train_dataset and harmful_dataset, or eval_dataset: there are no images to work on.")
     channels = {name: tuple(batch["pixel_values"].shape[1:]) for name, batch in checked.items()}

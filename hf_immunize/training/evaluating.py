@@ -12,8 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
-from hf_immunize.data.images import as_inputs
+from hf_immunize.data.columns import LabelUse
+from hf_immunize.data.inputs import as_inputs
+from hf_immunize.data.labels import check_labels
+from hf_immunize.data.streams import is_stream
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
@@ -22,6 +26,8 @@ from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["Evaluating", "accuracy", "inputs_of"]
+
+logger = logging.get_logger(__name__)
 
 
 class Evaluating(Trainer):
@@ -33,6 +39,8 @@ class Evaluating(Trainer):
     stream_collator: Callable[[list[Any]], Any]
     _theta_zero: ThetaZero
     _ratio: RatioInMidRun
+    notes: list[str]
+    _n_classes: int
     _evaluates: bool = False
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -54,7 +62,20 @@ class Evaluating(Trainer):
     def _evaluated(self, data: Any, labels_needed: bool) -> Any:
         if data is None or isinstance(data, str):
             return data
-        return inputs_of(data, self.processing_class, labels_needed, "primary evaluation", self.model)
+        name = "primary evaluation"
+        inputs = inputs_of(
+            data,
+            self.processing_class,
+            labels_needed,
+            name,
+            self.model,
+            most=self.args.stream_samples,
+            notes=self.notes,
+        )
+        for one in inputs.values() if isinstance(inputs, dict) else (inputs,):
+            if getattr(one, "labels", None) is not None:
+                check_labels(one.labels, self._n_classes, name)
+        return inputs
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loss, logits and labels of a batch; of one without labels the logits alone, for any kind of classifier."""
@@ -91,15 +112,41 @@ class Evaluating(Trainer):
         return output
 
 
-def inputs_of(data: Any, image_processor: Any, labels_needed: bool, name: str, model: nn.Module | None = None) -> Any:
-    """Model inputs of one data set, or of several by name; primary labels numbered as the model numbers its classes."""
+def inputs_of(
+    data: Any,
+    image_processor: Any,
+    labels_needed: bool,
+    name: str,
+    model: nn.Module | None = None,
+    *,
+    most: int | None = None,
+    notes: list[str] | None = None,
+) -> Any:
+    """Model inputs of one data set, or of several by name; primary labels numbered as the model numbers its classes.
+
+    Args:
+        data: rows of any kind, or several by name.
+        image_processor: for raw images.
+        labels_needed: whether there must be labels.
+        name: of the data, for messages.
+        model: whose classes the labels are.
+        most: take so many rows of a stream; None to leave it one.
+        notes: gets a sentence where that was done.
+    """
     if isinstance(data, Mapping) and not hasattr(data, "column_names"):
         return {
-            own: inputs_of(one, image_processor, labels_needed, f"{name} {own}", model) for own, one in data.items()
+            own: inputs_of(one, image_processor, labels_needed, f"{name} {own}", model, most=most, notes=notes)
+            for own, one in data.items()
         }
     if data is None:
         return None
-    inputs = as_inputs(data, image_processor, labels_needed=labels_needed, name=name)
+    labels: LabelUse = "needed" if labels_needed else "optional"
+    inputs = as_inputs(data, image_processor, labels=labels, name=name, most=most)
+    if is_stream(data) and most is not None:
+        note = f"{name}: took {len(inputs)} rows of a stream"
+        logger.warning_once(note)
+        if notes is not None:
+            notes.append(note)
     return inputs if model is None else in_order_of(model, inputs, f"the {name} data")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
 
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.images import collate_images
+from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
+from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import MapStyle
@@ -19,11 +21,11 @@ from hf_immunize.models.head import find_head
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.training.arguments import ImmunizationArguments
 
-__all__ = ["Data", "Pair", "check_head", "loaded_data", "loaded_model", "model_inputs"]
+__all__ = ["Data", "Pair", "check_head", "loaded_data", "loaded_model", "measurable", "model_inputs"]
 
 Pair: TypeAlias = tuple[MapStyle, MapStyle]
 #: A data set by name, as rows, as splits, as a pair to train on and to measure on (of rows or of model inputs), loaded.
-Data: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | Pair | ImageTask
+Data: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | IterableDataset | Pair | ImageTask
 
 
 def loaded_data(
@@ -32,13 +34,15 @@ def loaded_data(
     """The data of a task, loaded where they were named; labels are read where somebody needs them."""
     if isinstance(given, ImageTask):
         return given
-    if isinstance(given, tuple) and not all(isinstance(one, Dataset) for one in given):
+    if isinstance(given, tuple) and not all(isinstance(one, (Dataset, IterableDataset)) for one in given):
         if len(given) != 2:
             raise InputError(f"The {task} data must be a pair (to train on, to measure on), got {len(given)} parts.")
         return given
     needed = task != "harmful" or args.objective == "imma"
     use: LabelUse = "needed" if needed else "optional" if attacked else "unused"
-    return load_task(cast(Any, given), labels=use, seed=args.seed, token=token)
+    parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple) else (given,)
+    most = args.stream_samples if any(map(is_stream, parts)) else None
+    return load_task(cast(Any, given), labels=use, seed=args.seed, token=token, max_eval_samples=most)
 
 
 def loaded_model(
@@ -63,6 +67,11 @@ def _class_names(primary: ImageTask | Pair) -> list[str]:
     if isinstance(primary, ImageTask) and primary.classes:
         return primary.classes
     rows: Any = primary.train if isinstance(primary, ImageTask) else primary[0]
+    if is_stream(rows):
+        raise InputError(
+            "A new head needs the names of the classes, which a stream of numbers does not say. Name them: "
+            "stream.cast_column('label', datasets.ClassLabel(names=[…]))."
+        )
     column = primary.label_column if isinstance(primary, ImageTask) else None
     labels = rows.with_format(None)[column] if column else getattr(rows, "labels", None)
     if labels is None:
@@ -80,10 +89,18 @@ def model_inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, proces
     return source.inputs(processor, n_channels=n_channels)
 
 
+def measurable(data: Mapping[str, Any], args: ImmunizationArguments) -> dict[str, Any]:
+    """The pairs as they are measured: of a stream, ``args.stream_samples`` rows."""
+    return {
+        task: tuple(as_inputs(one, None, name=task, most=args.stream_samples) for one in pair)
+        for task, pair in data.items()
+    }
+
+
 def check_head(network: nn.Module, primary: Pair) -> None:
     """Raises InputError, with what to do, where the primary labels do not fit the model's head."""
     own = next(network.parameters())
-    few = collate_images([primary[0][index] for index in range(min(2, len(primary[0])))])
+    few = collate_images(first_samples(primary[0], 2))
     n_classes = find_head(network, few["pixel_values"].to(own.device, own.dtype)).n_classes
     for name, part in zip(("primary", "primary evaluation"), primary, strict=True):
         known = getattr(part, "labels", None)

@@ -28,7 +28,7 @@ from hf_immunize.release.hub import push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.given import Data, Pair, check_head, loaded_data, loaded_model, model_inputs
+from hf_immunize.training.given import Data, Pair, check_head, loaded_data, loaded_model, measurable, model_inputs
 from hf_immunize.training.recording import data_facts, model_facts, training_facts
 from hf_immunize.training.trainer import ImmunizationTrainer
 
@@ -185,7 +185,7 @@ def immunize(
             return None
         results = measure(
             models,
-            data,
+            measurable(data, args),
             attackers=attackers,
             budgets=budgets,
             batch_size=args.per_device_eval_batch_size,

@@ -12,12 +12,27 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from hf_immunize.data.labels import check_labels
+from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.extraction import MapStyle
 
-__all__ = ["PairedBatchSampler", "PairedCollator", "PairedDataset"]
+__all__ = ["HARMFUL", "PRIMARY", "PairedBatchSampler", "PairedCollator", "PairedDataset", "check_source"]
 
 PRIMARY, HARMFUL = "primary", "harmful"
+
+
+def check_source(source: Any, name: str) -> None:
+    """Raises InputTypeError for what is no data set or stream, InputError for one without rows."""
+    if is_stream(source):
+        return
+    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+        raise InputTypeError(
+            f"The {name} data must have a length and be indexed by position, or be an IterableDataset; got "
+            f"{type(source).__name__}."
+        )
+    if len(source) == 0:
+        raise InputError(f"The {name} data set is empty. Check its split and its filters.")
 
 
 class PairedDataset(Dataset):
@@ -28,21 +43,14 @@ class PairedDataset(Dataset):
         harmful: another one, or None where there is no harmful stream.
 
     Raises:
-        TypeError: a source without a length (a stream).
+        TypeError: a source without a length.
         ValueError: an empty source.
     """
 
     def __init__(self, primary: MapStyle, harmful: MapStyle | None) -> None:
-        for name, source in ((PRIMARY, primary), (HARMFUL, harmful)):
-            if source is None and name == HARMFUL:
-                continue
-            if source is None or not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
-                raise InputTypeError(
-                    f"The {name} data set must have a length and be indexed by position, got {type(source).__name__}. "
-                    "Turn a stream into a data set first, for example Dataset.from_list(list(stream.take(10_000)))."
-                )
-            if len(source) == 0:
-                raise InputError(f"The {name} data set is empty. Check its split and its filters.")
+        check_source(primary, PRIMARY)
+        if harmful is not None:
+            check_source(harmful, HARMFUL)
         self.primary, self.harmful = primary, harmful
 
     @property
@@ -129,10 +137,11 @@ class PairedCollator:
 
     Args:
         collate: of one stream, from a list of its samples to a mapping of tensors.
+        n_classes: of the head; primary labels outside are refused as they come.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any] = default_collate) -> None:
-        self.collate = collate
+    def __init__(self, collate: Callable[[list[Any]], Any] = default_collate, n_classes: int | None = None) -> None:
+        self.collate, self.n_classes = collate, n_classes
 
     def __call__(self, samples: list[tuple[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
@@ -140,4 +149,6 @@ class PairedCollator:
             own = [sample for name, sample in samples if name == stream]
             if own:
                 batch[stream] = self.collate(own)
+        if self.n_classes is not None and "labels" in batch.get(PRIMARY, ()):
+            check_labels(batch[PRIMARY]["labels"], self.n_classes, PRIMARY)
         return batch

@@ -22,6 +22,7 @@ from hf_immunize.release.hub import push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.given import measurable
 from hf_immunize.training.recording import data_facts, model_facts, training_facts
 
 __all__ = ["Publishing"]
@@ -77,7 +78,7 @@ class Publishing(Trainer):
         initial.load_state_dict(self.initial_state_dict())
         results = measure(
             {"initial": initial, "immunized": model},
-            data,
+            measurable(data, self.args),
             batch_size=self.args.per_device_eval_batch_size,
             activations=self._activations,
         )

@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
 from hf_immunize.models.loading import LoadedModel
 from hf_immunize.models.trainable import TrainableSelection
@@ -110,15 +111,16 @@ def model_facts(model: LoadedModel | nn.Module) -> dict[str, Any]:
 def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
     """What a record says about a data set: of a task loaded by name, or of a pair of data sets of model inputs."""
     if isinstance(task, ImageTask):
+        streamed = is_stream(task.train)
         return DatasetRecord(
             name=task.name,
             revision=task.revision,
             config=task.config,
             split=task.split,
             eval_split=task.eval_split,
-            fingerprint=rows_fingerprint(task.train, task.image_column, task.label_column),
+            fingerprint=None if streamed else rows_fingerprint(task.train, task.image_column, task.label_column),
             eval_fingerprint=rows_fingerprint(task.evaluation, task.image_column, task.label_column),
-            n_train=len(task.train),
+            n_train=None if streamed else len(task.train),
             n_eval=len(task.evaluation),
             classes=task.classes,
             source=task.source,
@@ -134,7 +136,7 @@ def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
         fingerprint=_fingerprint(train),
         eval_fingerprint=_fingerprint(evaluation),
         source="object",
-        n_train=None if train is None else len(train),
+        n_train=None if train is None or is_stream(train) else len(train),
         n_eval=len(evaluation),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,15 +10,16 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalPrediction, seed_worker
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from hf_immunize.data.images import collate_images
+from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError, UserError
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import ACTIVATIONS, unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
-from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import get_objective
@@ -27,9 +27,10 @@ from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
-from hf_immunize.training.checks import check_evaluation, check_gradients, check_model, first_batches
+from hf_immunize.training.checks import check_evaluation, check_gradients, check_model, check_steps, first_batches
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
-from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
+from hf_immunize.training.loaders import training_loader
+from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.theta_zero import ThetaZero
@@ -53,7 +54,8 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
     Args:
         model: any image classifier of `transformers` or `timm`, or a module like them.
         args: an :class:`ImmunizationArguments`.
-        train_dataset: the primary data: raw images with ``processing_class``, or model inputs.
+        train_dataset: the primary data: raw images with ``processing_class``, or model inputs. Each of the four may be
+            a stream (`IterableDataset`); of one to measure on ``args.stream_samples`` rows are taken.
         harmful_dataset: the harmful data; shorter ones are recycled. Labels are needed by ``imma`` alone.
         eval_dataset: primary data for ``evaluate()``.
         harmful_eval_dataset: harmful data for RIR; the training ones unless given.
@@ -112,10 +114,17 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
                 "harmful_dataset is missing. Pass the harmful images, or set lambda_primary=0 and lambda_harmful=0 for "
                 "plain fine-tuning."
             )
+        check_steps(args, (train_dataset, harmful_dataset))
         needs_labels = self.objective.needs_harmful_labels
         self.stream_collator = data_collator or collate_images
+        self.notes: list[str] = []
+        # RIR draws its groups from rows, so that of a stream some are taken, once.
+        drawn: dict[str, Any] = {"most": args.stream_samples, "notes": self.notes}
+        slowed = harmful_eval_dataset
+        if slowed is None and is_stream(harmful_dataset):
+            slowed = harmful_dataset
         self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful")
-        self.harmful_eval_dataset = inputs_of(harmful_eval_dataset, processing_class, False, "harmful evaluation")
+        self.harmful_eval_dataset = inputs_of(slowed, processing_class, False, "harmful evaluation", **drawn)
         check_evaluation(args, eval_dataset, compute_metrics is not None)
         if args.n_gpu > 1:
             logger.warning(f"One of the {args.n_gpu} GPUs is used. For all of them: torchrun --nproc_per_node N …")
@@ -126,7 +135,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             model=model,
             args=args,
             train_dataset=inputs_of(train_dataset, processing_class, True, "primary", model),
-            eval_dataset=inputs_of(eval_dataset, processing_class, True, "primary evaluation", model),
+            eval_dataset=inputs_of(eval_dataset, processing_class, True, "primary evaluation", model, **drawn),
             processing_class=cast(Any, processing_class),
             data_collator=self.stream_collator,
             compute_metrics=compute_metrics or accuracy,
@@ -140,7 +149,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             cast(Any, self.model).main_input_name = "pixel_values"
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_steps = 0
-        self.notes: list[str] = []
         sources = {
             "primary": self.train_dataset,
             "harmful": self.harmful_dataset,
@@ -151,6 +159,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         self._sample = first_batches(
             self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
         )
+        self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
         self._theta_zero = ThetaZero(unwrap(self.model))
@@ -177,40 +186,20 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
     # ------------------------------------------------------------------ data
 
     def get_train_dataloader(self) -> DataLoader:
-        """One loader over both streams; nothing is dropped or shuffled outside the paired sampler."""
+        """One loader over both tasks; nothing is dropped or shuffled outside of it."""
         if self.train_dataset is None:
             raise InputError("Training needs train_dataset, the primary data.")
         streams: list[Any] = [self.train_dataset, self.harmful_dataset if self._active(self.objective) else None]
-        for stream in (one for one in streams if one is not None):
-            PairedDataset(stream, None)
+        for name, stream in zip(("primary", "harmful"), streams, strict=True):
+            if stream is not None:
+                check_source(stream, name)
         self._prefix, streams, note = cached_streams(
             self.model, streams, self._sample, self.args, self._activations, own_collator=self._own_collator
         )
         self.notes = [*(one for one in self.notes if not one.startswith("Frozen part")), note]
         logger.info(note)
-        paired = PairedDataset(*streams)
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        sampler = PairedBatchSampler(paired, self.args.per_device_train_batch_size, self.args.harmful_batch_size, seed)
-        if len(sampler) < self.args.world_size:
-            raise InputError(
-                f"{paired.n_primary} primary samples give {len(sampler)} batches of "
-                f"{self.args.per_device_train_batch_size}, fewer than the {self.args.world_size} processes."
-            )
-        workers = self.args.dataloader_num_workers
-        return self.accelerator.prepare(
-            DataLoader(
-                paired,
-                batch_sampler=sampler,
-                collate_fn=PairedCollator(self.stream_collator if self._prefix is None else collate_images),
-                num_workers=workers,
-                pin_memory=self.args.dataloader_pin_memory,
-                persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
-                prefetch_factor=self.args.dataloader_prefetch_factor,
-                multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
-                in_order=self.args.dataloader_in_order,
-                worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=self.args.process_index),
-            )
-        )
+        collate = self.stream_collator if self._prefix is None else collate_images
+        return training_loader(streams, self.args, self.accelerator, collate, self._n_classes)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Primary samples an epoch."""

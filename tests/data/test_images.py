@@ -8,9 +8,9 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from pictures import pixels
 from PIL import Image as PILImage
 from samples import tiny_vit
-from tiny import Images, picture_dataset
+from tiny import picture_dataset
 
-from hf_immunize.data.images import ImageInputs, as_inputs, collate_images
+from hf_immunize.data.images import ImageInputs, collate_images
 from hf_immunize.data.sources import load_images
 from hf_immunize.data.task import load_task
 
@@ -129,18 +129,6 @@ def test_greyscale_pictures_become_what_the_model_reads(tmp_path):
     image = inputs[0]["pixel_values"]
     assert image.shape == (3, 32, 32)
     assert torch.equal(image[0], image[2])
-
-
-def test_raw_data_sets_are_wrapped_and_others_stay(pictures):
-    assert isinstance(as_inputs(pictures, Processor()), ImageInputs)
-    ready = Images(4)
-    assert as_inputs(ready, None) is ready
-    transformed = pictures.with_transform(lambda batch: {"pixel_values": batch["image"]})
-    assert as_inputs(transformed, None) is transformed
-    computed = Dataset.from_dict({"pixel_values": [[[[0.0]]]], "labels": [0]}).with_format("torch")
-    assert as_inputs(computed, None) is computed
-    with pytest.raises(ValueError, match=r"with the splits train, test was given. Choose one"):
-        as_inputs(DatasetDict({"train": pictures, "test": pictures}), Processor())
 
 
 def test_samples_of_every_form_are_stacked():

@@ -14,7 +14,8 @@ from tiny import picture_dataset
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 
-from hf_immunize.data.images import ImageInputs, as_inputs, collate_images
+from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.preprocessing import TimmImageProcessor, channels_of, to_channels
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.folder import save_immunized
@@ -146,9 +147,7 @@ def test_inputs_reach_workers_that_are_spawned():
         assert torch.equal(next(iter(loader))["pixel_values"][1], inputs[1]["pixel_values"])
 
 
-def test_streams_and_raw_samples_say_what_to_do():
-    with pytest.raises(TypeError, match="The harmful data set is a stream"):
-        as_inputs(picture_dataset(4).to_iterable_dataset(), processor(), name="harmful")
+def test_raw_samples_say_what_to_do():
     with pytest.raises(ValueError, match="holds a picture where numbers were expected"):
         collate_images([(UPRIGHT, 0)])
     with pytest.raises(ValueError, match="A label must be one whole number, got 'cat'"):

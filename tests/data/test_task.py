@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from pictures import pixels, splits
+from datasets import IterableDataset
+from pictures import pixels, processor, splits
 from tiny import picture_dataset
 
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.streams import StreamedInputs
 from hf_immunize.data.task import load_evaluation, load_task
 
 
@@ -102,9 +105,82 @@ def test_a_path_that_reads_like_an_id_is_said_to_be_a_path(tmp_path, monkeypatch
 
 
 def test_what_is_no_data_set_says_so():
-    with pytest.raises(TypeError, match=r"A stream .IterableDataset. has no length"):
-        load_task(picture_dataset(12).to_iterable_dataset())
     with pytest.raises(TypeError, match="A data set was expected"):
         load_task(3)
     with pytest.raises(ValueError, match="The configuration 'fine' was named for data that are loaded already"):
         load_task(picture_dataset(12), config="fine")
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for name, rows in splits(train=30, test=9, validation=12).items():
+        rows.to_parquet(tmp_path / f"{name}-00000-of-00001.parquet")
+    return tmp_path
+
+
+def test_a_stream_is_trained_on_as_it_comes_and_rows_of_it_are_measured_on(shards):
+    task = load_task(shards, streaming=True, max_eval_samples=5)
+    assert isinstance(task.train, IterableDataset)
+    assert (task.split, task.eval_split, len(task.evaluation)) == ("train", "test", 5)
+    assert task.classes == ["class 0", "class 1"]
+    assert any("took 5 rows of the stream 'test'" in note for note in task.notes)
+    train, evaluation = task.inputs(processor())
+    assert isinstance(train, StreamedInputs)
+    assert isinstance(evaluation, ImageInputs)
+    assert len(list(train)) == 30
+    # All of them where there are fewer than are drawn.
+    assert len(load_task(shards, streaming=True).evaluation) == 9
+
+
+def test_so_many_rows_of_a_stream_are_a_data_set(shards):
+    task = load_task(shards, streaming=True, max_train_samples=20, eval_split="validation")
+    assert (len(task.train), len(task.evaluation)) == (20, 12)
+    assert isinstance(task.inputs(processor())[0], ImageInputs)
+    for name in ("test", "validation"):
+        (shards / f"{name}-00000-of-00001.parquet").unlink()
+    held_out = load_task(shards, streaming=True, max_train_samples=20)
+    assert (len(held_out.train), len(held_out.evaluation)) == (16, 4)
+    with pytest.raises(ValueError, match="a stream without a split to measure on"):
+        load_task(shards, streaming=True)
+
+
+def test_streams_to_measure_on_alone(shards):
+    assert load_evaluation(shards, streaming=True, max_samples=4).eval_split == "test"
+    task = load_evaluation(picture_dataset(30).to_iterable_dataset(), max_samples=4)
+    assert len(task.evaluation) == 4
+    assert any("took 4 rows of the stream 'train'" in note for note in task.notes)
+
+
+def test_streams_that_were_passed_in_any_form():
+    data = splits(train=20, test=6)
+    streams = {name: rows.to_iterable_dataset() for name, rows in data.items()}
+    for given in (streams, tuple(streams.values())):
+        task = load_task(given, max_eval_samples=4)
+        assert isinstance(task.train, IterableDataset)
+        assert len(task.evaluation) == 4
+    mixed = load_task((streams["train"], data["test"]))
+    assert mixed.evaluation is not None
+    assert len(mixed.evaluation) == 6
+
+
+@pytest.mark.parametrize("asked", ["train[:10%]", "train+test", "tset"])
+def test_a_stream_has_no_slices(shards, asked):
+    with pytest.raises(ValueError, match=r"not 'train\[:10%\]'|not 'train\+test'|not 'tset'"):
+        load_task(shards, split=asked, streaming=True)
+    with pytest.raises(ValueError, match="a stream has no slices or sums"):
+        load_evaluation(shards, split=asked, streaming=True)
+
+
+def test_rows_of_a_stream_are_not_measured_on_and_trained_on_at_once(shards):
+    with pytest.raises(ValueError, match="would serve both"):
+        load_task(shards, eval_split="train", streaming=True)
+
+
+def test_a_split_of_a_stream_without_labels_is_passed_over(tmp_path):
+    data = splits(train=12, validation=6)
+    data["test"] = unlabelled()
+    streams = {name: rows.to_iterable_dataset() for name, rows in data.items()}
+    assert load_task(streams).eval_split == "validation"
+    streams["train"] = streams.pop("test")
+    with pytest.raises(ValueError, match=r"'train' .* has no labels"):
+        load_task(streams)

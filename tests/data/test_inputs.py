@@ -1,0 +1,48 @@
+"""What a function was handed → model inputs: rows, streams, model inputs already."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from samples import tiny_vit
+from tiny import Images, picture_dataset
+
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.inputs import as_inputs
+from hf_immunize.data.streams import StreamedInputs
+
+
+@pytest.fixture
+def processor():
+    return tiny_vit()[1]
+
+
+def test_raw_data_sets_are_wrapped_and_others_stay(processor):
+    pictures = picture_dataset(4)
+    assert isinstance(as_inputs(pictures, processor), ImageInputs)
+    ready = Images(4)
+    assert as_inputs(ready, None) is ready
+    transformed = pictures.with_transform(lambda batch: {"pixel_values": batch["image"]})
+    assert as_inputs(transformed, None) is transformed
+    computed = Dataset.from_dict({"pixel_values": [[[[0.0]]]], "labels": [0]}).with_format("torch")
+    assert as_inputs(computed, None) is computed
+    with pytest.raises(ValueError, match=r"with the splits train, test was given. Choose one"):
+        as_inputs(DatasetDict({"train": pictures, "test": pictures}), processor)
+
+
+def test_streams_of_pictures_are_wrapped_and_those_of_model_inputs_stay(processor):
+    stream = picture_dataset(6).to_iterable_dataset()
+    assert isinstance(as_inputs(stream, processor), StreamedInputs)
+    ready = stream.map(lambda row: {"pixel_values": torch.zeros(3, 4, 4), "labels": row["label"]})
+    assert as_inputs(ready, None) is ready
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_so_many_rows_of_a_stream_where_rows_are_needed(processor, wrapped):
+    stream = picture_dataset(9).to_iterable_dataset()
+    given = as_inputs(stream, processor) if wrapped else stream
+    drawn = as_inputs(given, processor, most=5)
+    assert isinstance(drawn, ImageInputs)
+    assert len(drawn) == 5
+    assert len(drawn.labels) == 5
