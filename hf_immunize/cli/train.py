@@ -13,6 +13,7 @@ from hf_immunize.cli.options import TrainOptions, VerbParser, named_rows, task_o
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError
+from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.release.folder import check_target
 from hf_immunize.release.hub import push_to_hub
 from hf_immunize.training.arguments import ImmunizationArguments
@@ -87,7 +88,7 @@ def run(given: Sequence[str], command: str) -> int:
 
 
 def _task(options: argparse.Namespace, task: str, args: ImmunizationArguments) -> ImageTask:
-    harmful = task == "harmful" and args.objective != "imma"
+    harmful = task == "harmful" and not OBJECTIVES[args.objective].needs_harmful_labels
     return load_task(
         getattr(options, task),
         **named_rows(options, task),

@@ -129,6 +129,11 @@ def immunize_linear(
         objective = get_objective(
             objective, lambda_primary=lambda_primary, lambda_harmful=lambda_harmful, scale_free=False
         )
+    if objective.sees_model:
+        raise InputError(
+            f"The objective {objective.name!r} trains the weights of a network. A linear extractor has features alone: "
+            "choose another one, or train a network with immunize()."
+        )
     _check_options(learning_rate, steps, n_hidden, step_rule, objective)
     labels = _harmful_labels(y_harmful, objective, x_h.shape[0])
 

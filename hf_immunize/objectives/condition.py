@@ -1,4 +1,4 @@
-"""The paper's objective, and its ablation with λ_P = 0."""
+"""The paper's objective, and its two terms alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_immunize.spectra.regularizers import (
     scale_free_well,
 )
 
-__all__ = ["Condition", "RIllOnly"]
+__all__ = ["Condition", "RIllOnly", "RWellOnly"]
 
 
 class Condition(Objective):
@@ -66,3 +66,17 @@ class RIllOnly(Condition):
     def __init__(self, lambda_primary: float = 0.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
         checked_weight("lambda_primary", lambda_primary)
         super().__init__(0.0, lambda_harmful, scale_free)
+
+
+class RWellOnly(Condition):
+    """λ_P R_well(H_P) alone, on the primary features: what conditioning as such does to the harmful task.
+
+    R_well is the regularizer of Nenov et al. (arXiv 2410.00169), who use it for numerical stability.
+    ``lambda_harmful`` is accepted, so that all objectives are built alike, and set to zero.
+    """
+
+    name = "r_well_only"
+
+    def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 0.0, scale_free: bool = True) -> None:
+        checked_weight("lambda_harmful", lambda_harmful)
+        super().__init__(lambda_primary, 0.0, scale_free)

@@ -1,18 +1,21 @@
 """What an objective is: a batch of primary and a batch of harmful features → named scalars to add to the loss.
 
-The scalars are already weighted. The same classes serve the linear extractor and deep nets.
+The scalars are already weighted. The same classes serve the linear extractor and deep nets; those that see the model
+(:class:`ModelObjective`) serve deep nets alone.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
 from hf_immunize.errors import InputError
 
-__all__ = ["Objective", "Parts", "checked_weight", "weighted"]
+__all__ = ["ModelObjective", "Objective", "Parts", "StepView", "checked_weight", "weighted"]
 
 
 #: Name of a part -> its weighted value and its derivative by each eigenvalue of its Hessian.
@@ -32,6 +35,7 @@ class Objective:
         needs_harmful_labels: whether a call must be given the labels of the harmful batch.
         is_spectral: whether the parts are functions of the spectra of the two Hessians alone.
         preconditioned: whether Algorithm 1 multiplies the θ-gradients of this objective by K⁻¹.
+        sees_model: whether it reads more than features, so that :meth:`ModelObjective.of_step` is called.
 
     Raises:
         ValueError: a weight that is negative, infinite or NaN.
@@ -41,6 +45,7 @@ class Objective:
     needs_harmful_labels: ClassVar[bool] = False
     is_spectral: ClassVar[bool] = False
     preconditioned: ClassVar[bool] = False
+    sees_model: ClassVar[bool] = False
 
     def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
         self.lambda_primary = checked_weight("lambda_primary", lambda_primary)
@@ -85,6 +90,65 @@ class Objective:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What an objective that sees the model is given of one training step.
+
+    Attributes:
+        parameters: those that train, by name.
+        primary, harmful: the two batches of model inputs, with ``labels``.
+        primary_features: shape (n_P, d), of the step's own forward pass.
+        harmful_features: shape (n_H, d).
+        hidden: module name → its output on the harmful batch, of the modules that train; empty unless the objective
+            :attr:`ModelObjective.reads_hidden`.
+        features: (parameters in place of the model's, batch) → features, differentiable in those parameters.
+        seed: of what the objective draws in this step: the same on all processes, and in a run that was resumed.
+    """
+
+    parameters: Mapping[str, torch.Tensor]
+    primary: Mapping[str, Any]
+    harmful: Mapping[str, Any]
+    primary_features: torch.Tensor
+    harmful_features: torch.Tensor
+    hidden: Mapping[str, torch.Tensor]
+    features: Callable[[Mapping[str, torch.Tensor], Mapping[str, Any]], torch.Tensor]
+    seed: int = 0
+
+
+class ModelObjective(Objective):
+    """An objective of the model and both batches: what attackers do to the weights, or what every layer holds.
+
+    Attributes:
+        reads_hidden: whether it reads what the modules that train give out.
+        exact_over_processes: whether processes with a part of the batch each give what one with the whole gives.
+    """
+
+    sees_model = True
+    reads_hidden: ClassVar[bool] = False
+    exact_over_processes: ClassVar[bool] = True
+
+    def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Named, weighted scalars to add to the loss of a step.
+
+        Args:
+            step: the model and its batches.
+            gather: rows of this process → rows of all processes, with the gradient of this one's.
+        """
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        primary_features: torch.Tensor,
+        harmful_features: torch.Tensor,
+        harmful_labels: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Refused: features alone do not tell what this objective asks of the model."""
+        raise InputError(
+            f"The objective {self.name!r} trains the weights of a network, and features alone were given. Use it with "
+            "ImmunizationTrainer or immunize()."
+        )
 
 
 def weighted(weight: float, term: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

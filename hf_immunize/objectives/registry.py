@@ -6,16 +6,21 @@ import difflib
 from typing import Any
 
 from hf_immunize.errors import InputError
-from hf_immunize.objectives.condition import Condition, RIllOnly
+from hf_immunize.objectives.condition import Condition, RIllOnly, RWellOnly
 from hf_immunize.objectives.imma import IMMA
+from hf_immunize.objectives.lto import LTO
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.opt_kappa import OptKappa, OptLogKappa
+from hf_immunize.objectives.rep_noise import RepNoise
+from hf_immunize.objectives.ridge import Ridge
 
 __all__ = ["OBJECTIVES", "get_objective"]
 
 
 #: Every objective by its name.
-OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Condition, RIllOnly, OptKappa, OptLogKappa, IMMA)}
+OBJECTIVES: dict[str, type[Objective]] = {
+    one.name: one for one in (Condition, RIllOnly, RWellOnly, OptKappa, OptLogKappa, IMMA, Ridge, RepNoise, LTO)
+}
 
 
 def get_objective(name: str, **kwargs: Any) -> Objective:

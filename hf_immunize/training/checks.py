@@ -13,13 +13,34 @@ from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
+from hf_immunize.objectives.objective import ModelObjective, Objective
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.pairing import check_source
 
-__all__ = ["check_evaluation", "check_gradients", "check_model", "check_steps", "first_batches"]
+__all__ = [
+    "check_evaluation",
+    "check_gradients",
+    "check_model",
+    "check_objective",
+    "check_steps",
+    "first_batches",
+]
 
 #: What an evaluation finds where the user gave no metrics.
 METRICS = ("accuracy", "loss", "rir", "rir_i", "rir_ii")
+
+
+def check_objective(objective: Objective, args: ImmunizationArguments) -> None:
+    """Refuses an objective that several processes would compute otherwise than one.
+
+    Raises:
+        InputError: more than one process.
+    """
+    if args.world_size > 1 and isinstance(objective, ModelObjective) and not objective.exact_over_processes:
+        raise InputError(
+            f"The objective {objective.name!r} adapts the weights to one batch, and {args.world_size} processes would "
+            "each adapt to a part of it. Run it in one process."
+        )
 
 
 def check_model(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.head import find_head
 from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.training.arguments import ImmunizationArguments
 
 __all__ = ["Data", "Pair", "check_head", "loaded_data", "loaded_model", "measurable", "model_inputs"]
@@ -38,7 +39,7 @@ def loaded_data(
         if len(given) != 2:
             raise InputError(f"The {task} data must be a pair (to train on, to measure on), got {len(given)} parts.")
         return given
-    needed = task != "harmful" or args.objective == "imma"
+    needed = task != "harmful" or OBJECTIVES[args.objective].needs_harmful_labels
     use: LabelUse = "needed" if needed else "optional" if attacked else "unused"
     parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple) else (given,)
     most = args.stream_samples if any(map(is_stream, parts)) else None

@@ -21,18 +21,26 @@ from hf_immunize.models.forward import ACTIVATIONS, unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
-from hf_immunize.objectives.objective import Objective
+from hf_immunize.objectives.objective import ModelObjective, Objective
 from hf_immunize.objectives.registry import get_objective
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
-from hf_immunize.training.checks import check_evaluation, check_gradients, check_model, check_steps, first_batches
+from hf_immunize.training.checks import (
+    check_evaluation,
+    check_gradients,
+    check_model,
+    check_objective,
+    check_steps,
+    first_batches,
+)
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
 from hf_immunize.training.loaders import training_loader
 from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
+from hf_immunize.training.seeing import step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["ImmunizationTrainer", "NonFiniteLossError"]
@@ -109,6 +117,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             lambda_harmful=args.lambda_harmful,
             scale_free=args.scale_free,
         )
+        check_objective(self.objective, args)
         if train_dataset is not None and self._active(self.objective) and harmful_dataset is None:
             raise InputError(
                 "harmful_dataset is missing. Pass the harmful images, or set lambda_primary=0 and lambda_harmful=0 for "
@@ -226,14 +235,25 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         n_primary = primary["labels"].shape[0]
         batch = primary if harmful is None else joined(primary, harmful)
         prefix = self._prefix if ACTIVATIONS in batch else None
-        with contextlib.nullcontext() if prefix is None else prefix.bypassed():
+        with contextlib.ExitStack() as around:
+            if prefix is not None:
+                around.enter_context(prefix.bypassed())
+            hidden = {}
+            if harmful is not None and isinstance(self.objective, ModelObjective) and self.objective.reads_hidden:
+                hidden = around.enter_context(watched_outputs(unwrap(model), self.selection, batch))
             features, logits = features_and_logits(model, batch)
         task = self._task_loss(logits[:n_primary], primary["labels"])
         parts = {"task_loss": task}
         if harmful is not None:
-            harmful_labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
+            both = (features[:n_primary], features[n_primary:])
             with torch.autocast(features.device.type, enabled=False):
-                parts |= self._regularizers(features[:n_primary], features[n_primary:], harmful_labels)
+                if isinstance(self.objective, ModelObjective):
+                    seed = self.args.seed + self.state.global_step
+                    view = step_view(unwrap(model), prefix, primary, harmful, both, hidden, seed)
+                    parts |= self.objective.of_step(view, over_processes)
+                else:
+                    labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
+                    parts |= self._regularizers(*both, labels)
         self._check_finite(parts)
         # DDP averages gradients over processes, but each holds only its own rows' share of a part over all rows.
         world = self.args.world_size

@@ -117,6 +117,8 @@ def test_singular_data_are_immunized_on_the_span_with_ranks_kept():
         ({"objective": "condtion"}, "Did you mean 'condition'"),
         ({"objective": "imma", "step_rule": "natural"}, "natural"),
         ({"initial_omega": np.ones(3)}, "initial_omega"),
+        ({"objective": "lto"}, "features alone"),
+        ({"objective": "rep_noise"}, "features alone"),
     ],
 )
 def test_options_are_checked_by_name(options, message):
