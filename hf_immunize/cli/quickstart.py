@@ -13,7 +13,7 @@ from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
 from hf_immunize.models.packaged import loaded_lite0
-from hf_immunize.release.folder import check_target
+from hf_immunize.release.target import check_target
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
 

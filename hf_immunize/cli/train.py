@@ -14,8 +14,8 @@ from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.objectives.registry import OBJECTIVES
-from hf_immunize.release.folder import check_target
 from hf_immunize.release.hub import push_to_hub
+from hf_immunize.release.target import check_target
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import immunize
 

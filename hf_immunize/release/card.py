@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from hf_immunize.attacks.report import AttackReport, largest
-from hf_immunize.errors import InputError
 from hf_immunize.release.card_metadata import RATIOS, card_metadata, rir_report
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
+from hf_immunize.release.markup import cell, join
+from hf_immunize.release.merging import marked, merge_cards
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
 
-__all__ = ["CARD_NAME", "author_text", "create_model_card", "edited_inside", "generated_text", "merge_cards"]
+__all__ = ["create_model_card"]
 
-CARD_NAME = "README.md"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 PAPER = "https://arxiv.org/abs/2505.23760"
-
-_START = "<!-- hf-immunize: start {digest} (rewritten at the next save or push; write above or below these marks) -->"
-_END = "<!-- hf-immunize: end -->"
-_BLOCK = re.compile(
-    r"<!-- hf-immunize: start (?P<digest>[0-9a-f]{12}) [^\n]*-->\n(?P<text>.*?)\n<!-- hf-immunize: end -->", re.DOTALL
-)
-#: Metadata that follow from the record; anything else in an existing card belongs to its author.
-_GENERATED_KEYS = (
-    "base_model",
-    "base_model_relation",
-    "datasets",
-    "library_name",
-    "pipeline_tag",
-    "model-index",
-    "metrics",
-)
 
 
 def create_model_card(
@@ -78,60 +59,16 @@ def create_model_card(
         attacks=_attacks(record),
         reading=_reading(record),
         percent=_percent,
-        cell=_cell,
-        join=_join,
+        cell=cell,
+        join=join,
         flat=_flat,
         steps=_steps,
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    marked = f"{_START.format(digest=_digest(body))}\n{body}\n{_END}"
     card = ModelCard.from_template(
-        card_metadata(record, model_id), template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n", body=marked
+        card_metadata(record, model_id), template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n", body=marked(body)
     )
     return merge_cards(existing, card) if existing else card
-
-
-def merge_cards(existing: str, generated: ModelCard) -> ModelCard:
-    """The generated card with the text and the metadata that the author of ``existing`` wrote around it."""
-    match = _BLOCK.search(generated.text)
-    if match is None:
-        raise InputError("The generated card has lost its marks; make it with create_model_card.")
-    try:
-        old = ModelCard(existing, ignore_metadata_errors=True)
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"The metadata of the existing {CARD_NAME} cannot be read ({error}). Repair the YAML between its --- lines."
-        ) from error
-    data = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}
-    new = generated.data.to_dict()
-    tags = [*new.pop("tags", []), *(data.pop("tags", None) or [])]
-    data |= new | {"tags": list(dict.fromkeys(tags))}
-    old_block = _BLOCK.search(old.text)
-    if old_block is None:
-        text = f"\n{match.group(0)}\n\n{old.text.strip()}".rstrip() + "\n"
-    else:
-        text = old.text[: old_block.start()] + match.group(0) + old.text[old_block.end() :]
-    card = ModelCard(f"---\n{ModelCardData(**data, ignore_metadata_errors=True).to_yaml()}\n---\n{text}")
-    return card
-
-
-def author_text(card: str) -> tuple[str, str]:
-    """What an author wrote before and after the generated part of a card; a card without marks is all theirs."""
-    text = ModelCard(card, ignore_metadata_errors=True).text
-    match = _BLOCK.search(text)
-    return (text[: match.start()], text[match.end() :]) if match else ("", text)
-
-
-def generated_text(card: str) -> str | None:
-    """The generated part of a card; None where there is none."""
-    match = _BLOCK.search(card)
-    return None if match is None else match.group("text")
-
-
-def edited_inside(card: str) -> bool:
-    """Whether somebody changed the generated part by hand."""
-    match = _BLOCK.search(card)
-    return match is not None and _digest(match.group("text")) != match.group("digest")
 
 
 def _rir_rows(record: ImmunizationRecord) -> list[dict[str, str]]:
@@ -295,17 +232,6 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _cell(value: Any) -> str:
-    """Text that cannot break out of its cell or start markup of its own."""
-    text = " ".join(str(value).split())
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-
-
-def _join(values: Sequence[Any], limit: int = 12) -> str:
-    shown = ", ".join(_cell(value) for value in values[:limit])
-    return f"{shown}, … ({len(values)} in all)" if len(values) > limit else shown
-
-
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """Settings within settings under one name: ``{"fit": {"steps": 3}}`` as ``{"fit.steps": 3}``; None is left out."""
     flat: dict[str, Any] = {}
@@ -313,9 +239,5 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": one for inner, one in _flat(value).items()}
         elif value is not None:
-            flat[key] = _join(value) if isinstance(value, (list, tuple)) else value
+            flat[key] = join(value) if isinstance(value, (list, tuple)) else value
     return flat
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.strip().encode()).hexdigest()[:12]

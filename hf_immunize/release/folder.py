@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import json
 import os
 import shutil
@@ -18,28 +17,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
-from hf_immunize.errors import InputError, InputTypeError, OutputExistsError
+from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.forward import unwrap
-from hf_immunize.release.card import CARD_NAME, create_model_card
+from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
-from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, save_figures
+from hf_immunize.release.figures import save_figures
+from hf_immunize.release.files import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from hf_immunize.release.merging import CARD_NAME
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
+from hf_immunize.release.target import check_target, move_into_place
 
-__all__ = ["GENERATED", "check_target", "generated_files", "missing_parts", "save_immunized"]
-
-WEIGHTS_NAME = "model.safetensors"
-WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
-_MODEL_FILES = ("model*.safetensors", WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)
-#: What a save may write, and what the next one may therefore remove: a stale shard would be loaded with new weights.
-GENERATED = (
-    *_MODEL_FILES,
-    RECORD_NAME,
-    f"{FIGURES_FOLDER}/{SPECTRA_NAME}",
-    f"{FIGURES_FOLDER}/{ATTACKS_NAME}",
-    EVAL_RESULTS_NAME,
-    CARD_NAME,
-    *(f"{name}/{file}" for name in ("initial", "control") for file in _MODEL_FILES),
-)
+__all__ = ["missing_parts", "save_immunized"]
 
 
 def save_immunized(
@@ -94,7 +82,7 @@ def save_immunized(
         if results:
             (unfinished / EVAL_RESULTS_NAME).parent.mkdir()
             (unfinished / EVAL_RESULTS_NAME).write_text(results, encoding="utf-8")
-        _move_into_place(unfinished, folder)
+        move_into_place(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
@@ -116,33 +104,6 @@ def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
         holds_it = config.is_file() and "pretrained_cfg" in json.loads(config.read_text(encoding="utf-8"))
         missing += [] if holds_it else [PROCESSOR_NAME]
     return missing
-
-
-def generated_files(names: list[str]) -> list[str]:
-    """Those of the relative paths ``names`` that a save may have written."""
-    return [name for name in names if any(_matches(name, pattern) for pattern in GENERATED)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    # A star stays inside one folder: checkpoint-10/model.safetensors is no release file.
-    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
-
-
-def check_target(folder: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The output folder, refused where it holds something; worth calling before any work.
-
-    Raises:
-        FileExistsError: a file, or a folder that is not empty while ``overwrite`` is false.
-    """
-    folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{folder} is a file. Choose a folder.")
-    if folder.is_dir() and not overwrite and any(folder.iterdir()):
-        raise OutputExistsError(
-            f"The output folder {folder} is not empty. Choose another one (--output_dir), or pass overwrite=True "
-            "(--overwrite) to replace what an earlier run wrote there."
-        )
-    return folder
 
 
 def _check_model(model: nn.Module, image_processor: Any) -> None:
@@ -195,25 +156,3 @@ def _class_names(model: nn.Module, record: ImmunizationRecord) -> list[str] | No
         if names and len(names) == model.num_classes:
             return list(names)
     return None
-
-
-def _move_into_place(unfinished: Path, folder: Path) -> None:
-    if not folder.exists():
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o777 & ~umask)
-        os.rename(unfinished, folder)
-        return
-    # Without its record the folder counts as not whole until the last file has arrived.
-    (folder / RECORD_NAME).unlink(missing_ok=True)
-    new = _relative_files(unfinished)
-    for name in generated_files(_relative_files(folder)):
-        if name not in new:
-            (folder / name).unlink()
-    for name in sorted(new, key=lambda one: one == RECORD_NAME):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(unfinished / name, folder / name)
-
-
-def _relative_files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

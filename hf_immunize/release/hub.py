@@ -24,8 +24,10 @@ from torch import nn
 
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.hub import hub_errors, split_revision
-from hf_immunize.release.card import CARD_NAME, author_text, create_model_card, edited_inside, merge_cards
-from hf_immunize.release.folder import generated_files, missing_parts, save_immunized
+from hf_immunize.release.card import create_model_card
+from hf_immunize.release.files import generated_files
+from hf_immunize.release.folder import missing_parts, save_immunized
+from hf_immunize.release.merging import CARD_NAME, author_text, edited_inside, merge_cards
 from hf_immunize.release.record import COMMIT_HASH, ImmunizationRecord
 
 __all__ = ["push_to_hub", "resolve_revision"]

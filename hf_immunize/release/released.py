@@ -15,9 +15,10 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.hub import hub_errors, split_revision
 from hf_immunize.models.loading import LoadedModel, load_model
-from hf_immunize.release.card import CARD_NAME, create_model_card, edited_inside, generated_text
+from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
 from hf_immunize.release.claims import Claim
+from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
 
 __all__ = ["INITIAL", "Released", "find_release", "published_claims"]

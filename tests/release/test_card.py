@@ -7,8 +7,7 @@ from cards import card_of, metadata
 from huggingface_hub import ModelCard
 from samples import ACCURACY, attack_report, rir_report, sample_record
 
-from hf_immunize.release.card import create_model_card, edited_inside, merge_cards, number
-from hf_immunize.release.record import DatasetRecord
+from hf_immunize.release.card import create_model_card, number
 
 
 def test_nested_settings_are_written_out():
@@ -90,13 +89,6 @@ def test_a_control_that_does_as_well_is_called_out():
     assert "does not show that the objective did anything" not in card_of(results=results).text
 
 
-def test_names_cannot_break_out_of_a_table():
-    text = card_of(primary=DatasetRecord("a | b\n# c <script>", classes=["x|y"])).text
-    assert "<script>" not in text
-    assert "\n# c" not in text
-    assert "a \\| b # c &lt;script>" in text
-
-
 @pytest.mark.parametrize(
     ("library", "wanted", "unwanted"),
     [("timm", 'timm.create_model("hf-hub:me/immune"', "!"), ("transformers", 'model="me/immune"', "import timm")],
@@ -105,50 +97,6 @@ def test_the_loading_example_fits_the_library(library, wanted, unwanted):
     text = card_of(library=library).text
     assert wanted in text
     assert "import timm" in text if library == "timm" else unwanted not in text
-
-
-def test_a_second_card_keeps_the_authors_text_and_metadata():
-    first = str(card_of())
-    body = first.split("---\n", 2)
-    edited = f"---\nlanguage: en\n{body[1]}---\n\nMy introduction.\n{body[2].rstrip()}\n\n## My chapter\n\nMine.\n"
-    edited = edited.replace("- model-immunization\n", "- model-immunization\n- my-tag\n")
-    record = sample_record(seeds={"training": 8})
-    second = create_model_card(record, "me/immune", existing=edited)
-    text = second.text
-    assert text.index("My introduction.") < text.index("# immune") < text.index("## My chapter")
-    assert "training = 8" in text
-    assert "training = 7" not in text
-    assert text.count("<!-- hf-immunize: start") == 1
-    data = metadata(second)
-    assert data["language"] == "en"
-    assert data["tags"].count("my-tag") == 1
-    assert data["tags"].count("model-immunization") == 1
-    assert str(create_model_card(record, "me/immune", existing=str(second))) == str(second)
-
-
-def test_a_card_without_marks_stays_below_the_generated_part():
-    text = create_model_card(sample_record(), "me/immune", existing="# Old title\n\nOld words.\n").text
-    assert text.index("<!-- hf-immunize: end -->") < text.index("# Old title")
-
-
-def test_metadata_of_an_earlier_run_do_not_stay():
-    local = DatasetRecord("digits (a package)")
-    second = create_model_card(
-        sample_record(primary=local, harmful=local, results={}), "me/immune", existing=str(card_of())
-    )
-    assert not {"datasets", "model-index", "metrics"} & set(metadata(second))
-
-
-def test_broken_metadata_of_an_existing_card_say_what_to_repair():
-    with pytest.raises(ValueError, match="Repair the YAML"):
-        merge_cards("---\ntags: [a\n---\ntext\n", card_of())
-
-
-def test_an_edit_inside_the_generated_part_is_noticed():
-    card = str(card_of())
-    assert not edited_inside(card)
-    assert edited_inside(card.replace("What was measured", "What we measured"))
-    assert not edited_inside(card + "\nMore.\n")
 
 
 def test_card_parses_again_to_the_same_text():
