@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 from huggingface_hub import constants, errors
 
 from hf_immunize.errors import HubConnectionError, InputError
 
-__all__ = ["hub_errors", "split_revision"]
+__all__ = ["LONGEST_WAIT", "hub_errors", "patiently", "split_revision"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that one call waits in all because the Hub asks for it (429); a longer wait is told and left to the user.
+LONGEST_WAIT = 300.0
+#: Where the Hub does not say how long.
+_UNSAID_WAIT = 5.0
+Answer = TypeVar("Answer")
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -24,6 +36,34 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
     if given and revision and given != revision:
         raise InputError(f"Two revisions for {name}: {given!r} behind the @ and revision={revision!r}. Give one.")
     return name, given or revision
+
+
+def patiently(call: Callable[[], Answer]) -> Answer:
+    """Calls again where the Hub asked for patience (429), after as long as it said, `LONGEST_WAIT` seconds in all."""
+    waited = 0.0
+    while True:
+        try:
+            return call()
+        except errors.HfHubHTTPError as error:
+            seconds = _asked_to_wait(error)
+            if seconds is None or waited + seconds > LONGEST_WAIT:
+                raise
+            logger.warning("%s asks to wait %.0f s.", constants.ENDPOINT, seconds)
+            time.sleep(seconds)
+            waited += seconds
+
+
+def _asked_to_wait(error: errors.HfHubHTTPError) -> float | None:
+    """Seconds, None where the Hub refused for another reason."""
+    if error.response is None or error.response.status_code != 429:
+        return None
+    said = error.response.headers.get("Retry-After", "")
+    if said.isdigit():
+        return max(float(said), 0.1)
+    try:
+        return max(parsedate_to_datetime(said).timestamp() - time.time(), 0.1)
+    except (TypeError, ValueError):
+        return _UNSAID_WAIT
 
 
 @contextmanager
@@ -51,7 +91,7 @@ def hub_errors(repo_id: str, revision: str | None = None, *, writing: bool = Fal
         raise InputError(_no_token(repo_id)) from error
     except errors.LocalEntryNotFoundError as error:
         # The client names the cache first; what failed is the connection behind it.
-        raise HubConnectionError(_no_network(repo_id)) from error
+        raise HubConnectionError(_no_network(repo_id, writing)) from error
     except errors.RemoteEntryNotFoundError as error:
         raise InputError(f"{repo_id} does not hold what was asked for: {_first_line(error)}") from error
     except errors.HfHubHTTPError as error:
@@ -64,7 +104,7 @@ def hub_errors(repo_id: str, revision: str | None = None, *, writing: bool = Fal
         # The client lets its HTTP library's own errors through, and that library changed between its versions.
         if not _is_transport_error(error):
             raise
-        raise HubConnectionError(_no_network(repo_id)) from error
+        raise HubConnectionError(_no_network(repo_id, writing)) from error
 
 
 def _http_error(error: errors.HfHubHTTPError, repo_id: str, writing: bool) -> Exception:
@@ -77,6 +117,14 @@ def _http_error(error: errors.HfHubHTTPError, repo_id: str, writing: bool) -> Ex
             f"This token may not {what} {repo_id}. Make one with {'write' if writing else 'read'} access under "
             f"{constants.ENDPOINT}/settings/tokens, or choose a repo_id in your own name."
         )
+    if status == 409:
+        return InputError(f"{repo_id} is being changed by somebody else; nothing was written. Push again.")
+    if status == 429:
+        seconds = _asked_to_wait(error)
+        return HubConnectionError(
+            f"{constants.ENDPOINT} asks to wait {seconds:.0f} s before it answers for {repo_id}, longer than the "
+            f"{LONGEST_WAIT:.0f} s that are waited for. Try again after that."
+        )
     if status == 412:
         return InputError(f"{repo_id} was changed while this push was being prepared; nothing was written. Push again.")
     if status is not None and status >= 500:
@@ -88,7 +136,12 @@ def _no_token(repo_id: str) -> str:
     return f"No valid Hub token for {repo_id}. Log in with `hf auth login`, set HF_TOKEN, or pass token=…."
 
 
-def _no_network(repo_id: str) -> str:
+def _no_network(repo_id: str, writing: bool) -> str:
+    if writing:
+        return (
+            f"{constants.ENDPOINT} could not be reached for {repo_id}, or broke off. A commit lands whole or not at "
+            "all, so push again. Check the network (and HF_ENDPOINT, HF_HUB_OFFLINE and proxy settings) first."
+        )
     return (
         f"{constants.ENDPOINT} could not be reached for {repo_id}, and the local cache does not hold it. Check the "
         "network (and HF_ENDPOINT, HF_HUB_OFFLINE and proxy settings), or give a local folder."

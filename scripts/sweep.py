@@ -52,7 +52,8 @@ from hf_immunize.errors import InputError, OutputExistsError, UserError
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.measure import MOST_ATTACKED
-from hf_immunize.release.record import library_versions, redact_tokens
+from hf_immunize.release.privacy import redact_tokens
+from hf_immunize.release.record import library_versions
 from hf_immunize.spectra.ratio import SIGN
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize

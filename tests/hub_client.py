@@ -54,7 +54,7 @@ class HubClient:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "PYTHONPATH": os.pathsep.join([str(root.parent), str(root), environment.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
         }
         if token:
             environment["HF_TOKEN"] = token

@@ -1,16 +1,19 @@
 """A Hub on the loopback interface: enough of its HTTP API for the real client to create, commit, read and resolve.
 
-Everything lives in memory. Files are kept as regular blobs (no LFS, no xet), commits are immutable snapshots, and every
-request is logged, so that a test can count what a client really did.
+Everything lives in memory. Commits are immutable snapshots; files of ten megabytes and those that .gitattributes names
+go through the LFS protocol, in one piece or in parts (no xet). Every request is logged, so that a test can count what
+a client really did. Faults break off, delay or refuse the requests that they match.
 """
 
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,8 +25,15 @@ import yaml
 
 TOKEN = "hf_" + "t" * 34
 READ_TOKEN = "hf_" + "r" * 34
+LFS_FROM = 10 * 2**20
+_ACCOUNTS = {
+    f"Bearer {TOKEN}": {"name": "me", "orgs": [{"name": "ours"}], "auth": {"accessToken": {"role": "write"}}},
+    f"Bearer {READ_TOKEN}": {"name": "me", "orgs": [], "auth": {"accessToken": {"role": "read"}}},
+}
+_RE_LFS_BATCH = re.compile(r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch$")
+_RE_LFS = re.compile(r"/lfs/(?P<verb>put|part|complete|verify|get)/(?P<oid>[0-9a-f]{64})(?:/(?P<part>\d+))?$")
 _RE_API = re.compile(
-    r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|preupload|commit|branch|refs)(?:/(?P<rev>[^/]+))?)?$"
+    r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|preupload|commit|branch|refs)(?:/(?P<rev>[^/]+)(?:/.*)?)?)?$"
 )
 _RE_RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
 
@@ -54,6 +64,25 @@ class Repo:
         return self.commits[self.branches["main"]]
 
 
+@dataclass
+class Fault:
+    """What goes wrong with requests.
+
+    Attributes:
+        where: regular expression on ``"METHOD /path"``.
+        what: a status; or ``"cut"`` (no answer), ``"lost"`` (done, but no answer), ``"half"`` (half of the answer) or
+            ``"slow"`` (half a second late).
+        times: how many requests it meets.
+        headers: of the answer.
+    """
+
+    where: str
+    what: int | str
+    times: int = 10**6
+    headers: dict[str, str] = field(default_factory=dict)
+    met: int = 0
+
+
 class HubServer:
     """The server; ``url`` goes into ``HF_ENDPOINT``, ``log`` holds ``"METHOD /path"`` of every request."""
 
@@ -63,6 +92,11 @@ class HubServer:
         self.lock = threading.RLock()
         self.is_down = False
         self.before_commit: Callable[[], Any] | None = None
+        self.faults: list[Fault] = []
+        self.lfs: dict[str, bytes] = {}
+        self.parts: dict[tuple[str, int], bytes] = {}
+        #: Files larger than this go up in parts of this size.
+        self.part_size = 2**30
         self._start(0)
 
     def _start(self, port: int) -> None:
@@ -73,6 +107,11 @@ class HubServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def storage(self) -> str:
+        """Large files come from another host, as the Hub's do."""
+        return f"http://localhost:{self._http.server_port}"
 
     def close(self) -> None:
         self._http.shutdown()
@@ -89,6 +128,14 @@ class HubServer:
         finally:
             self.is_down = False
             self._start(port)
+
+    def fault(self, request: str) -> Fault | None:
+        """The fault that meets a request, counted."""
+        for one in self.faults:
+            if one.met < one.times and re.search(one.where, request):
+                one.met += 1
+                return one
+        return None
 
     def create(self, repo_id: str, files: dict[str, bytes] | None = None, **options: Any) -> Repo:
         repo = self.repos.setdefault(repo_id, Repo(**options))
@@ -116,6 +163,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self._answer("POST")
 
+        def do_PUT(self) -> None:
+            self._answer("PUT")
+
+        def do_DELETE(self) -> None:
+            self._answer("DELETE")
+
         def _answer(self, method: str) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = urlsplit(self.path).path
@@ -124,19 +177,87 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return
             with hub.lock:
                 hub.log.append(f"{method} {self.path}")
-                if method == "POST" and path == "/api/repos/create":
-                    self._create(json.loads(body))
-                elif method == "POST" and path == "/api/validate-yaml":
-                    self._validate(json.loads(body))
-                elif match := _RE_API.match(path):
-                    if match["verb"] == "commit" and hub.before_commit is not None:
-                        hub.before_commit()
-                        hub.before_commit = None
-                    self._api(method, match["id"], match["verb"], match["rev"], body)
-                elif match := _RE_RESOLVE.match(path):
-                    self._resolve(match["id"], match["rev"], unquote(match["path"]))
-                else:
-                    self._error(404, None, f"no route {path}")
+                fault = hub.fault(f"{method} {path}")
+            self.fault = fault.what if fault else None
+            if fault and fault.what == "slow":
+                time.sleep(0.5)
+            if fault and fault.what == "cut":
+                self.close_connection = True
+                return
+            if fault and isinstance(fault.what, int):
+                self._error(fault.what, None, f"planted {fault.what}", fault.headers)
+                return
+            with hub.lock:
+                self._route(method, path, body)
+
+        def _route(self, method: str, path: str, body: bytes) -> None:
+            if path == "/api/repos/create" and method == "POST":
+                self._create(json.loads(body))
+            elif path == "/api/repos/delete" and method == "DELETE":
+                self._delete(json.loads(body))
+            elif path == "/api/validate-yaml" and method == "POST":
+                self._validate(json.loads(body))
+            elif path == "/api/whoami-v2":
+                self._who_am_i()
+            elif match := _RE_LFS_BATCH.match(path):
+                self._lfs_batch(match["id"], json.loads(body))
+            elif match := _RE_LFS.match(path):
+                self._lfs(method, match["verb"], match["oid"], int(match["part"] or 0), body)
+            elif match := _RE_API.match(path):
+                if match["verb"] == "commit" and hub.before_commit is not None:
+                    hub.before_commit()
+                    hub.before_commit = None
+                self._api(method, match["id"], match["verb"], match["rev"], body)
+            elif match := _RE_RESOLVE.match(path):
+                self._resolve(match["id"], match["rev"], unquote(match["path"]))
+            else:
+                self._error(404, None, f"no route {path}")
+
+        def _who_am_i(self) -> None:
+            account = _ACCOUNTS.get(self.headers.get("Authorization") or "")
+            if account is None:
+                self._error(401, None, "Invalid credentials in Authorization header")
+            else:
+                self._json(200, account)
+
+        def _lfs_batch(self, repo_id: str, wanted: dict[str, Any]) -> None:
+            if not self._may_write() or self._repo(repo_id) is None:
+                return
+            objects = []
+            for one in wanted["objects"]:
+                oid, size = one["oid"], one["size"]
+                answer = {"oid": oid, "size": size}
+                if oid not in hub.lfs:
+                    upload: dict[str, Any] = {"href": f"{hub.url}/lfs/put/{oid}", "header": {}}
+                    if size > hub.part_size:
+                        count = -(-size // hub.part_size)
+                        parts = {f"{k:05}": f"{hub.url}/lfs/part/{oid}/{k}" for k in range(1, count + 1)}
+                        href = f"{hub.url}/lfs/complete/{oid}"
+                        upload = {"href": href, "header": {"chunk_size": str(hub.part_size), **parts}}
+                    verify = {"href": f"{hub.url}/lfs/verify/{oid}", "header": {}}
+                    answer["actions"] = {"upload": upload, "verify": verify}
+                objects.append(answer)
+            transfer = "multipart" if any("chunk_size" in str(one) for one in objects) else "basic"
+            self._json(200, {"transfer": transfer, "objects": objects})
+
+        def _lfs(self, method: str, verb: str, oid: str, part: int, body: bytes) -> None:
+            if verb == "get":
+                self._send(200, hub.lfs[oid], {"ETag": f'"{oid}"', "Content-Type": "application/octet-stream"})
+            elif verb == "part":
+                hub.parts[oid, part] = body
+                self._send(200, b"", {"ETag": f'"{hashlib.md5(body).hexdigest()}"'})
+            elif verb == "verify":
+                known = len(hub.lfs.get(oid, b"")) == json.loads(body)["size"]
+                self._json(200 if known else 404, {})
+            else:
+                if verb == "complete":
+                    numbers = [one["partNumber"] for one in json.loads(body)["parts"]]
+                    body = b"".join(hub.parts.pop((oid, number)) for number in numbers)
+                if hashlib.sha256(body).hexdigest() != oid:
+                    self._error(400, None, "these bytes have another SHA-256")
+                    return
+                hub.lfs[oid] = body
+                self._json(200, {})
 
         def _may_write(self) -> bool:
             given = self.headers.get("Authorization")
@@ -174,6 +295,11 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             hub.create(repo_id, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
             self._json(200, url)
 
+        def _delete(self, wanted: dict[str, Any]) -> None:
+            if self._may_write():
+                hub.repos.pop(f"{wanted.get('organization') or 'me'}/{wanted['name']}")
+                self._json(200, {})
+
         def _validate(self, wanted: dict[str, Any]) -> None:
             front = wanted["content"].split("---\n")
             errors = []
@@ -186,14 +312,16 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self._json(400 if errors else 200, {"errors": errors, "warnings": []})
 
         def _api(self, method: str, repo_id: str, verb: str | None, revision: str | None, body: bytes) -> None:
-            if method == "POST" and not self._may_write():
+            if method in ("POST", "DELETE") and not self._may_write():
                 return
             repo = self._repo(repo_id)
             if repo is None:
                 return
             if verb == "branch":
                 branch = unquote(revision or "")
-                if branch in repo.branches:
+                if method == "DELETE":
+                    self._json(200 if repo.branches.pop(branch, None) else 404, {})
+                elif branch in repo.branches:
                     self._json(409, {"error": "Reference already exists"})
                 else:
                     repo.branches[branch] = repo.branches["main"]
@@ -212,20 +340,35 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             elif verb == "preupload":
                 wanted = json.loads(body)["files"]
-                modes = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in wanted]
+                modes = [self._mode(repo, digest, one) for one in wanted]
                 self._json(200, {"files": modes})
             elif verb == "commit":
                 self._commit(repo, repo_id, unquote(revision or "main"), digest, body)
             elif verb == "tree":
-                files = [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for name, data in sorted(repo.commits[digest].items())
-                ]
+                files = []
+                for name, data in sorted(repo.commits[digest].items()):
+                    one = {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    oid = hashlib.sha256(data).hexdigest()
+                    lfs = {"lfs": {"oid": oid, "size": len(data), "pointerSize": 134}} if oid in hub.lfs else {}
+                    files.append(one | lfs)
                 self._json(200, files)
             else:
                 siblings = [{"rfilename": name} for name in sorted(repo.commits[digest])]
                 info = {"id": repo_id, "modelId": repo_id, "sha": digest, "private": repo.private, "tags": []}
                 self._json(200, info | {"siblings": siblings, "cardData": {}})
+
+        def _mode(self, repo: Repo, digest: str, wanted: dict[str, Any]) -> dict[str, Any]:
+            """How a file goes up, and what stands there, so that a client leaves out what has not changed."""
+            files, path = repo.commits[digest], wanted["path"]
+            attributes = files.get(".gitattributes", b"").decode().splitlines()
+            patterns = [line.split()[0] for line in attributes if "filter=lfs" in line]
+            large = wanted["size"] > LFS_FROM or any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
+            answer = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if path in files:
+                data = files[path]
+                oid = hashlib.sha256(data).hexdigest()
+                answer["oid"] = oid if oid in hub.lfs else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            return answer
 
         def _commit(self, repo: Repo, repo_id: str, branch: str, digest: str, body: bytes) -> None:
             header: dict[str, Any] = {}
@@ -237,6 +380,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     header = value
                 elif item["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
+                elif item["key"] == "lfsFile" and value["oid"] in hub.lfs:
+                    files[value["path"]] = hub.lfs[value["oid"]]
                 elif item["key"] == "deletedFile":
                     del files[value["path"]]
                 else:
@@ -264,6 +409,13 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": digest})
             else:
                 data = repo.commits[digest][path]
+                oid = hashlib.sha256(data).hexdigest()
+                if oid in hub.lfs:
+                    linked = {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(data))}
+                    self._send(
+                        302, b"", {"X-Repo-Commit": digest, "Location": f"{hub.storage}/lfs/get/{oid}", **linked}
+                    )
+                    return
                 etag = f'"{hashlib.sha1(data).hexdigest()}"'
                 self._send(
                     200, data, {"X-Repo-Commit": digest, "ETag": etag, "Content-Type": "application/octet-stream"}
@@ -279,13 +431,24 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self._send(status, json.dumps({"error": message}).encode(), headers)
 
         def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+            if self.fault == "lost":
+                self.close_connection = True
+                return
+            start = re.match(r"bytes=(\d+)-$", self.headers.get("Range") or "")
+            if status == 200 and start and self.command == "GET":
+                first = int(start[1])
+                headers = {**headers, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}
+                status, data = 206, data[first:]
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
+            if self.command == "HEAD":
+                return
+            self.wfile.write(data[: len(data) // 2] if self.fault == "half" else data)
+            if self.fault == "half":
+                self.close_connection = True
 
     return Handler
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import email.utils
+import time
 from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import errors
 
 from hf_immunize.errors import HubConnectionError, InputError
-from hf_immunize.hub import hub_errors, split_revision
+from hf_immunize.hub import LONGEST_WAIT, hub_errors, patiently, split_revision
 
 REPO = "me/model"
 
@@ -68,3 +70,49 @@ def test_a_token_that_may_only_read_is_told_from_one_that_may_not_read():
 def test_other_errors_stay_what_they_are():
     with pytest.raises(KeyError), hub_errors(REPO):
         raise KeyError("a mistake of the program")
+
+
+def refused(status, headers=None):
+    response = answer(status)
+    response.headers = headers or {}
+    return errors.HfHubHTTPError("refused", response=response)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Retry-After": "7"}, 7), ({}, 5), ({"Retry-After": "soon"}, 5), ({"Retry-After": "date"}, 30)],
+)
+def test_429_is_waited_for_as_it_says(monkeypatch, headers, seconds):
+    if headers.get("Retry-After") == "date":
+        headers = {"Retry-After": email.utils.formatdate(time.time() + 30, usegmt=True)}
+    slept, answers = [], [refused(429, headers), "done"]
+    monkeypatch.setattr(time, "sleep", slept.append)
+
+    def call():
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    assert patiently(call) == "done"
+    assert slept == [pytest.approx(seconds, abs=2)]
+
+
+def test_nothing_else_is_waited_for_and_no_longer_than_the_limit(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+
+    def call(error):
+        raise error
+
+    for error in (refused(503), refused(429, {"Retry-After": "301"})):
+        with pytest.raises(errors.HfHubHTTPError):
+            patiently(lambda error=error: call(error))
+    assert slept == []
+    with pytest.raises(errors.HfHubHTTPError):
+        patiently(lambda: call(refused(429, {"Retry-After": "70"})))
+    assert sum(slept) <= LONGEST_WAIT
+    with pytest.raises(ConnectionError, match=r"asks to wait 301 s .* longer than the 300 s"), hub_errors("me/x"):
+        call(refused(429, {"Retry-After": "301"}))
+    with pytest.raises(ConnectionError, match="push again"), hub_errors("me/x", writing=True):
+        call(ConnectionResetError("broken"))

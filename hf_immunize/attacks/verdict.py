@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_immunize.attacks.attacker import listed
 
-__all__ = ["THRESHOLDS", "verdict"]
+__all__ = ["KINDS", "THRESHOLDS", "verdict"]
 
 #: ``broken``: an attacker with at least this recovery has the harmful task back. ``held``: below this recovery for
 #: every attacker. ``slowed``: it needs at least this many times the steps. ``headroom``: θ0 must beat random weights by

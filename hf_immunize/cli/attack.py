@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import tempfile
@@ -25,6 +26,7 @@ from hf_immunize.data.task import load_task
 from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.figures import ATTACKS_NAME, plot_attacks, save_figure
+from hf_immunize.release.target import claimed
 
 __all__ = ["parser", "run"]
 
@@ -54,6 +56,19 @@ def run(given: Sequence[str], command: str) -> int:
     choose_attackers(options.attackers)
     budgets = _budgets(options)
     folder = _target(options)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(claimed(folder))
+        report = _attacked(options, budgets)
+        written = [] if folder is None else _write(folder, report)
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    if not options.json:
+        for path in written:
+            print(path)
+    return 0
+
+
+def _attacked(options: argparse.Namespace, budgets: Budgets) -> AttackReport:
     with stdout_for_results(options.json):
         loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
         models = {
@@ -64,7 +79,7 @@ def run(given: Sequence[str], command: str) -> int:
         models["base"].require_processor()
         sets = {task: _inputs(options, task, models["base"]) for task in TASKS if getattr(options, task) is not None}
         fit_on, judge_by = sets.get("benign", (None, None))
-        report = run_attacks(
+        return run_attacks(
             models["model"].model,
             models["base"].model,
             *sets["harmful"],
@@ -79,12 +94,6 @@ def run(given: Sequence[str], command: str) -> int:
             device="cuda" if torch.cuda.is_available() else None,
             progress=not options.json,
         )
-    written = [] if folder is None else _write(folder, report)
-    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
-    if not options.json:
-        for path in written:
-            print(path)
-    return 0
 
 
 def _budgets(options: argparse.Namespace) -> Budgets:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from hf_immunize.errors import UserError
@@ -23,9 +26,11 @@ VERBS = {
     "verify": "measure a published model again, and say which of its claims hold",
 }
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for a mistake of the user's, 130 for Ctrl-C."""
+    """Runs one command and returns its exit status: 0, 1 for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
@@ -35,17 +40,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
         print(f"hf-immunize: there is no verb {verb!r}; did you mean {near!r}?\n\n{_usage()}", file=sys.stderr)
         return 2
+    stopped_by: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped_by.append(number)
+        raise KeyboardInterrupt
+
+    # Python lets nobody but the main thread say what a signal does.
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if in_main else None
     try:
         module = importlib.import_module(f"hf_immunize.cli.{verb}")
         return module.run(given[1:], command=shlex.join(["hf-immunize", *given]))
     except KeyboardInterrupt:
         print("\nStopped. Nothing half written was left in the output folder.", file=sys.stderr)
-        return 130
+        return 128 + (stopped_by[0] if stopped_by else signal.SIGINT)
     except UserError as error:
         if os.environ.get("HF_IMMUNIZE_TRACEBACK"):
             raise
-        print(f"hf-immunize: {error}", file=sys.stderr)
+        # What a stranger's file is called must not steer a terminal.
+        print(f"hf-immunize: {_CONTROL.sub('?', str(error))}", file=sys.stderr)
         return 1
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _usage() -> str:

@@ -203,6 +203,7 @@ class PushOptions:
     revision: str | None = _option(None, "Branch; main unless given.")
     commit_message: str | None = _option(None, "First line of the commit.")
     create_pr: bool = _option(False, "Open a pull request in place of a commit.")
+    dry_run: bool = _option(False, "Print every file with its size and the card, and send nothing.")
     token: str | None = _option(None, "Of the Hub, with write access; the one that is logged in unless given.")
     json: bool = _option(False, "Print the commit as JSON.")
     config: str | None = _option(None, "A YAML file with options; the command line goes over it.")

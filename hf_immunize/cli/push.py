@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import PushOptions, VerbParser
 from hf_immunize.cli.printing import required
 from hf_immunize.release.hub import push_to_hub
+from hf_immunize.release.plan import plan_push
 
 __all__ = ["parser", "run"]
 
@@ -27,6 +29,10 @@ def run(given: Sequence[str], command: str) -> int:
     """Uploads as the options say, and prints the commit."""
     options = parse(parser(), given)
     required("push", options, "folder", "repo_id")
+    if options.dry_run:
+        plan = plan_push(options.folder, options.repo_id, token=options.token)
+        print(json.dumps(asdict(plan)) if options.json else plan)
+        return 0
     commit = push_to_hub(
         options.folder,
         options.repo_id,

@@ -13,7 +13,7 @@ from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
 from hf_immunize.models.packaged import loaded_lite0
-from hf_immunize.release.target import check_target
+from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
 
@@ -84,7 +84,7 @@ def run(given: Sequence[str], command: str) -> int:
         push_to_hub=False,
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
-    with stdout_for_results(options.json):
+    with claimed(folder), stdout_for_results(options.json):
         finished = quickstart(
             args, options.primary_classes, options.harmful_classes, attackers=options.attackers, command=command
         )

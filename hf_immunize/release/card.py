@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from hf_immunize.attacks.report import AttackReport, largest
 from hf_immunize.release.card_metadata import RATIOS, card_metadata, rir_report
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
-from hf_immunize.release.markup import cell, join
+from hf_immunize.release.markup import cell, code, fenced, join, python_string
 from hf_immunize.release.merging import marked, merge_cards
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
@@ -21,6 +21,7 @@ from hf_immunize.spectra.ratio import SIGN
 __all__ = ["create_model_card"]
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PAPER = "https://arxiv.org/abs/2505.23760"
 
 
@@ -59,8 +60,12 @@ def create_model_card(
         attacks=_attacks(record),
         reading=_reading(record),
         percent=_percent,
+        hub_link=bool(record.base_model_hub_id and _HUB_ID.fullmatch(record.base_model_hub_id)),
         cell=cell,
+        code=code,
+        fenced=fenced,
         join=join,
+        python_string=python_string,
         flat=_flat,
         steps=_steps,
     )

@@ -201,4 +201,5 @@ def _indices(count: int, rank: int | None) -> list[float]:
 
 
 def _wrapped(title: str) -> str:
-    return "\n".join(textwrap.wrap(title, width=64, max_lines=3, placeholder=" …"))
+    # A dollar sign would begin a formula, and a name is none.
+    return "\n".join(textwrap.wrap(title, width=64, max_lines=3, placeholder=" …")).replace("$", r"\$")

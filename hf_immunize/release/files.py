@@ -1,37 +1,79 @@
-"""The files of a release: which are the library's own."""
+"""The files of a release: which are the library's own, by exact names, and which go up to the Hub."""
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
 
 from hf_immunize.data.preprocessing import PROCESSOR_NAME
+from hf_immunize.errors import InputError
+from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
 from hf_immunize.release.merging import CARD_NAME
 from hf_immunize.release.record import RECORD_NAME
 
-__all__ = ["WEIGHTS_INDEX_NAME", "WEIGHTS_NAME", "generated_files"]
+__all__ = [
+    "BESIDE",
+    "checksums",
+    "generated_files",
+    "relative_files",
+    "released_files",
+]
 
-WEIGHTS_NAME = "model.safetensors"
-WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
-_MODEL_FILES = ("model*.safetensors", WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)
+
+#: Folders of models that the claims are relative to.
+BESIDE = ("initial", "control")
+_SHARD = r"model-\d{5}-of-\d{5}\.safetensors"
+_MODEL = "|".join([*map(re.escape, (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)), _SHARD])
+_DRAWN = "|".join(re.escape(f"{FIGURES_FOLDER}/{name}") for name in (SPECTRA_NAME, ATTACKS_NAME))
 #: What a save may write, and what the next one may therefore remove: a stale shard would be loaded with new weights.
-GENERATED = (
-    *_MODEL_FILES,
-    RECORD_NAME,
-    f"{FIGURES_FOLDER}/{SPECTRA_NAME}",
-    f"{FIGURES_FOLDER}/{ATTACKS_NAME}",
-    EVAL_RESULTS_NAME,
-    CARD_NAME,
-    *(f"{name}/{file}" for name in ("initial", "control") for file in _MODEL_FILES),
+_GENERATED = re.compile(
+    rf"(?:(?:{'|'.join(BESIDE)})/)?(?:{_MODEL})|{_DRAWN}|{re.escape(EVAL_RESULTS_NAME)}|{RECORD_NAME}|{CARD_NAME}"
 )
+#: What may go up besides: an author's licence texts and further figures.
+_AUTHORS = re.compile(r"(?:LICENSE|NOTICE)(?:\.\w+)?|figures/[^/]+\.(?:png|svg)|\.eval_results/[^/]+\.yaml")
 
 
-def generated_files(names: list[str]) -> list[str]:
+def generated_files(names: Iterable[str]) -> list[str]:
     """Those of the relative paths ``names`` that a save may have written."""
-    return [name for name in names if any(_matches(name, pattern) for pattern in GENERATED)]
+    return [name for name in names if _GENERATED.fullmatch(name)]
 
 
-def _matches(name: str, pattern: str) -> bool:
-    # A star stays inside one folder: checkpoint-10/model.safetensors is no release file.
-    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
+def relative_files(folder: Path) -> list[str]:
+    """Relative paths of all files below ``folder``, sorted; links to files among them, folders behind links not."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def released_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Relative paths of what goes up, and of what stays.
+
+    Raises:
+        InputError: something that would go up is a link: what lies behind it is no part of the release.
+    """
+    files = relative_files(folder)
+    names = [name for name in files if _GENERATED.fullmatch(name) or _AUTHORS.fullmatch(name)]
+    within = {FIGURES_FOLDER, *BESIDE, EVAL_RESULTS_NAME.split("/")[0]}
+    for name in [*sorted(within), *names]:
+        if (folder / name).is_symlink():
+            raise InputError(
+                f"{folder / name} is a link, and what lies behind a link is not published. Put the file itself there, "
+                "or remove the link."
+            )
+    return names, [name for name in files if name not in names and not name.startswith(".cache/")]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 by relative path of everything that a save wrote, record and card aside."""
+    own = [name for name in generated_files(relative_files(folder)) if name not in (RECORD_NAME, CARD_NAME)]
+    return {name: _sha256(folder / name) for name in own}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -6,8 +6,8 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +19,17 @@ from transformers import PreTrainedModel
 from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, read_json, shards_of
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
 from hf_immunize.release.figures import save_figures
-from hf_immunize.release.files import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
-from hf_immunize.release.merging import CARD_NAME
+from hf_immunize.release.files import checksums
+from hf_immunize.release.merging import CARD_NAME, read_card
+from hf_immunize.release.privacy import without_places
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
-from hf_immunize.release.target import check_target, move_into_place
+from hf_immunize.release.target import check_target, claimed, move_into_place, unfinished_beside
 
-__all__ = ["missing_parts", "save_immunized"]
+__all__ = ["missing_parts", "save_immunized", "weights_names"]
 
 
 def save_immunized(
@@ -62,48 +64,72 @@ def save_immunized(
         TypeError: a model of neither library.
         ValueError: weights that are not finite, or no image processor for a transformers model.
     """
-    folder = check_target(folder, overwrite)
     model = unwrap(model)
     _check_model(model, image_processor)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    existing = folder / CARD_NAME
-    old_card = existing.read_text(encoding="utf-8") if existing.is_file() else None
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
-    try:
-        _save_model(unfinished, model, record, image_processor)
-        for name, one in (beside or {}).items():
-            (unfinished / name).mkdir()
-            _save_model(unfinished / name, one, record, image_processor)
-        record.save(unfinished)
-        drawn = save_figures(record, unfinished) if figures else []
-        card = create_model_card(record, folder.name, existing=old_card, figures=tuple(path.name for path in drawn))
-        card.save(unfinished / CARD_NAME)
-        results = eval_results_yaml(record)
-        if results:
-            (unfinished / EVAL_RESULTS_NAME).parent.mkdir()
-            (unfinished / EVAL_RESULTS_NAME).write_text(results, encoding="utf-8")
-        move_into_place(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    folder = check_target(folder, overwrite)
+    with claimed(folder) as folder:
+        check_target(folder, overwrite)
+        old_card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else None
+        unfinished = unfinished_beside(folder)
+        try:
+            _write(unfinished, folder.name, model, record, image_processor, figures, beside or {}, old_card)
+            move_into_place(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
+def _write(
+    folder: Path,
+    name: str,
+    model: nn.Module,
+    record: ImmunizationRecord,
+    image_processor: Any,
+    figures: bool,
+    beside: Mapping[str, nn.Module],
+    old_card: str | None,
+) -> None:
+    # What no reader would take back is not written.
+    ImmunizationRecord.from_dict(record.to_dict())
+    _save_model(folder, model, record, image_processor)
+    for one, other in beside.items():
+        (folder / one).mkdir()
+        _save_model(folder / one, other, record, image_processor)
+    drawn = save_figures(record, folder) if figures else []
+    results = eval_results_yaml(record)
+    if results:
+        (folder / EVAL_RESULTS_NAME).parent.mkdir()
+        (folder / EVAL_RESULTS_NAME).write_text(results, encoding="utf-8")
+    for path in (*folder.rglob("config.json"), *folder.rglob(PROCESSOR_NAME)):
+        text = json.dumps(without_places(read_json(path)), indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+    record = replace(record, files=checksums(folder))
+    record.save(folder)
+    card = create_model_card(record, name, existing=old_card, figures=tuple(path.name for path in drawn))
+    card.save(folder / CARD_NAME)
+
+
 def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
-    """What a folder lacks to be a whole release; an empty list for a whole one."""
+    """What a folder lacks to be a whole release; an empty list for a whole one.
+
+    Raises:
+        InputError: an index or a configuration that cannot be read.
+    """
     folder = Path(folder)
     missing = [name for name in ("config.json", RECORD_NAME, CARD_NAME) if not (folder / name).is_file()]
-    index = folder / WEIGHTS_INDEX_NAME
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
-        missing += [name for name in shards if not (folder / name).is_file()]
-    elif not (folder / WEIGHTS_NAME).is_file():
-        missing.append(WEIGHTS_NAME)
+    missing += [name for name in weights_names(folder) if not (folder / name).is_file()]
     config = folder / "config.json"
     if not (folder / PROCESSOR_NAME).is_file():
         # timm keeps its preprocessing in config.json.
-        holds_it = config.is_file() and "pretrained_cfg" in json.loads(config.read_text(encoding="utf-8"))
+        holds_it = config.is_file() and "pretrained_cfg" in read_json(config)
         missing += [] if holds_it else [PROCESSOR_NAME]
     return missing
+
+
+def weights_names(folder: Path) -> list[str]:
+    """The names of the files that hold a folder's weights, there or not."""
+    index = folder / WEIGHTS_INDEX_NAME
+    return shards_of(index) if index.is_file() else [WEIGHTS_NAME]
 
 
 def _check_model(model: nn.Module, image_processor: Any) -> None:

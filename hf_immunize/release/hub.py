@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
-import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,25 +21,55 @@ from huggingface_hub import (
     get_token,
     hf_hub_download,
 )
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from torch import nn
 
-from hf_immunize.errors import InputError, MissingFileError
-from hf_immunize.hub import hub_errors, split_revision
-from hf_immunize.release.card import create_model_card
+from hf_immunize.errors import InputError
+from hf_immunize.hub import hub_errors, patiently, split_revision
+from hf_immunize.models.untrusted import read_json
+from hf_immunize.release.certify import certified
 from hf_immunize.release.files import generated_files
-from hf_immunize.release.folder import missing_parts, save_immunized
-from hf_immunize.release.merging import CARD_NAME, author_text, edited_inside, merge_cards
+from hf_immunize.release.folder import save_immunized
+from hf_immunize.release.merging import CARD_NAME, read_card, reconcile
+from hf_immunize.release.plan import PushPlan, card_for, check_repo_id, plan_push, with_metadata
 from hf_immunize.release.record import COMMIT_HASH, ImmunizationRecord
 
-__all__ = ["push_to_hub", "resolve_revision"]
+__all__ = ["check_can_push", "push_to_hub", "resolve_revision"]
 
 logger = logging.getLogger(__name__)
 
-#: What may go up besides the generated files: an author's licence texts and further figures.
-_AUTHORS_FILES = re.compile(r"(LICENSE|NOTICE)(\.\w+)?|figures/[^/]+\.(png|svg)|\.eval_results/[^/]+\.yaml")
-_TEXT_FILES = (".json", ".md", ".yaml", ".txt", ".svg", "")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+#: In the folder: what it pushed last, by repository and branch, so that the next push knows who changed what.
+_PUSHED = Path(".cache") / "hf_immunize" / "pushed.json"
+
+
+def check_can_push(repo_id: str, *, token: str | None = None) -> tuple[str, str]:
+    """Whether a push may write to a repository, as far as the token says; worth calling before any work.
+
+    Returns:
+        the token that a push would use, and the id with its owner.
+
+    Raises:
+        InputError: an invalid ``repo_id``, no token, or no right to write under that name.
+        ConnectionError: the Hub cannot be reached.
+    """
+    check_repo_id(repo_id)
+    secret = token if isinstance(token, str) else get_token()
+    if not secret:
+        raise InputError(
+            "No Hub token: pushing needs one with write access. Log in with `hf auth login`, set HF_TOKEN, or "
+            "pass token=…."
+        )
+    with hub_errors(repo_id, writing=True):
+        account = patiently(lambda: HfApi(token=secret, library_name="hf_immunize").whoami())
+    names = [str(one.get("name")) for one in (account, *(account.get("orgs") or []))]
+    owner, _, name = repo_id.rpartition("/")
+    role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
+    if role == "read" or (owner and owner not in names):
+        raise InputError(
+            f"This token may not write to {repo_id}: it {'only reads' if role == 'read' else f'is not of {owner}'}. "
+            f"Make one with write access, or choose a repo_id under {' or '.join(names)}."
+        )
+    return secret, f"{owner or names[0]}/{name}"
 
 
 def push_to_hub(
@@ -52,12 +84,14 @@ def push_to_hub(
     commit_message: str | None = None,
     commit_description: str | None = None,
     create_pr: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> CommitInfo:
     """Uploads a release in one commit.
 
-    Only files of a release go up: weights in safetensors, configuration, preprocessing, record, figures, card, results
-    and the author's LICENSE or NOTICE. ``training_args.bin``, optimizer states and checkpoints never do. The card is
-    written for ``repo_id``; what an author wrote around the generated part, here or on the Hub, is kept.
+    Only files of a release go up, as they were saved: weights in safetensors, configuration, preprocessing, record,
+    figures, card, results and the author's LICENSE or NOTICE. ``training_args.bin``, optimizer states and checkpoints
+    never do. The card is written for ``repo_id``; what an author wrote around the generated part, here or on the Hub,
+    is kept, and what they took out since the last push stays out.
 
     Args:
         folder_or_model: a folder that ``save_immunized`` wrote, or a model together with its ``record``.
@@ -70,18 +104,21 @@ def push_to_hub(
         commit_message: first line of the commit.
         commit_description: the rest of it.
         create_pr: open a pull request instead of writing to the branch.
+        metadata: of the card, beside what follows from the record: ``language``, ``tags``, …
 
     Returns:
         the commit: ``.oid``, ``.commit_url``, and ``.pr_url`` of a pull request.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: the folder is not whole or holds a token, no token, no write access, an invalid ``repo_id``.
-        ConnectionError: the Hub cannot be reached.
+        ValueError: the folder is not whole, was changed since it was saved, or holds a token; no token, no write
+            access, an invalid ``repo_id``.
+        ConnectionError: the Hub cannot be reached, or broke off; nothing was changed there.
     """
     if isinstance(folder_or_model, nn.Module):
         if record is None:
             raise InputError("A model is pushed with its record: pass record=…, or push the folder it was saved to.")
+        check_can_push(repo_id, token=token)
         with tempfile.TemporaryDirectory() as parent:
             folder = save_immunized(Path(parent) / repo_id.split("/")[-1], folder_or_model, record, image_processor)
             return push_to_hub(
@@ -93,44 +130,40 @@ def push_to_hub(
                 commit_message=commit_message,
                 commit_description=commit_description,
                 create_pr=create_pr,
+                metadata=metadata,
             )
     folder = Path(folder_or_model).expanduser()
-    check_whole(folder)
-    secret = token if isinstance(token, str) else get_token()
-    if not secret:
-        raise InputError(
-            "No Hub token: pushing needs one with write access. Log in with `hf auth login`, set HF_TOKEN, or "
-            "pass token=…."
-        )
-    names = _release_files(folder, secret)
+    plan = plan_push(folder, repo_id, metadata=metadata, token=token if isinstance(token, str) else get_token())
+    if plan.left_out:
+        logger.info("Not uploaded, no part of a release: %s", ", ".join(plan.left_out))
+    secret, repo_id = check_can_push(repo_id, token=token)
     api = HfApi(token=secret, library_name="hf_immunize")
+    branch = None if create_pr or (revision or "").startswith("refs/") else revision
     with hub_errors(repo_id, revision, writing=True):
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not create_pr and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        head = api.model_info(repo_id, revision=revision)
-        on_hub = [sibling.rfilename for sibling in head.siblings or []]
-        card = _card_for(repo_id, folder, _remote_card(repo_id, head.sha, on_hub, secret))
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
-            for name in names
-            if name != CARD_NAME
-        ]
-        operations.append(CommitOperationAdd(path_in_repo=CARD_NAME, path_or_fileobj=card.encode()))
-        # A shard or figure of an earlier push would be read as part of this one.
-        operations += [
-            CommitOperationDelete(path_in_repo=name) for name in generated_files(on_hub) if name not in names
-        ]
-        return api.create_commit(
-            repo_id,
-            operations,
-            commit_message=commit_message or "Add immunized model",
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-            # The card was merged with what stood at this commit; a later edit must not be written over.
-            parent_commit=head.sha,
-        )
+        there = _Remote.look(api, repo_id, revision, new_branch=branch is not None)
+        last = None if create_pr else _pushed(folder).get(f"{repo_id}@{revision or 'main'}")
+        record = certified(folder)
+        local = with_metadata(read_card(folder / CARD_NAME), metadata)
+        local = local if there.card is None else reconcile(local, there.card, last)
+        card = card_for(folder, record, repo_id, local)
+        _check_metadata(card)
+        operations = _operations(folder, record, plan, card, there)
+        with _made(api, repo_id, there, branch, private):
+            commit = patiently(
+                lambda: api.create_commit(
+                    repo_id,
+                    operations(),
+                    commit_message=commit_message or "Add immunized model",
+                    commit_description=commit_description,
+                    revision=revision,
+                    create_pr=create_pr,
+                    # The card was merged with what stood at this commit; a later edit must not be written over.
+                    parent_commit=there.head,
+                )
+            )
+    if not create_pr:
+        _remember(folder, f"{repo_id}@{revision or 'main'}", local, card)
+    return commit
 
 
 def resolve_revision(repo_id: str, revision: str | None = None, *, token: str | None = None) -> str:
@@ -149,74 +182,110 @@ def resolve_revision(repo_id: str, revision: str | None = None, *, token: str | 
     if revision and COMMIT_HASH.fullmatch(revision):
         return revision
     with hub_errors(repo_id, revision):
-        return cast(str, HfApi(token=token).model_info(repo_id, revision=revision).sha)
+        return cast(str, patiently(lambda: HfApi(token=token).model_info(repo_id, revision=revision)).sha)
 
 
-def check_whole(folder: Path) -> None:
-    """Says what a folder lacks to be released.
+@dataclass
+class _Remote:
+    """What stands on the Hub before a push: head commit, its files and its card; None and nothing if it is new."""
 
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: something is missing, or the record cannot be read.
-    """
-    if not folder.is_dir():
-        raise MissingFileError(f"There is no folder {folder}. Give the folder that training wrote (--output_dir).")
-    missing = missing_parts(folder)
-    if missing:
-        raise InputError(
-            f"{folder} is no whole release: it lacks {', '.join(missing)}. Write it with save_immunized(…) or "
-            "`hf-immunize train`, and push that."
-        )
-    ImmunizationRecord.load(folder)
-    card = (folder / CARD_NAME).read_text(encoding="utf-8")
-    for image in re.findall(r"!\[[^\]]*\]\((figures/[^)\s]+)\)", card):
-        if not (folder / image).is_file():
-            raise InputError(f"{folder / CARD_NAME} shows {image}, which is missing. Save the release again.")
+    head: str | None = None
+    files: tuple[str, ...] = ()
+    card: str | None = None
+    has_branch: bool = False
 
-
-def _release_files(folder: Path, secret: str) -> list[str]:
-    """Relative paths of what goes up; refuses to when one of them holds a token."""
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    generated = set(generated_files(files))
-    names = [name for name in files if name in generated or _AUTHORS_FILES.fullmatch(name)]
-    left_out = [name for name in files if name not in names]
-    if left_out:
-        logger.info("Not uploaded, no part of a release: %s", ", ".join(left_out))
-    for name in names:
-        if Path(name).suffix.lower() not in _TEXT_FILES:
-            continue
-        text = (folder / name).read_text(encoding="utf-8", errors="replace")
-        if secret in text or _TOKEN.search(text):
-            raise InputError(f"{folder / name} holds a Hub token. Remove it, revoke the token, and push again.")
-    return names
+    @classmethod
+    def look(cls, api: HfApi, repo_id: str, revision: str | None, new_branch: bool) -> _Remote:
+        try:
+            try:
+                info = patiently(lambda: api.model_info(repo_id, revision=revision))
+                has_branch = True
+            except RevisionNotFoundError:
+                if not new_branch:
+                    raise
+                info, has_branch = patiently(lambda: api.model_info(repo_id)), False
+        except RepositoryNotFoundError:
+            return cls()
+        files = tuple(one.rfilename for one in info.siblings or [])
+        card = None
+        if CARD_NAME in files:
+            path = patiently(lambda: hf_hub_download(repo_id, CARD_NAME, revision=info.sha, token=api.token))
+            card = read_card(Path(path))
+        return cls(info.sha, files, card, has_branch)
 
 
-def _remote_card(repo_id: str, revision: str | None, on_hub: list[str], secret: str) -> str | None:
-    if CARD_NAME not in on_hub:
-        return None
+@contextlib.contextmanager
+def _made(api: HfApi, repo_id: str, there: _Remote, branch: str | None, private: bool | None) -> Iterator[None]:
+    """Makes repository and branch where they are not there yet, and takes them away again if nothing came into them."""
+    new, new_branch = there.head is None, branch is not None and not there.has_branch
+    if new:
+        patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        there.head = patiently(lambda: api.model_info(repo_id)).sha
+    if new_branch:
+        patiently(lambda: api.create_branch(repo_id, branch=str(branch), exist_ok=True))
     try:
-        path = hf_hub_download(repo_id, CARD_NAME, revision=revision, token=secret)
-    except LocalEntryNotFoundError:
+        yield
+    except BaseException:
+        # The first error is the one to tell; what cannot be taken away stays, and the next push uses it.
+        with contextlib.suppress(Exception):
+            if api.model_info(repo_id, revision=branch).sha == there.head:
+                if new:
+                    api.delete_repo(repo_id)
+                elif new_branch:
+                    api.delete_branch(repo_id, branch=str(branch))
         raise
-    except EntryNotFoundError:
-        return None
-    return Path(path).read_text(encoding="utf-8")
 
 
-def _card_for(repo_id: str, folder: Path, remote: str | None) -> str:
-    """The card for ``repo_id``, with the author's text from the Hub and from the folder."""
-    local = (folder / CARD_NAME).read_text(encoding="utf-8")
-    if edited_inside(local):
-        # Somebody reworded the generated part itself: their words go up as they are.
-        card = ModelCard(local)
-    else:
-        figures = tuple(sorted(path.name for path in (folder / "figures").glob("*.png")))
-        card = create_model_card(ImmunizationRecord.load(folder), repo_id, figures=figures)
-        card = merge_cards(local, card)
-    if remote is None:
-        return str(card)
-    merged = merge_cards(remote, card)
-    for before, text in zip((True, False), author_text(str(card)), strict=True):
-        if text.strip() and text.strip() not in merged.text:
-            merged.text = f"{text.rstrip()}\n{merged.text}" if before else f"{merged.text.rstrip()}\n\n{text.strip()}\n"
-    return str(merged)
+def _check_metadata(card: str) -> None:
+    try:
+        patiently(ModelCard(card).validate)
+    except ValueError as error:
+        raise InputError(f"The Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
+
+
+def _operations(
+    folder: Path, record: ImmunizationRecord, plan: PushPlan, card: str, there: _Remote
+) -> Callable[[], list[CommitOperationAdd | CommitOperationDelete]]:
+    """What the commit does, made anew for each try: an operation is used once."""
+
+    def make() -> list[CommitOperationAdd | CommitOperationDelete]:
+        added = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
+            for name in plan.files
+            if name != CARD_NAME
+        ]
+        for one in added:
+            wanted = record.files.get(one.path_in_repo)
+            if wanted is not None and one.upload_info.sha256.hex() != wanted:
+                raise InputError(f"{folder / one.path_in_repo} was changed during the push; nothing was uploaded.")
+        # A shard or figure of an earlier push would be read as part of this one.
+        stale = [name for name in generated_files(there.files) if name not in plan.files]
+        return [
+            *added,
+            CommitOperationAdd(path_in_repo=CARD_NAME, path_or_fileobj=card.encode()),
+            *(CommitOperationDelete(path_in_repo=name) for name in stale),
+        ]
+
+    return make
+
+
+def _pushed(folder: Path) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in read_json(folder / _PUSHED).items()}
+    except (OSError, InputError):
+        return {}
+
+
+def _remember(folder: Path, key: str, local: str, pushed: str) -> None:
+    """Both sides have the same words of the author now: the next push starts from these."""
+    try:
+        for path, text in (
+            (folder / CARD_NAME, local),
+            (folder / _PUSHED, json.dumps(_pushed(folder) | {key: pushed}, ensure_ascii=False)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+    except OSError as error:
+        logger.warning("What was pushed cannot be noted in %s (%s): the next push keeps all words.", folder, error)

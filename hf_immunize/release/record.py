@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_immunize.errors import InputError, MissingFileError
+from hf_immunize.models.untrusted import read_json
+from hf_immunize.release.privacy import base_names, redact_tokens, without_paths
+from hf_immunize.release.structure import check_record
 from hf_immunize.spectra.spectrum import Spectrum
 
 __all__ = [
@@ -23,7 +27,7 @@ __all__ = [
     "DatasetRecord",
     "ImmunizationRecord",
     "library_versions",
-    "redact_tokens",
+    "record_digest",
     "spectra_results",
 ]
 
@@ -41,9 +45,6 @@ KINDS = ("hub", "local", "package")
 LIBRARIES = ("transformers", "timm")
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
-# Hub tokens and the options that carry them on a command line.
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_TOKEN_OPTION = re.compile(r"(--?(?:hub[_-])?token[= ]+|HF_TOKEN=)(?!<)\S+")
 _NON_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
@@ -110,6 +111,7 @@ class ImmunizationRecord:
         versions: of Python and of the libraries, see :func:`library_versions`.
         command: the command line that repeats the run.
         license: of the immunized weights.
+        files: SHA-256 of weights, configuration and everything else that a save wrote, by relative path.
         results: ``primary_accuracy``, ``rir``, ``attacks``, ``spectra``; accuracies are fractions. What was not
             measured is absent.
 
@@ -132,10 +134,13 @@ class ImmunizationRecord:
     versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str | None = None
     license: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        self.command = base_names(self.command) if isinstance(self.command, str) else self.command
+        self.training, self.trainable = without_paths(self.training), without_paths(self.trainable)
         _one_of("base_model_kind", self.base_model_kind, KINDS)
         _one_of("library", self.library, LIBRARIES)
         for name in TASKS:
@@ -183,13 +188,19 @@ class ImmunizationRecord:
                 f"This record has schema version {version}, of an hf_immunize before the attack suite; this one reads "
                 f"version {SCHEMA_VERSION}. Measure the model again: hf-immunize evaluate, hf-immunize attack."
             )
-        return _from_dict(cls, values | {"results": _decode(values.get("results", {}))}, "record")
+        values = values | {"results": _decode(values.get("results", {}))}
+        values.pop("digest", None)
+        record = _from_dict(cls, values, "record")
+        check_record(values)
+        return record
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``immunization.json`` into ``folder``, whole or not at all, and returns its path."""
         path = Path(folder) / RECORD_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        values = self.to_dict()
+        values["digest"] = record_digest(values)
+        text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         unfinished = path.with_suffix(".json.tmp")
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
@@ -210,10 +221,7 @@ class ImmunizationRecord:
             raise MissingFileError(
                 f"No {RECORD_NAME} at {path}. Give a folder that hf-immunize wrote, or the file itself."
             )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not valid JSON ({error}). Write it again, or take it from the Hub.") from error
+        values = read_json(path)
         try:
             return cls.from_dict(values)
         except ValueError as error:
@@ -252,15 +260,10 @@ def spectra_results(**spectra: Spectrum) -> dict[str, Any]:
     return result
 
 
-def redact_tokens(value: Any) -> Any:
-    """The same value with every Hub token in its strings replaced."""
-    if isinstance(value, str):
-        return _TOKEN.sub("<token>", _TOKEN_OPTION.sub(r"\1<token>", value))
-    if isinstance(value, dict):
-        return {key: redact_tokens(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [redact_tokens(one) for one in value]
-    return value
+def record_digest(values: dict[str, Any]) -> str:
+    """Of a record's plain values, so that a change by hand is seen: it proves nothing about who wrote them."""
+    plain = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from samples import tiny_vit
@@ -10,6 +12,8 @@ from tiny import picture_dataset
 
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.cli.main import main
+from hf_immunize.errors import InputError
+from hf_immunize.release.target import claimed
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +79,24 @@ def test_mistakes_are_said_in_one_line(world, capsys, more, message):
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+
+
+def test_the_output_folder_is_made_and_locked_before_anything_is_loaded(world, tmp_path, capsys, monkeypatch):
+    def loaded(*args, **kwargs):
+        assert (tmp_path / "deep" / "out").is_dir()
+        raise InputError("loading began")
+
+    monkeypatch.setattr("hf_immunize.cli.attack.load_model", loaded)
+    (tmp_path / "file").write_text("mine")
+    for name in ("file", "file/out"):
+        assert main(command(world, "--attackers", "ridge", "--output_dir", str(tmp_path / name))) == 1
+        assert "loading began" not in capsys.readouterr().err
+    with claimed(tmp_path / "held"):
+        held = [sys.executable, "-m", "hf_immunize.cli.main"]
+        held += command(world, "--attackers", "ridge", "--output_dir", str(tmp_path / "held"))
+        found = subprocess.run(held, capture_output=True, text=True, timeout=120)
+        assert found.returncode == 1
+        assert "Another run is writing" in found.stderr
+    assert main(command(world, "--attackers", "ridge", "--output_dir", str(tmp_path / "deep" / "out"))) == 1
+    assert "loading began" in capsys.readouterr().err
+    assert not (tmp_path / "deep" / "out").exists()

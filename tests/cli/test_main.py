@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 from commands import error_of, training
 
@@ -33,3 +37,41 @@ def test_errors_of_the_program_itself_are_not_hidden(world, tmp_path, monkeypatc
     monkeypatch.setattr("hf_immunize.training.immunize.save_immunized", broken)
     with pytest.raises(AttributeError, match="a fault of ours"):
         main(training(world, tmp_path / "out", "--max_steps", "1"))
+
+
+SLEEPING = """
+import sys, time
+from hf_immunize.cli import push
+from hf_immunize.cli.main import main
+from hf_immunize.release.target import claimed, unfinished_beside
+def run(given, command):
+    import shutil
+    with claimed(sys.argv[1]) as folder:
+        half = unfinished_beside(folder)
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        finally:
+            shutil.rmtree(half)
+push.run = run
+sys.exit(main(["push", "x"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_leaves_nothing_half_written(tmp_path, number, status):
+    given = [sys.executable, "-c", SLEEPING, str(tmp_path / "out")]
+    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    assert any(path.name.endswith(".unfinished") for path in tmp_path.iterdir())
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Nothing half written was left" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_files_do_not_steer_the_terminal(tmp_path, capsys):
+    assert main(["push", str(tmp_path / "a\x1b[2Jb"), "--repo_id", "me/x"]) == 1
+    assert "\x1b" not in capsys.readouterr().err

@@ -14,7 +14,7 @@ from hf_immunize.attacks.attacker import probe_names
 from hf_immunize.cli.main import main
 from hf_immunize.cli.quickstart import quickstart
 from hf_immunize.models.packaged import efficientnet_lite0
-from hf_immunize.release.hub import check_whole
+from hf_immunize.release.certify import certified
 from hf_immunize.release.record import ImmunizationRecord
 
 
@@ -52,7 +52,7 @@ def test_the_whole_quickstart_in_short(tmp_path, capsys):
     given = ["quickstart", "--output_dir", str(tmp_path / "out"), "--max_steps", "60", "--json"]
     assert main(given) == 0
     printed = json.loads(capsys.readouterr().out)
-    check_whole(tmp_path / "out")
+    certified(tmp_path / "out")
     record = ImmunizationRecord.load(tmp_path / "out")
     assert printed["results"] == record.results
     results = record.results

@@ -15,13 +15,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 
 from hf_immunize.cli.main import main
 from hf_immunize.data.preprocessing import TimmImageProcessor
-from hf_immunize.release.hub import check_whole
+from hf_immunize.release.certify import certified
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.trainer import ImmunizationTrainer
 
 
 def test_training_writes_a_whole_release(world, released):
-    check_whole(released)
+    certified(released)
     record = ImmunizationRecord.load(released)
     assert (record.base_model, record.architecture, record.library) == (
         "vit",
@@ -180,7 +180,7 @@ def test_what_stands_in_the_output_folder_is_kept(world, tmp_path, capsys):
     assert "is a file" in error_of(capsys, training(world, tmp_path / "file"))
     assert main(training(world, tmp_path / "out", "--overwrite", "--max_steps", "1")) == 0
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
-    check_whole(tmp_path / "out")
+    certified(tmp_path / "out")
     # Nor are checkpoints of the earlier run left for a later --resume to find.
     assert [path.name for path in (tmp_path / "out-checkpoints").glob("checkpoint-*")] == ["checkpoint-1"]
     assert main(training(world, tmp_path / "out", "--overwrite", "--max_steps", "2")) == 0

@@ -1,6 +1,8 @@
 """A release is written whole or not at all, and nothing of the user's is overwritten unasked."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +29,11 @@ def test_the_folder_is_whole_and_nothing_lies_beside_it(tmp_path):
         "preprocessor_config.json",
     ]
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
-    assert ImmunizationRecord.load(folder) == sample_record()
+    record = ImmunizationRecord.load(folder)
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert record.files["model.safetensors"] == weights
+    assert set(record.files) == set(names(folder)) - {"README.md", "immunization.json"}
+    assert replace(record, files={}) == sample_record()
     assert folder.stat().st_mode & 0o700 == 0o700
 
 
@@ -55,7 +61,7 @@ def test_channels_last_and_compiled_models_are_saved(tmp_path):
 def test_a_failure_leaves_nothing_behind(tmp_path):
     record = sample_record()
     record.results["rir"]["immunized"]["rir"] = {"mean": "a word", "bound": "exact"}
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="'a word' is not a number"):
         save(tmp_path / "out", record)
     assert list(tmp_path.iterdir()) == []
 
@@ -65,7 +71,7 @@ def test_a_failed_overwrite_leaves_the_old_release_whole(tmp_path):
     before = {name: (folder / name).read_bytes() for name in names(folder)}
     record = sample_record()
     record.results["rir"]["immunized"]["rir"] = {"mean": "a word", "bound": "exact"}
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="'a word' is not a number"):
         save(folder, record, overwrite=True)
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,19 +1,23 @@
 """Pushing and loading through the real huggingface_hub client against a Hub on the loopback interface."""
 
+import hashlib
 import json
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hub_client import ClientError, HubClient
 from hub_server import READ_TOKEN, TOKEN, HubServer
+from safetensors.torch import load_file, save_file
 from samples import sample_record, tiny_timm, tiny_vit
 
 from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.release.files import checksums
 from hf_immunize.release.folder import save_immunized
-from hf_immunize.release.hub import check_whole
+from hf_immunize.release.record import ImmunizationRecord
 
 PUSH = "from hf_immunize.release.hub import push_to_hub, resolve_revision\n"
 LOGITS = """
@@ -192,12 +196,7 @@ def test_a_repush_keeps_the_authors_words_and_drops_stale_files(hub, writer, rel
     repo.commit("main", files, "edited on the web page")
     local = (release / "README.md").read_text(encoding="utf-8")
     (release / "README.md").write_text(local + "\nWords from the folder.\n", encoding="utf-8")
-    (release / "figures" / "attacks.png").unlink()
     (release / "figures" / "mine.png").write_bytes(b"png")
-    text = (release / "README.md").read_text(encoding="utf-8")
-    (release / "README.md").write_text(
-        "\n".join(line for line in text.splitlines() if "attacks.png" not in line) + "\n", encoding="utf-8"
-    )
     before = len(hub.commits())
     push(writer, release, "me/again")
     assert len(hub.commits()) == before + 1
@@ -206,7 +205,6 @@ def test_a_repush_keeps_the_authors_words_and_drops_stale_files(hub, writer, rel
     assert "Words from the folder." in after
     assert after.count("<!-- hf-immunize: start") == 1
     assert "model-00001-of-00002.safetensors" not in repo.files
-    assert "figures/attacks.png" not in repo.files
     assert {"LICENSE", "notes/a.txt", "figures/mine.png"} <= set(repo.files)
 
 
@@ -335,28 +333,6 @@ def test_an_edit_during_a_push_is_not_written_over(hub, writer, release):
     assert "LICENSE" in repo.files
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "preprocessor_config.json", "immunization.json", "README.md"]
-)
-def test_a_folder_that_is_not_whole_names_what_it_lacks(release, name):
-    check_whole(release)
-    (release / name).unlink()
-    with pytest.raises(ValueError, match=rf"no whole release: it lacks {name}"):
-        check_whole(release)
-
-
-def test_a_missing_folder_figure_or_shard_is_named(release, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        check_whole(tmp_path / "absent")
-    (release / "figures" / "spectra.png").unlink()
-    with pytest.raises(ValueError, match=r"shows figures/spectra\.png, which is missing"):
-        check_whole(release)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (release / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="model-00001-of-00002"):
-        check_whole(release)
-
-
 TRAIN_AND_PUSH = """
 import tempfile
 import torch
@@ -415,3 +391,79 @@ def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
     assert values["license"] == "mit"
     assert values["results"]["rir"]["immunized"]["n_harmful"] == 24
     assert "immunized against" in card
+
+
+def test_words_taken_out_stay_out_and_none_double(hub, writer, release):
+    path = release / "README.md"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}\nFirst.\n\nSecond.\n", encoding="utf-8")
+    push(writer, release, "me/words")
+    repo = hub.repos["me/words"]
+    # On the web page one paragraph goes, and another comes.
+    web = repo.files["README.md"].decode().replace("First.\n\n", "") + "\nThird.\n"
+    repo.commit("main", repo.files | {"README.md": web.encode()}, "on the web page")
+    path.write_text(path.read_text(encoding="utf-8").replace("Second.", "Second, better."), encoding="utf-8")
+    push(writer, release, "me/words")
+    card = repo.files["README.md"].decode()
+    assert "First." not in card
+    assert [card.count(one) for one in ("Second, better.", "Third.", "Second.")] == [1, 1, 0]
+    # The folder has the words of the web page now, and pushing again changes nothing.
+    assert "Third." in path.read_text(encoding="utf-8")
+    commits = len(repo.messages)
+    push(writer, release, "me/words")
+    assert len(repo.messages) == commits
+    assert ".cache/hf_immunize/pushed.json" not in repo.files
+
+
+def test_names_that_only_look_like_the_librarys_stay_on_the_hub_and_at_home(hub, writer, release):
+    push(writer, release, "me/names")
+    repo = hub.repos["me/names"]
+    mine = {"model_fp16.safetensors": b"mine", "model-ema.safetensors": b"mine"}
+    repo.commit("main", repo.files | mine, "mine")
+    (release / "model-backup.safetensors").write_bytes(b"private")
+    (release / "LICENSE").write_text("new")
+    push(writer, release, "me/names")
+    assert {name: repo.files[name] for name in mine} == mine
+    assert "model-backup.safetensors" not in repo.files
+
+
+def test_the_hubs_licence_stands(hub, writer, release):
+    push(writer, release, "me/licence")
+    repo = hub.repos["me/licence"]
+    web = repo.files["README.md"].decode().replace("license: apache-2.0", "license: mit")
+    repo.commit("main", repo.files | {"README.md": web.encode()}, "mit")
+    (release / "LICENSE").write_text("MIT")
+    push(writer, release, "me/licence")
+    assert yaml.safe_load(repo.files["README.md"].decode().split("---\n")[1])["license"] == "mit"
+
+
+@pytest.mark.parametrize("how", ["in parts", "in one piece", "by .gitattributes"])
+def test_large_files_go_through_lfs_and_come_back(hub, writer, nobody, release, how):
+    repo_id = f"me/lfs-{how.replace(' ', '-').replace('.', '')}"
+    if how == "by .gitattributes":
+        hub.create(repo_id).commits[hub.repos[repo_id].branches["main"]][".gitattributes"] = (
+            b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+        )
+    else:
+        weights = load_file(release / "model.safetensors")
+        # What no layer takes is no part of the model, and large.
+        with_large_weights(release, weights)
+    hub.part_size = 3 * 2**20 if how == "in parts" else 2**30
+    before = len(hub.commits())
+    push(writer, release, repo_id)
+    assert len(hub.commits()) == before + 1
+    data = (release / "model.safetensors").read_bytes()
+    assert hub.repos[repo_id].files["model.safetensors"] == data
+    assert hashlib.sha256(data).hexdigest() in hub.lfs
+    path = nobody.run(
+        f"from huggingface_hub import hf_hub_download\nresult = hf_hub_download({repo_id!r}, 'model.safetensors')"
+    )
+    assert Path(path).read_bytes() == data
+
+
+def with_large_weights(release, weights):
+    weights["large"] = torch.arange(3 * 2**20, dtype=torch.float32)
+    save_file(weights, release / "model.safetensors", metadata={"format": "pt"})
+    record = ImmunizationRecord.load(release)
+    record.files = checksums(release)
+    record.save(release)

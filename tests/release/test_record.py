@@ -7,11 +7,11 @@ import pytest
 import torch
 from samples import COMMIT, features, sample_record
 
+from hf_immunize.release.privacy import redact_tokens
 from hf_immunize.release.record import (
     DatasetRecord,
     ImmunizationRecord,
     library_versions,
-    redact_tokens,
     spectra_results,
 )
 from hf_immunize.spectra.spectrum import spectrum
