@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from hf_immunize.data.decoding import CorruptPictureError, open_picture
-from hf_immunize.data.images import undecoded
+from hf_immunize.data.images import ImageInputs, undecoded
 from hf_immunize.data.names import class_names
 
-__all__ = ["MOST_FINGERPRINTED", "rows_fingerprint"]
+__all__ = ["MOST_FINGERPRINTED", "rows_fingerprint", "same_rows"]
 
 #: Rows that are read for a fingerprint; of more rows so many are drawn, by seed 0.
 MOST_FINGERPRINTED = 5_000
+# Rows that tell whether two data sets are the same one.
+_COMPARED = 20
 _LOSSLESS = (b"\x89PNG", b"BM", b"GIF8")
 
 
@@ -44,6 +47,18 @@ def rows_fingerprint(rows: Dataset, image_column: str, label_column: str | None 
             named = names[label] if names and isinstance(label, int) and 0 <= label < len(names) else label
             digest.update(f"{named}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def same_rows(first: Any, second: Any) -> bool:
+    """Whether two data sets of model inputs are one: the same object, or as many rows with the same first pictures."""
+    if first is second:
+        return first is not None
+    if not all(isinstance(one, ImageInputs) and one.is_deterministic for one in (first, second)):
+        return False
+    if len(first) != len(second):
+        return False
+    few = range(min(_COMPARED, len(first)))
+    return len({rows_fingerprint(one.data.select(few), one.image_column) for one in (first, second)}) == 1
 
 
 def _contents(rows: Dataset, column: str) -> Iterator[bytes]:

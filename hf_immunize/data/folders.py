@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from hf_immunize.errors import InputError
 
-__all__ = ["METADATA_NAMES", "find_pictures", "read_picture_folder", "split_folders", "split_word"]
+__all__ = ["METADATA_NAMES", "find_pictures", "is_picture", "read_picture_folder", "split_folders", "split_word"]
 
 #: Files that describe the pictures beside them.
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -39,13 +39,18 @@ def split_word(name: str) -> str | None:
     return _SPLIT_WORDS.get(name.lower())
 
 
+def is_picture(name: str | Path) -> bool:
+    """Whether a file's suffix is that of a picture."""
+    return Path(name).suffix.lower() in _SUFFIXES
+
+
 def find_pictures(folder: Path) -> list[Path]:
     """Picture files below a folder, in order; hidden files and folders are no part of it.
 
     Raises:
         ValueError: a folder that may not be read.
     """
-    return sorted(path for path in _files(folder) if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in _files(folder) if is_picture(path))
 
 
 def split_folders(root: Path, pictures: list[Path]) -> dict[str, Path]:

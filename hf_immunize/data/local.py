@@ -6,7 +6,7 @@ import errno
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import yaml
-from datasets import DatasetDict, load_dataset, load_from_disk
+from datasets import DatasetDict, Features, Image, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import constants
 
 from hf_immunize.data.folders import METADATA_NAMES, find_pictures, read_picture_folder, split_folders, split_word
+from hf_immunize.data.shards import one_picture_column, picture_fields
 from hf_immunize.errors import InputError, UserError
 
 __all__ = ["load_local", "reading_errors"]
@@ -53,7 +54,7 @@ def load_local(path: Path, config: str | None = None, *, streaming: bool = False
                 f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected, or a "
                 "WebDataset shard (.tar)."
             )
-        return _from_files(path, {"train": [path]}, _KINDS[path.suffix], streaming), ()
+        return _from_files(path, {"train": [path]}, _KINDS[path.suffix], streaming)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         with reading_errors(path, "a folder of Dataset.save_to_disk"):
             return _splits(load_from_disk(str(path))), ()
@@ -68,10 +69,10 @@ def _load_folder(path: Path, streaming: bool) -> tuple[Any, tuple[str, ...]]:
         groups, notes = _by_split(path, tables)
         if pictures:
             notes.append(f"read the parquet files of {path.name!r}, and not the pictures beside them: {len(pictures)}")
-        return _from_files(path, groups, "parquet", streaming), tuple(notes)
+        return _from_files(path, groups, "parquet", streaming, notes)
     if shards and not pictures:
         groups, notes = _by_split(path, shards)
-        return _from_files(path, groups, "webdataset", streaming), tuple(notes)
+        return _from_files(path, groups, "webdataset", streaming, notes)
     if pictures and any(
         file.name in METADATA_NAMES for suffix in (".csv", ".jsonl", ".parquet") for file in _below(path, suffix)
     ):
@@ -94,11 +95,22 @@ def _load_described(path: Path, pictures: list[Path]) -> tuple[DatasetDict, tupl
     return loaded, (f"read {read} of the {len(pictures)} pictures below {path.name!r}: those that its metadata name",)
 
 
-def _from_files(path: Path, groups: dict[str, list[Path]], kind: str, streaming: bool) -> Any:
+def _from_files(
+    path: Path, groups: dict[str, list[Path]], kind: str, streaming: bool, notes: Sequence[str] = ()
+) -> tuple[Any, tuple[str, ...]]:
     # Names of files are read as patterns, so that brackets in them have to be escaped.
     files = {split: [glob.escape(str(file.resolve())) for file in found] for split, found in groups.items()}
     with reading_errors(path, "WebDataset shards" if kind == "webdataset" else "parquet"):
-        return _splits(load_dataset(kind, data_files=files, streaming=streaming))
+        options: dict[str, Any] = {"data_files": files, "streaming": streaming}
+        fields = picture_fields(file for found in groups.values() for file in found) if kind == "webdataset" else []
+        if len(fields) > 1:
+            first = next(iter(load_dataset(kind, data_files=files, streaming=True).values()))
+            options["features"] = Features({**{name: Image() for name in fields}, **first.features})
+        splits = _splits(load_dataset(kind, **options))
+        if len(fields) < 2:
+            return splits, tuple(notes)
+        joined, told = one_picture_column(splits)
+    return joined, (*notes, *told)
 
 
 def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:

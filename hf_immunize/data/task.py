@@ -277,6 +277,7 @@ def _task(
     assert reading.image_column is not None, "choose() settles it"
     reading.note_first_label(train)
     measured = draw_rows(evaluation, max_eval, seed)
+    reading.note_missing_classes(measured)
     drawn = measured if train is evaluation else draw_rows(train, max_train, seed)
     return ImageTask(
         train=drawn if stream is None else stream,

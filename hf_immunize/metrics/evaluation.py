@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 from transformers.utils import logging
 
+from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
@@ -158,6 +159,8 @@ def evaluate_immunization(
         kept_task = kept_task.without_labels()
     primary_data = _limited(kept_task, max_samples, protocol.seed)
     slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful", most=most)
+    if same_rows(kept_task, slowed_task):
+        logger.warning("The primary and the harmful data are the same rows, so that (i) and (ii) are one figure.")
     harmful_data = _limited(slowed_task, max_samples, protocol.seed)
     kept: dict[str, Extracted] = {}
     for name, one in (("immunized", model), ("initial", base_model)):

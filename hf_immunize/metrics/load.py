@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.resources
 from typing import TYPE_CHECKING, Any
 
+from hf_immunize.errors import InputError
+
 if TYPE_CHECKING:
     import evaluate
 
@@ -19,6 +21,9 @@ def load_rir(**kwargs: Any) -> evaluate.EvaluationModule:
             ``timeout`` in seconds, and ``precision``, the name of the dtype in which the features were computed where
             that is coarser than the dtype they arrive in.
 
+    Raises:
+        InputError: a cache that cannot be written.
+
     Example:
         >>> rir = load_rir()
         >>> rows = [[2.0, 0.0], [0.0, 1.0]]
@@ -31,4 +36,9 @@ def load_rir(**kwargs: Any) -> evaluate.EvaluationModule:
 
     source = importlib.resources.files("hf_immunize") / "metrics" / "rir" / "rir.py"
     with importlib.resources.as_file(source) as path:
-        return evaluate.load(str(path), **kwargs)
+        try:
+            return evaluate.load(str(path), **kwargs)
+        except OSError as error:
+            raise InputError(
+                f"The cache of `evaluate` cannot be written ({error}). Set HF_HOME to a folder that can be."
+            ) from error

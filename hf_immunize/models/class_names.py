@@ -20,22 +20,25 @@ _NUMBERED = re.compile(r"(LABEL_)?\d+")
 
 def model_class_names(model: nn.Module) -> list[str] | None:
     """Names of the classes in the order of the logits; None where the model only numbers them."""
+    names = _written_names(model)
+    return None if all(_NUMBERED.fullmatch(name) for name in names) else names
+
+
+def _written_names(model: nn.Module) -> list[str]:
     model = unwrap(model)
     named = getattr(getattr(model, "config", None), "id2label", None)
     names: Sequence[Any] = [named[index] for index in sorted(named)] if named else ()
     if not names:
         timm_config = getattr(model, "pretrained_cfg", None)
         names = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
-    if not names or all(_NUMBERED.fullmatch(str(name)) for name in names):
-        return None
     return [str(name) for name in names]
 
 
 def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
     """The same data with the labels numbered as the model numbers classes of the same names.
 
-    Data and models that name no classes, or call them by numbers alone, are left as they are: nothing says that a
-    number means another class there.
+    Data and models that name no classes are left as they are: nothing says that a number means another class there.
+    Names that are numbers (folders 0 to 11 in the order 0, 1, 10, 11, 2, …) are names where the model has all of them.
 
     Args:
         model: the classifier that is trained or measured on the data.
@@ -45,15 +48,11 @@ def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
     Raises:
         InputError: the data name a class that the model does not have.
     """
-    names = model_class_names(model)
-    if (
-        not isinstance(data, (ImageInputs, StreamedInputs))
-        or data.classes is None
-        or names is None
-        or data.classes == names
-    ):
+    if not isinstance(data, (ImageInputs, StreamedInputs)) or data.classes is None:
         return data
-    if all(_NUMBERED.fullmatch(name) for name in data.classes):
+    by_number = all(_NUMBERED.fullmatch(name) for name in data.classes)
+    names = _written_names(model) if by_number else model_class_names(model)
+    if not names or names == data.classes or (by_number and not set(data.classes) <= set(names)):
         return data
     return data.with_classes(names, what=what)
 

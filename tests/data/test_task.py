@@ -184,3 +184,11 @@ def test_a_split_of_a_stream_without_labels_is_passed_over(tmp_path):
     streams["train"] = streams.pop("test")
     with pytest.raises(ValueError, match=r"'train' .* has no labels"):
         load_task(streams)
+
+
+def test_classes_that_sorted_data_do_not_show_are_said():
+    ordered = picture_dataset(80).sort("label").to_iterable_dataset()
+    few = load_task({"train": picture_dataset(20), "test": ordered.take(20)})
+    assert "the rows to measure on hold 1 of 2 classes" in few.notes
+    both = load_task({"train": picture_dataset(20), "test": ordered})
+    assert not any("classes" in note for note in both.notes)

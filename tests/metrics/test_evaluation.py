@@ -195,3 +195,9 @@ def test_labels_that_the_head_does_not_have_are_in_no_accuracy(models, harmful, 
         report = evaluate_immunization(*models, Images(30, n_classes=5), harmful, protocol=Protocol(2, 8))
     assert "No accuracy of the primary task: labels from 0 to 4, 3 classes" in caplog.text
     assert report.primary_accuracy == {}
+
+
+def test_one_data_set_as_both_tasks_is_said(models, primary, caplog):
+    with caplog.at_level("WARNING"):
+        evaluate_immunization(*models, primary, primary, protocol=Protocol(2, 8))
+    assert "are the same rows" in caplog.text

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from hf_immunize.metrics.load import load_rir
@@ -27,3 +32,13 @@ def test_each_call_gives_a_module_of_its_own(tmp_path):
     one.add_batch(immunized=STRETCHED, initial=SQUARE, task="harmful")
     with pytest.raises(ValueError, match="No rows yet"):
         other.compute()
+
+
+def test_a_cache_that_cannot_be_written_is_named():
+    environment = {**os.environ, "HF_HOME": "/proc/none", "PYTHONPATH": str(Path(__file__).parents[2])}
+    for name in ("HF_MODULES_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE"):
+        environment.pop(name, None)
+    code = "from hf_immunize import load_rir; load_rir()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "InputError: The cache of `evaluate` cannot be written" in done.stderr.strip().splitlines()[-1]
+    assert "Set HF_HOME" in done.stderr

@@ -48,6 +48,18 @@ def test_labels_are_numbered_as_the_model_numbers_classes_of_the_same_names():
         in_order_of(model, ImageInputs(named(picture_dataset(8), ("bird", "cat")), processor), "the primary data")
 
 
+def test_classes_called_by_numbers_are_aligned_where_the_model_has_all_of_them():
+    # Folders 0 to 11 come in the order of words: 0, 1, 10, 11, 2, …
+    folders = sorted(str(number) for number in range(12))
+    model, processor = tiny_vit(tuple(str(number) for number in range(12)))
+    data = ImageInputs(named(picture_dataset(12, n_classes=12), tuple(folders)), processor)
+    moved = in_order_of(model, data, "the primary data")
+    assert moved.labels == [int(folders[label]) for label in data.labels]
+    # Numbers from 1 may be another way to count.
+    other = ImageInputs(named(picture_dataset(12, n_classes=12), tuple(str(k + 1) for k in range(12))), processor)
+    assert in_order_of(model, other, "the primary data") is other
+
+
 @pytest.fixture(scope="module")
 def fitted():
     """A model that tells dark pictures, which it calls cats, from bright ones, and its image processor."""

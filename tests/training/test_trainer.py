@@ -225,3 +225,11 @@ class LabelledOutside(Images):
         super().__init__(40)
         self.y = self.y + 2
         self.labels = self.y.tolist()
+
+
+def test_one_data_set_as_both_tasks_is_said(tmp_path, tiny_net, primary, harmful, caplog):
+    with caplog.at_level("WARNING"):
+        run = trainer(tmp_path, tiny_net, primary, primary)
+    assert "the primary and the harmful data are the same rows" in caplog.text
+    assert any("the same rows" in note for note in run.notes)
+    assert not any("the same rows" in note for note in trainer(tmp_path, tiny_net, primary, harmful).notes)
