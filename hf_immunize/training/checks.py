@@ -23,6 +23,7 @@ __all__ = [
     "check_model",
     "check_objective",
     "check_steps",
+    "checkpoint_activations_of_timm",
     "first_batches",
 ]
 
@@ -103,6 +104,22 @@ def check_evaluation(args: ImmunizationArguments, eval_dataset: Any, own_metrics
     wanted = args.metric_for_best_model
     if wanted is not None and wanted.removeprefix("eval_") not in known:
         raise InputError(f"metric_for_best_model={wanted!r}, but an evaluation finds {', '.join(known)}.")
+
+
+def checkpoint_activations_of_timm(model: Any, args: ImmunizationArguments) -> None:
+    """Makes timm's own call for what transformers calls activation checkpointing, and takes it out of the arguments.
+
+    Raises:
+        InputError: a model that has none, or options that timm's does not take.
+    """
+    if not args.activation_checkpointing or hasattr(model, "gradient_checkpointing_enable"):
+        return
+    if not hasattr(model, "set_grad_checkpointing"):
+        raise InputError(f"{type(model).__name__} has no activation checkpointing. Leave it off.")
+    if args.activation_checkpointing_kwargs:
+        raise InputError("timm's activation checkpointing takes no activation_checkpointing_kwargs. Leave them away.")
+    model.set_grad_checkpointing(True)
+    args.activation_checkpointing = args.gradient_checkpointing = False
 
 
 def check_gradients(model: nn.Module) -> None:

@@ -34,6 +34,7 @@ from hf_immunize.training.checks import (
     check_model,
     check_objective,
     check_steps,
+    checkpoint_activations_of_timm,
     first_batches,
 )
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
@@ -152,7 +153,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             **kwargs,
         )
         args.label_smoothing_factor = smoothing
-        self._checkpoint_activations_of_timm()
+        checkpoint_activations_of_timm(unwrap(self.model), args)
         self.label_names = ["labels"]
         if not hasattr(self.model, "main_input_name"):
             # Under which the Trainer hands the images to metrics that want them.
@@ -182,21 +183,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         self._prefix: FrozenPrefix | None = None
         self._own_collator = data_collator is not None
         self._ratio = RatioInMidRun()
-
-    def _checkpoint_activations_of_timm(self) -> None:
-        """Timm has its own call for what transformers calls gradient checkpointing."""
-        wanted = self.args.activation_checkpointing or self.args.gradient_checkpointing
-        model: Any = unwrap(self.model)
-        if not wanted or hasattr(model, "gradient_checkpointing_enable"):
-            return
-        if not hasattr(model, "set_grad_checkpointing"):
-            raise InputError(f"{type(model).__name__} has no activation checkpointing. Leave it off.")
-        if self.args.activation_checkpointing_kwargs:
-            raise InputError(
-                "timm's activation checkpointing takes no activation_checkpointing_kwargs. Leave them away."
-            )
-        model.set_grad_checkpointing(True)
-        self.args.activation_checkpointing = self.args.gradient_checkpointing = False
 
     # ------------------------------------------------------------------ data
 

@@ -6,12 +6,19 @@ import copy
 
 import pytest
 import torch
-from samples import tiny_vit
-from tiny import Images, TinyNet
+from samples import tiny_timm, tiny_vit
+from tiny import Images, TinyNet, picture_dataset
 from trainers import arguments, trainer
 
 from hf_immunize.data.images import collate_images
-from hf_immunize.training.checks import check_evaluation, check_gradients, check_model, first_batches
+from hf_immunize.training.checks import (
+    check_evaluation,
+    check_gradients,
+    check_model,
+    check_steps,
+    checkpoint_activations_of_timm,
+    first_batches,
+)
 
 
 def checked(harmful_labels_needed=False, model=None, **sources):
@@ -103,6 +110,30 @@ def test_figures_that_no_evaluation_finds_are_said_at_once(tmp_path, changes, se
         check_evaluation(args, sets, False)
     check_evaluation(args, sets, True)
     check_evaluation(arguments(tmp_path, metric_for_best_model="eval_a_rir"), {"a": "one"}, False)
+
+
+def test_timms_own_activation_checkpointing_is_called(tmp_path, tiny_net):
+    model = tiny_timm()
+    args = arguments(tmp_path, activation_checkpointing=True)
+    checkpoint_activations_of_timm(model, args)
+    assert model.grad_checkpointing
+    # The Trainer would call what only transformers has.
+    assert args.activation_checkpointing is False
+    with pytest.raises(ValueError, match="takes no activation_checkpointing_kwargs"):
+        checkpoint_activations_of_timm(
+            model, arguments(tmp_path, activation_checkpointing=True, activation_checkpointing_kwargs={"offload": True})
+        )
+    with pytest.raises(ValueError, match="has no activation checkpointing"):
+        checkpoint_activations_of_timm(tiny_net, arguments(tmp_path, activation_checkpointing=True))
+
+
+def test_epochs_of_a_stream_are_refused(tmp_path):
+    stream = picture_dataset(4).to_iterable_dataset()
+    epochs = arguments(tmp_path, max_steps=-1, num_train_epochs=1)
+    with pytest.raises(ValueError, match=r"num_train_epochs=1 is no number of steps. Set max_steps"):
+        check_steps(epochs, (stream, None))
+    check_steps(epochs, (Images(4), None))
+    check_steps(arguments(tmp_path), (stream, None))
 
 
 def test_a_parameter_without_a_gradient_is_named():
