@@ -79,6 +79,7 @@ def test_the_wheel_holds_the_package_and_its_data(tmp_path):
     inside |= {
         "hf_immunize/py.typed",
         "hf_immunize/release/templates/model_card.md.jinja",
+        *(f"hf_immunize/release/templates/gallery.{end}" for end in ("html.jinja", "css", "js")),
         "hf_immunize/metrics/rir/README.md",
         "hf_immunize/metrics/rir/requirements.txt",
     }

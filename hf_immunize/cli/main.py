@@ -24,6 +24,7 @@ VERBS = {
     "attack": "many attackers on a model, and the worst case",
     "push": "upload a released folder to the Hub in one commit",
     "verify": "measure a published model again, and say which of its claims hold",
+    "gallery": "one page of many releases: what each claims, and what was measured of it",
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -21,6 +21,7 @@ __all__ = [
     "FURTHER",
     "AttackOptions",
     "EvaluateOptions",
+    "GalleryOptions",
     "PushOptions",
     "TrainOptions",
     "VerbParser",
@@ -234,6 +235,24 @@ class VerifyOptions:
     config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
 
 
+@dataclass
+class GalleryOptions:
+    """What ``gallery`` takes."""
+
+    _argument_group_name = "the page"
+
+    output: str = _option("gallery.html", "The file to write.")
+    title: str = _option("Immunized models", "Of the page.")
+    verified: list[str] = field(
+        default_factory=list,
+        metadata=_said("verification.json files of verify, or folders that hold one, of these releases."),
+    )
+    overwrite: bool = _option(False, "Replace a file that is there.")
+    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
+    json: bool = _option(False, "Print what was shown and what was not as JSON.")
+    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults where there are any; one spelling of each option."""
 
@@ -258,25 +277,33 @@ class VerbParser(HfArgumentParser):
         kinds: dataclasses whose fields are the options.
         description: what the verb does.
         positional: name of an argument before the options, and its help.
+        many: whether that argument takes several values.
     """
 
     def __init__(
-        self, verb: str, kinds: Sequence[type], description: str, positional: tuple[str, str] | None = None
+        self,
+        verb: str,
+        kinds: Sequence[type],
+        description: str,
+        positional: tuple[str, str] | None = None,
+        *,
+        many: bool = False,
     ) -> None:
         self.verb = verb
         self.kinds: list[Any] = list(kinds)
         trains = ImmunizationArguments in self.kinds
+        shown = f"{positional[0].upper()} {'… ' if many else ''}" if positional else ""
         super().__init__(
             self.kinds,
             prog=f"hf-immunize {verb}",
-            usage=f"hf-immunize {verb} {positional[0].upper() + ' ' if positional else ''}[options]",
+            usage=f"hf-immunize {verb} {shown}[options]",
             description=description,
             epilog=FURTHER if trains else None,
             formatter_class=_Help,
             allow_abbrev=False,
         )
         if positional is not None:
-            self.add_argument(positional[0], nargs="?", help=positional[1])
+            self.add_argument(positional[0], nargs="*" if many else "?", help=positional[1])
         if trains:
             self.add_argument("--help_all", action="help", help="show every option and exit")
             self._rare = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,19 @@ class Released:
 
 
 def find_release(
-    repo_id: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None
+    repo_id: str | os.PathLike[str],
+    revision: str | None = None,
+    token: str | bool | None = None,
+    *,
+    files: Sequence[str] | None = None,
 ) -> Released:
     """Finds a release: a folder, or a repository of the Hub, whose files are fetched at one commit.
+
+    Args:
+        repo_id: ``user/name`` on the Hub (with ``@revision``), or a folder.
+        revision: branch, tag or commit.
+        token: of the Hub.
+        files: fetched beside the record, in place of card and models.
 
     Raises:
         UserError: nothing there, or no release of this library.
@@ -85,11 +95,12 @@ def find_release(
     if given.startswith(("/", ".", "~")) or given.count("/") > 1:
         raise MissingFileError(f"There is no folder {given}. Give the folder of a release, or a Hub id user/name.")
     name, revision = split_revision(given, revision)
+    wanted = list(_patterns()) if files is None else [RECORD_NAME, *files]
     api = HfApi(token=token)
     with hub_errors(name, revision):
         commit = api.model_info(name, revision=revision).sha
         branches = {one.name: one.target_commit for one in api.list_repo_refs(name).branches}
-        fetched = snapshot_download(name, revision=commit, token=token, allow_patterns=list(_patterns()))
+        fetched = snapshot_download(name, revision=commit, token=token, allow_patterns=wanted)
     known = {one: branches[one] for one in (INITIAL,) if one in branches}
     return Released(name, commit, Path(fetched), _record_in(Path(fetched), name), known, token)
 

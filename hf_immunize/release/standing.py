@@ -1,0 +1,267 @@
+"""Where a release stands, in a line: what its record claims, and what a verification measured of that."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_immunize.attacks.report import AttackReport, largest
+from hf_immunize.attacks.verdict import verdict
+from hf_immunize.errors import InputError, MissingFileError
+from hf_immunize.release.claims import compare_results
+from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.release.verify import VERIFICATION_NAME
+from hf_immunize.spectra.ratio import SIGN
+
+__all__ = [
+    "Measured",
+    "Standing",
+    "Strongest",
+    "power_of_ten",
+    "read_verification",
+    "standing",
+    "verification_of",
+]
+
+#: From here on a ratio is written as a power of ten.
+LARGE = 1e6
+KINDS = ("probe", "fine-tuning")
+#: Of claims, and what they come to together; the first that occurs decides.
+_STATUSES = {"differs": "differs", "cannot be checked": "not all checked", "holds": "holds"}
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The strongest attackers of a kind on the harmful task, at their largest budget.
+
+    Attributes:
+        attacker: that which has most of θ0's back; of its accuracy, where θ0 has none to give.
+        control: accuracy of the strongest on the control; None where there was none.
+        immunized: accuracy of the strongest on the immunized model.
+        recovery: share of what θ0 gives beyond random weights, None where θ0 gives hardly anything.
+        outcome: ``"held"``, ``"weakened"``, ``"broken"`` or ``"undecided"``.
+    """
+
+    attacker: str
+    control: float | None
+    immunized: float
+    recovery: float | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The figures of one release; None is what was not measured.
+
+    Attributes:
+        rir: RIR_θ0, mean over groups.
+        bound: which kind of number that is, see :data:`hf_immunize.spectra.ratio.SIGN`.
+        accuracy: of the primary task: model → share.
+        strongest: by kind, ``"probe"`` and ``"fine-tuning"``.
+        benign_cost: accuracy that the benign task lost.
+        against: against which model.
+        verdict: what follows from the record's figures, in sentences; its own words are not taken.
+    """
+
+    rir: float | None
+    bound: str
+    accuracy: dict[str, float]
+    strongest: dict[str, Strongest]
+    benign_cost: float | None
+    against: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a verification found.
+
+    Attributes:
+        status: ``"holds"``, ``"differs"`` or ``"not all checked"``.
+        counts: status → claims that were asked for.
+        differing: ``(claim, claimed, measured)`` of those that differ, in words.
+        rir: as measured, with its sign; empty where it was not.
+        accuracy: model → share, as measured.
+    """
+
+    status: str
+    counts: dict[str, int]
+    differing: tuple[tuple[str, str, str], ...]
+    rir: str
+    accuracy: dict[str, float]
+
+
+def standing(results: Mapping[str, Any]) -> Standing:
+    """Reads the results of a record.
+
+    Raises:
+        InputError: they are not what a record holds.
+    """
+    try:
+        ratio = ((results.get("rir") or {}).get("immunized") or {}).get("rir") or {}
+        accuracy = {name: _share(value) for name, value in (results.get("primary_accuracy") or {}).items()}
+        attacks = AttackReport.from_dict(results["attacks"]) if results.get("attacks") else None
+        benign = (attacks.selectivity or {}) if attacks else {}
+        follows: dict[str, Any] = _verdict(attacks) if attacks else {"text": ""}
+        strongest = {
+            kind: _strongest(attacks, kind, follows["outcome"][kind])
+            for kind in KINDS
+            if attacks and kind in attacks.worst_case
+        }
+        return Standing(
+            rir=_number(ratio["mean"]) if ratio else None,
+            bound=ratio["bound"] if ratio.get("bound") in SIGN else "exact",
+            accuracy=accuracy,
+            strongest=strongest,
+            benign_cost=_number(benign["cost"]) if benign.get("cost") is not None else None,
+            against="θ0" if benign.get("against") == "initial" else "the control",
+            verdict=follows["text"],
+        )
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
+        raise InputError(f"its results are not those of a record ({type(error).__name__}: {error})") from error
+
+
+def _verdict(attacks: AttackReport) -> dict[str, Any]:
+    return verdict(
+        attacks.recovery,
+        attacks.slowdown,
+        {name: one["kind"] for name, one in attacks.attackers.items()},
+        (attacks.selectivity or {}).get("cost"),
+        against=(attacks.selectivity or {}).get("against", "control"),
+        reference=attacks.reference,
+    )
+
+
+def _strongest(attacks: AttackReport, kind: str, outcome: str) -> Strongest:
+    by_model = {model: largest(one) for model, one in attacks.worst_case[kind].items()}
+    values = {
+        name: _number(attacks.recovery[name]["value"])
+        for name, one in attacks.attackers.items()
+        if one["kind"] == kind and attacks.recovery[name]["value"] is not None
+    }
+    attacker = max(values, key=lambda name: values[name]) if values else by_model["immunized"]["attacker"]
+    return Strongest(
+        attacker=str(attacker),
+        control=_share(by_model["control"]["mean"]) if "control" in by_model else None,
+        immunized=_share(by_model["immunized"]["mean"]),
+        recovery=values.get(attacker),
+        outcome=outcome,
+    )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{str(value)[:40]!r} is no number")
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{number!r} is no accuracy")
+    return number
+
+
+def power_of_ten(value: float | None, bound: str = "exact") -> str:
+    """A ratio as text, with the sign of its bound: three digits, a power of ten from a million on; "–" for None."""
+    if value is None:
+        return "–"
+    sign = SIGN[bound]
+    if not math.isfinite(value):
+        return sign + ("not a number" if math.isnan(value) else "∞" if value > 0 else "−∞")
+    if value and not 1e-3 <= abs(value) < LARGE:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{sign}{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{sign}{value:,.0f}" if abs(value) >= 1000 else f"{sign}{value:.3g}"
+
+
+def verification_of(
+    name: str,
+    revision: str | None,
+    record: ImmunizationRecord,
+    folder: Path | None,
+    given: Iterable[Mapping[str, Any]] = (),
+) -> Measured | None:
+    """The verification of a release: among those given by its name, else the one inside or beside its folder.
+
+    What lies in a repository of the Hub is its authors' word, and no verification.
+
+    Args:
+        name: of the release.
+        revision: its commit; None for a folder.
+        record: which the verification must be of.
+        folder: of a release that lies on this machine.
+        given: the contents of ``verification.json`` files.
+
+    Returns:
+        None where there is none of this release at this commit.
+
+    Raises:
+        InputError: a file that is no verification, or one of another record than this.
+    """
+    places = [] if folder is None else [folder / VERIFICATION_NAME, folder.resolve().parent / VERIFICATION_NAME]
+    found = [*given, *(read_verification(path) for path in places if path.is_file())]
+    for one in found:
+        if one["name"] == name and one["revision"] == revision:
+            return _measured(one, record)
+    return None
+
+
+def read_verification(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of a ``verification.json``, or of the folder that holds it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no verification.
+    """
+    path = Path(path).expanduser()
+    path = path / VERIFICATION_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise MissingFileError(f"There is no {path}. `hf-immunize verify MODEL --output_dir FOLDER` writes one.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Verify the model again.") from error
+    if not isinstance(found, dict) or not {"name", "revision", "claims", "measured"} <= found.keys():
+        raise InputError(f"{path} is no verification: `hf-immunize verify MODEL --output_dir FOLDER` writes one.")
+    return found
+
+
+def _measured(found: Mapping[str, Any], record: ImmunizationRecord) -> Measured:
+    try:
+        claimed = {one["name"]: one["claimed"] for one in found["claims"]}
+        own = {one.name: one.claimed for one in compare_results(record.results, {}, set())}
+        shared = [name for name in own if name in claimed and isinstance(own[name], (int, float))]
+        if not shared or any(own[name] != claimed[name] for name in shared):
+            raise InputError("its verification is of another record. Verify it again.")
+        asked = [one for one in found["claims"] if one["asked"]]
+        counts = {status: sum(one["status"] == status for one in asked) for status in _STATUSES}
+        ratio = (found["measured"].get("rir") or {}).get("immunized", {}).get("rir")
+        return Measured(
+            status=next((word for status, word in _STATUSES.items() if counts[status]), "not all checked"),
+            counts=counts,
+            differing=tuple(
+                (str(one["name"]), _words(one["claimed"]), _words(one["measured"]))
+                for one in asked
+                if one["status"] == "differs"
+            ),
+            rir=power_of_ten(_number(ratio["mean"]), ratio["bound"]) if ratio else "",
+            accuracy={name: _share(value) for name, value in (found["measured"].get("primary_accuracy") or {}).items()},
+        )
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"its verification cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return power_of_ten(value)
+    text = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
