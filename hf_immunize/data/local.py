@@ -80,6 +80,13 @@ def _load_folder(path: Path, streaming: bool) -> tuple[Any, tuple[str, ...]]:
     splits, told = read_picture_folder(path, pictures)
     if tables or shards:
         told = (*told, f"left .parquet and .tar files beside the pictures alone: {len(tables) + len(shards)}")
+    beside = [file.name for suffix in (".csv", ".json", ".jsonl", ".tsv", ".xlsx") for file in _below(path, suffix)]
+    if beside:
+        which = f"{', '.join(beside[:3])}{', …' if len(beside) > 3 else ''}"
+        told = (
+            *told,
+            f"did not read {which}: pictures are described by {', '.join(METADATA_NAMES)} (file_name, label)",
+        )
     return splits, told
 
 

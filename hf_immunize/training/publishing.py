@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +20,7 @@ from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.trainable import TrainableSelection
-from hf_immunize.release.hub import push_to_hub
+from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
@@ -28,6 +30,9 @@ from hf_immunize.training.recording import data_facts, model_facts, training_fac
 __all__ = ["Publishing"]
 
 logger = logging.get_logger(__name__)
+
+#: What `transformers.Trainer.push_to_hub` takes for its card; this one is written from the record.
+_OF_THE_RECORD = {"model_name", "finetuned_from", "tasks", "dataset_tags", "dataset", "dataset_args"}
 
 
 class Publishing(Trainer):
@@ -60,19 +65,27 @@ class Publishing(Trainer):
             token: of the Hub; ``args.hub_token`` or the one that is logged in unless given.
             revision: a branch; ``args.hub_revision`` or main unless given.
             private: create the repository private; ``args.hub_private_repo`` unless given.
-            known: fields of :class:`hf_immunize.ImmunizationRecord` that the trainer cannot know.
+            known: fields of :class:`hf_immunize.ImmunizationRecord` that the trainer cannot know (``license``, …), and
+                ``language`` and ``tags`` of the card. What example scripts of `transformers` say of base model, task
+                and data sets follows from the record, and is told to be left aside.
 
         Returns:
             the commit on the main process, None on the others.
 
         Raises:
-            ValueError: nothing to measure with, no token, no write access.
+            ValueError: nothing to measure with, a name that is no field, no token, no write access; before anything is
+                measured.
         """
         if not blocking:
             raise InputError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
+        metadata: dict[str, Any] = {name: known.pop(name) for name in ("language", "tags") if name in known}
+        _check_fields(known)
         data = self._measurable()
         if not self.is_world_process_zero():
             return None
+        repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).name
+        token = token or self.args.hub_token
+        check_can_push(repo_id, token=token)
         model = unwrap(self.model)
         initial = copy.deepcopy(model)
         initial.load_state_dict(self.initial_state_dict())
@@ -91,13 +104,14 @@ class Publishing(Trainer):
         record = ImmunizationRecord(**(model_facts(model) | values | facts | {"results": results} | known))
         return push_to_hub(
             model,
-            self.args.hub_model_id or Path(cast(str, self.args.output_dir)).name,
+            repo_id,
             record=record,
             image_processor=cast(Any, self.processing_class),
             private=private if private is not None else self.args.hub_private_repo,
-            token=token or self.args.hub_token,
+            token=token,
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
+            metadata=metadata,
         )
 
     def _measurable(self) -> dict[str, tuple[MapStyle | None, MapStyle]]:
@@ -121,3 +135,17 @@ class Publishing(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # A checkpoint has no measured card, and its training arguments would carry the token.
         logger.warning_once("Checkpoints are not pushed. Call trainer.push_to_hub() for the release.")
+
+
+def _check_fields(known: dict[str, Any]) -> None:
+    """Takes out what follows from the record, and says so; InputError for names that are no field of it."""
+    aside = sorted(_OF_THE_RECORD & set(known))
+    if aside:
+        logger.warning(f"push_to_hub leaves {', '.join(aside)} aside: the card says what the record holds.")
+    for name in aside:
+        del known[name]
+    fields = [one.name for one in dataclasses.fields(ImmunizationRecord)]
+    for name in set(known) - set(fields):
+        near = difflib.get_close_matches(name, fields, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"push_to_hub has no argument {name!r}, nor has a record such a field.{hint}")

@@ -140,3 +140,10 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
             load_local(tmp_path)
     finally:
         (tmp_path / "cat").chmod(0o755)
+
+
+def test_tables_beside_pictures_that_are_not_read_are_said(tmp_path):
+    write(tmp_path, "images/0.png", "images/1.png", "padded/2.png")
+    (tmp_path / "metadata1000.jsonl").write_text('{"file_name": "images/0.png", "label": 1}')
+    notes = load_source(tmp_path).notes
+    assert any("did not read metadata1000.jsonl: pictures are described by metadata.csv" in note for note in notes)

@@ -7,6 +7,7 @@ from tiny import Images
 from trainers import arguments, trainer
 
 from hf_immunize import ImmunizationTrainer
+from hf_immunize.training import publishing
 
 
 def test_a_card_needs_rows_that_no_training_saw(tmp_path, tiny_net, primary, harmful):
@@ -40,3 +41,42 @@ def test_checkpoints_are_not_pushed(tmp_path, tiny_net, primary, harmful):
     run = trainer(tmp_path, tiny_net, primary, harmful)
     run._push_from_checkpoint(str(tmp_path / "checkpoint-1"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def publishable(tmp_path, tiny_net, primary, harmful, monkeypatch):
+    """A trainer with all that a card needs, where nothing may be measured."""
+    run = ImmunizationTrainer(
+        tiny_net,
+        arguments(tmp_path, hub_model_id="me/net"),
+        train_dataset=primary,
+        harmful_dataset=harmful,
+        eval_dataset=Images(12),
+        harmful_eval_dataset=Images(12),
+    )
+    monkeypatch.setattr(publishing, "measure", lambda *_, **__: pytest.fail("measured before it was refused"))
+    return run
+
+
+def test_names_of_no_field_are_refused_before_anything_is_measured(publishable):
+    with pytest.raises(ValueError, match=r"no argument 'licence'.*Did you mean 'license'"):
+        publishable.push_to_hub(licence="mit")
+
+
+def test_a_repository_that_cannot_be_written_is_refused_before_anything_is_measured(publishable):
+    publishable.args.hub_model_id = "me/My Net"
+    with pytest.raises(ValueError, match="'me/My Net' is not a valid Hub id"):
+        publishable.push_to_hub(token="hf_abc")
+
+
+def test_what_example_scripts_say_of_the_card_is_told_to_be_left_aside(publishable, monkeypatch, caplog):
+    sent = {}
+    monkeypatch.setattr(publishing, "measure", lambda *_, **__: {})
+    monkeypatch.setattr(publishing, "check_can_push", lambda repo_id, token: (token, repo_id))
+    monkeypatch.setattr(publishing, "push_to_hub", lambda *_, **options: sent.update(options))
+    said = {"finetuned_from": "google/vit", "tasks": "image-classification", "dataset": "beans", "tags": ["vision"]}
+    with caplog.at_level("WARNING"):
+        publishable.push_to_hub(license="mit", **said)
+    assert "leaves dataset, finetuned_from, tasks aside" in caplog.text
+    assert sent["metadata"] == {"tags": ["vision"]}
+    assert sent["record"].license == "mit"
