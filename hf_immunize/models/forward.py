@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ACTIVATIONS", "Call", "check_inputs", "forward", "logits_of", "trace", "unwrap"]
+__all__ = ["ACTIVATIONS", "Call", "check_inputs", "forward", "logits_of", "logits_of_two", "trace", "unwrap"]
 
 
 #: Key of a batch that holds what a model takes in place of images while its frozen part is bypassed.
@@ -119,7 +119,6 @@ def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[l
     Raises:
         InputError: the model does not run on these inputs, or gives no logits.
     """
-    check_inputs(model, inputs.keys() if isinstance(inputs, Mapping) else ())
     calls: list[Call] = []
     started: list[str] = []
 
@@ -138,28 +137,40 @@ def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[l
         handles.append(module.register_forward_pre_hook(before(name)))
         if next(module.children(), None) is None:
             handles.append(module.register_forward_hook(after(name)))
+    try:
+        with torch.no_grad():
+            logits = logits_of_two(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, started, logits
+
+
+def logits_of_two(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> torch.Tensor:
+    """The logits of the first two samples in evaluation mode.
+
+    Raises:
+        InputError: the model takes more than images, does not run on these, or gives no logits.
+    """
+    check_inputs(model, inputs.keys() if isinstance(inputs, Mapping) else ())
+    if isinstance(inputs, Mapping):
+        few: Any = {key: one[:2] if isinstance(one, torch.Tensor) and one.ndim else one for key, one in inputs.items()}
+    else:
+        few = inputs[:2]
     modes = {module: module.training for module in model.modules()}
-    few = (
-        {key: value[:2] if isinstance(value, torch.Tensor) and value.ndim else value for key, value in inputs.items()}
-        if isinstance(inputs, Mapping)
-        else inputs[:2]
-    )
     try:
         model.eval()
-        with torch.no_grad():
-            output = forward(model, few)
+        output = forward(model, few)
+    except torch.OutOfMemoryError:
+        raise
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        images = few["pixel_values"] if isinstance(few, Mapping) and "pixel_values" in few else few
+        images = few.get("pixel_values") if isinstance(few, dict) else few
         shape = f" of shape {tuple(images.shape)}" if isinstance(images, torch.Tensor) else ""
         raise InputError(
             f"{type(model).__name__} does not run on images{shape}: {error} Prepare them with the model's own image "
             "processor; many models take one size and number of channels alone."
         ) from error
     finally:
-        for handle in handles:
-            handle.remove()
         for module, training in modes.items():
             module.training = training
-    return calls, started, logits_of(output, model)
+    return logits_of(output, model)

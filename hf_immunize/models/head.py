@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import Call, forward, logits_of, trace, unwrap
+from hf_immunize.models.forward import Call, forward, logits_of, logits_of_two, trace, unwrap
 
 __all__ = ["Head", "features_and_logits", "find_head"]
 
@@ -184,7 +184,8 @@ def _is_summand(call: Call, model: nn.Module, inputs: torch.Tensor | Mapping[str
     more = scale * torch.linspace(1, 2, call.output.numel(), device=logits.device).to(logits.dtype).view_as(call.output)
     handle = call.module.register_forward_hook(lambda _module, _args, output: output + more)
     try:
-        moved = trace(model, inputs)[2] - logits
+        with torch.no_grad():
+            moved = logits_of_two(model, inputs) - logits
     finally:
         handle.remove()
     added = _rows(more, call.module)

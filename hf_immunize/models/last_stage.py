@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import trace
+from hf_immunize.models.forward import logits_of_two, trace
 from hf_immunize.models.head import Head, find_head
 
 __all__ = ["last_stage"]
 
 
 def last_stage(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[list[str], set[str]]:
-    """The last stage or block, all that begins to run after it, and the head.
+    """The last stage or block, all that begins to run after it, and the head; of these, what the logits depend on.
 
     Args:
         model: the classifier, unwrapped.
@@ -54,10 +54,28 @@ def last_stage(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tu
     }
     if all(name in chosen for name, one in model.named_parameters() if one.is_floating_point()):
         raise InputError(_nothing_before(model, head))
+    chosen &= _used(model, inputs, chosen)
     # A late module may be a container that ran late; its children count only if they ran late too.
     tops = [name for name in late if name and not any(name.startswith(other + ".") for other in late if other)]
     with_parameters = [name for name in tops if any(one.startswith(name + ".") for one in chosen)]
     return sorted(with_parameters, key=lambda name: order.get(name, len(order))), chosen
+
+
+def _used(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any], names: set[str]) -> set[str]:
+    """Those of the parameters on which the logits depend: some layers run, and nothing reads what they give."""
+    own = {name: one for name, one in model.named_parameters(remove_duplicate=False) if name in names}
+    trained = {name: one.requires_grad for name, one in own.items()}
+    floating = {name: one for name, one in own.items() if one.is_floating_point()}
+    try:
+        for one in floating.values():
+            one.requires_grad_(True)
+        with torch.enable_grad():
+            logits = logits_of_two(model, inputs)
+        found = torch.autograd.grad(logits.sum(), list(floating.values()), allow_unused=True)
+    finally:
+        for name, one in own.items():
+            one.requires_grad_(trained[name])
+    return {name for name, gradient in zip(floating, found, strict=True) if gradient is not None}
 
 
 def _last_block(model: nn.Module, order: Mapping[str, int], head: Head) -> str:

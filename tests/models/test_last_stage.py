@@ -100,6 +100,21 @@ def test_it_is_told_by_when_modules_run_and_not_by_where_they_stand():
     assert last_stage(model, IMAGES)[0] == ["layer2", "fc"]
 
 
+def test_layers_whose_output_nobody_reads_are_left_out():
+    class Unread(Net):
+        def forward(self, pixel_values):
+            maps = self.stages(self.stem(pixel_values))
+            self.post_norm(maps)
+            return self.fc(maps.mean((2, 3)))
+
+    model = Unread(stem=stem(), stages=nn.Sequential(*stages().values()), post_norm=nn.BatchNorm2d(6))
+    model.requires_grad_(False)
+    modules, chosen = last_stage(model, IMAGES)
+    assert modules == ["stages.2", "fc"]
+    assert not any(name.startswith("post_norm") for name in chosen)
+    assert not any(one.requires_grad or one.grad is not None for one in model.parameters())
+
+
 def test_a_head_of_several_layers_is_no_sequence_of_blocks():
     mlp = nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.ReLU()), nn.Sequential(nn.Linear(5, 5)), nn.Linear(5, 3))
     assert last_stage(Net(stem=stem(), **stages(2), fc=mlp), IMAGES)[0] == ["layer2", "fc"]
