@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.streams import StreamedInputs
+from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 
-__all__ = ["in_order_of", "model_class_names", "name_classes"]
+__all__ = ["given_names", "in_order_of", "model_class_names", "name_classes"]
 
 #: What libraries write where nobody named the classes.
 _NUMBERED = re.compile(r"(LABEL_)?\d+")
@@ -69,3 +70,25 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     timm_config = getattr(model, "pretrained_cfg", None)
     if isinstance(timm_config, dict) and getattr(model, "num_classes", None) == len(names):
         timm_config["label_names"] = list(names)
+
+
+def given_names(labels: Sequence[str] | Mapping[int, str] | None) -> list[str] | None:
+    """Names of classes as a user gives them, in the order of the labels.
+
+    Raises:
+        InputError: none, one string, or a mapping of other numbers than 0, 1, ….
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping):
+        by_index = {int(index): str(name) for index, name in labels.items()}
+        if sorted(by_index) != list(range(len(by_index))):
+            raise InputError(f"labels must name the classes 0 to {len(by_index) - 1}, got {sorted(by_index)}.")
+        names = [by_index[index] for index in range(len(by_index))]
+    elif isinstance(labels, str):
+        raise InputError(f"labels must be a list of names, got the string {labels!r}.")
+    else:
+        names = [str(name) for name in labels]
+    if not names:
+        raise InputError("labels is empty. Name at least one class.")
+    return names

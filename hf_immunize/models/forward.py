@@ -94,7 +94,8 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise InputError(
             f"{type(model).__name__} gives no logits of shape (n, classes): it has no classification head. Load it "
-            "with AutoModelForImageClassification, or with timm.create_model(..., num_classes=N)."
+            "with AutoModelForImageClassification or timm.create_model(..., num_classes=N), or let immunize(..., "
+            "new_head=True, fit_steps=300) give it one."
         )
     return output
 

@@ -158,7 +158,8 @@ def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
     if not heads:
         raise InputError(
             f"No linear layer of {type(model).__name__} gives its {logits.shape[1]} logits from features of shape "
-            "(n, d), so its head cannot be found. A model with num_classes=0 has none; put one nn.Linear last."
+            "(n, d), so its head cannot be found. A model with num_classes=0 has none (immunize(..., "
+            "new_head=True, fit_steps=300) gives it one); put one nn.Linear last."
         )
     width = sum(features.shape[1] for _, features, _ in heads)
     sources = tuple(_source(calls, call) for call, _, _ in heads)

@@ -13,12 +13,20 @@ import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+)
 
 from hf_immunize.data.preprocessing import TimmImageProcessor, as_list, to_channels
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, MissingPackageError, UserError
 from hf_immunize.hub import hub_errors
 from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_checkpoint
+from hf_immunize.models.class_names import given_names
+from hf_immunize.models.forward import check_inputs
+from hf_immunize.models.pooled import PooledClassifier, head_beside, is_backbone, load_backbone
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -99,7 +107,7 @@ def load_model(
             classification head in the checkpoint while ``num_labels`` is not given.
         ConnectionError: the Hub cannot be reached.
     """
-    names = _label_names(labels)
+    names = given_names(labels)
     if names is not None:
         if num_labels is not None and num_labels != len(names):
             raise InputError(f"num_labels is {num_labels} and labels names {len(names)} classes. Give one of the two.")
@@ -194,35 +202,47 @@ def _load_transformers(
         head = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     elif num_labels is not None:
         head = {"num_labels": num_labels}
+    shared["trust_remote_code"] = trust_remote_code
     with hub_errors(found.name, found.revision):
         try:
-            model, info = AutoModelForImageClassification.from_pretrained(
-                found.source,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=num_labels is not None,
-                output_loading_info=True,
-                trust_remote_code=trust_remote_code,
-                **head,
-                **shared,
-            )
+            config = AutoConfig.from_pretrained(found.source, **shared)
+            stored = head_beside(found, config, token)
+            if stored or (type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and is_backbone(config)):
+                if stored is None and num_labels is None:
+                    raise InputError(_no_head(found.name, "its checkpoint holds features only"))
+                classes = names or (None if num_labels is None else [str(index) for index in range(num_labels)])
+                model, new_head = load_backbone(found.source, stored, classes, **shared)
+            else:
+                model, info = AutoModelForImageClassification.from_pretrained(
+                    found.source,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=num_labels is not None,
+                    output_loading_info=True,
+                    **head,
+                    **shared,
+                )
+                new_head = _check_new_parameters(model, info, found.name, num_labels)
+        except UserError:
+            raise
+        except ImportError as error:
+            raise MissingPackageError(f"{found.name} needs a package that is not installed: {error}") from error
         except (ValueError, OSError) as error:
             explained = _explain(error, found.name)
             if explained is None:
                 raise
             raise InputError(explained) from error
-    new_head = _check_new_parameters(model, info, found.name, num_labels)
-    config = model.config
+    check_inputs(model)
     return LoadedModel(
         model=model,
-        image_processor=_image_processor(found, shared, trust_remote_code),
+        image_processor=_image_processor(found, shared),
         name=found.name,
         revision=found.revision,
         library="transformers",
-        architecture=type(model).__name__,
+        architecture=type(model.backbone if isinstance(model, PooledClassifier) else model).__name__,
         kind=found.kind,
         new_head=new_head,
-        n_channels=getattr(config, "num_channels", None) or 3,
+        n_channels=getattr(model.config, "num_channels", None) or 3,
     )
 
 
@@ -245,9 +265,9 @@ def _check_new_parameters(model: nn.Module, info: dict[str, Any], name: str, num
     return bool(in_head)
 
 
-def _image_processor(found: Checkpoint, shared: dict[str, Any], trust_remote_code: bool) -> Any:
+def _image_processor(found: Checkpoint, shared: dict[str, Any]) -> Any:
     try:
-        return AutoImageProcessor.from_pretrained(found.source, trust_remote_code=trust_remote_code, **shared)
+        return AutoImageProcessor.from_pretrained(found.source, **shared)
     except (OSError, ValueError):
         warnings.warn(
             f"{found.name} holds no image processor (preprocessor_config.json). Pass one yourself before training or "
@@ -286,20 +306,3 @@ def _no_head(name: str, why: str) -> str:
         f"{name} has no trained classification head: {why}. Choose a fine-tuned classifier, or pass num_labels= for a "
         "new head and train it on the primary task first."
     )
-
-
-def _label_names(labels: Sequence[str] | Mapping[int, str] | None) -> list[str] | None:
-    if labels is None:
-        return None
-    if isinstance(labels, Mapping):
-        by_index = {int(index): str(name) for index, name in labels.items()}
-        if sorted(by_index) != list(range(len(by_index))):
-            raise InputError(f"labels must name the classes 0 to {len(by_index) - 1}, got {sorted(by_index)}.")
-        names = [by_index[index] for index in range(len(by_index))]
-    elif isinstance(labels, str):
-        raise InputError(f"labels must be a list of names, got the string {labels!r}.")
-    else:
-        names = [str(name) for name in labels]
-    if not names:
-        raise InputError("labels is empty. Name at least one class.")
-    return names

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hf_immunize.data.preprocessing import PROCESSOR_NAME
 from hf_immunize.errors import InputError
+from hf_immunize.models.pooled import HEAD_NAME
 from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
@@ -27,7 +28,9 @@ __all__ = [
 #: Folders of models that the claims are relative to.
 BESIDE = ("initial", "control")
 _SHARD = r"model-\d{5}-of-\d{5}\.safetensors"
-_MODEL = "|".join([*map(re.escape, (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)), _SHARD])
+_MODEL = "|".join(
+    [*map(re.escape, (WEIGHTS_NAME, HEAD_NAME, WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)), _SHARD]
+)
 _DRAWN = "|".join(re.escape(f"{FIGURES_FOLDER}/{name}") for name in (SPECTRA_NAME, ATTACKS_NAME))
 #: What a save may write, and what the next one may therefore remove: a stale shard would be loaded with new weights.
 _GENERATED = re.compile(

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.pooled import PooledClassifier
 from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, read_json, shards_of
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
@@ -30,6 +31,8 @@ from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 from hf_immunize.release.target import check_target, claimed, move_into_place, unfinished_beside
 
 __all__ = ["missing_parts", "save_immunized", "weights_names"]
+
+_OF_TRANSFORMERS = (PreTrainedModel, PooledClassifier)
 
 
 def save_immunized(
@@ -133,7 +136,8 @@ def weights_names(folder: Path) -> list[str]:
 
 
 def _check_model(model: nn.Module, image_processor: Any) -> None:
-    if not isinstance(model, PreTrainedModel) and not hasattr(model, "pretrained_cfg"):
+    weights = model.backbone if isinstance(model, PooledClassifier) else model
+    if not isinstance(weights, PreTrainedModel) and not hasattr(model, "pretrained_cfg"):
         raise InputTypeError(
             f"Cannot save {type(model).__name__}: it is neither a transformers model nor made by timm.create_model."
         )
@@ -145,7 +149,7 @@ def _check_model(model: nn.Module, image_processor: Any) -> None:
             f"{len(bad)} tensors of the model hold NaN or infinite values, the first is {bad[0]}. Nothing was written. "
             "Take the last good checkpoint, or train again with a smaller λ or learning rate."
         )
-    if isinstance(model, PreTrainedModel) and image_processor is None and model.config.model_type != "timm_wrapper":
+    if isinstance(model, _OF_TRANSFORMERS) and image_processor is None and model.config.model_type != "timm_wrapper":
         raise InputError(
             "A transformers model is released with its image processor, and none was given. Pass image_processor=…, "
             "for example AutoImageProcessor.from_pretrained(base_model)."
@@ -153,7 +157,7 @@ def _check_model(model: nn.Module, image_processor: Any) -> None:
 
 
 def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, image_processor: Any) -> None:
-    if isinstance(model, PreTrainedModel):
+    if isinstance(model, _OF_TRANSFORMERS):
         model.save_pretrained(folder)
         if image_processor is not None and model.config.model_type != "timm_wrapper":
             image_processor.save_pretrained(folder)

@@ -19,6 +19,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.head import find_head
 from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.pooled import with_head
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.training.arguments import ImmunizationArguments
 
@@ -57,8 +58,10 @@ def loaded_model(
     if isinstance(model, (str, os.PathLike)):
         labels = _class_names(primary) if new_head else None
         model = load_model(model, labels=labels, **options)
+    elif new_head and not isinstance(model, LoadedModel):
+        model = with_head(model, _class_names(primary))
     elif new_head:
-        raise InputError("new_head is for models by name. Give a module its own new head before you pass it.")
+        raise InputError("new_head is for a model by name or a module. Load this one with labels=[…] instead.")
     if isinstance(model, LoadedModel):
         return model, image_processor or model.require_processor()
     return model, image_processor

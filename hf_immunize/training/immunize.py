@@ -129,7 +129,7 @@ def immunize(
         args: of the training; 300 steps with the defaults, and no checkpoints, if not given.
         benign: a task that training does not see, to measure what the immunization costs there.
         image_processor: of a module with raw images.
-        new_head: give the model a new head for the primary classes.
+        new_head: give the model a new head for the primary classes; one without a head gets one on its pooled output.
         fit_steps: steps of plain fitting of the primary task first; θ0 is what comes out.
         fit_learning_rate: of that fit, without warm-up; that of ``args`` if not given.
         control: train the same steps with λ = 0 too, for comparison.
@@ -169,7 +169,11 @@ def immunize(
             model, sources["primary"], image_processor, new_head, token=token, trust_remote_code=trust_remote_code
         )
         network = base.model if isinstance(base, LoadedModel) else base
-        if isinstance(base, LoadedModel) and base.new_head and fit_steps < 1 and not args.resume_from_checkpoint:
+        if (
+            (base.new_head if isinstance(base, LoadedModel) else new_head)
+            and fit_steps < 1
+            and not args.resume_from_checkpoint
+        ):
             raise InputError(
                 "The head is new and would be measured untrained. Fit the primary task first: fit_steps=300 "
                 "(--fit_steps 300), say."

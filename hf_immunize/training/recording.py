@@ -12,6 +12,7 @@ from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
 from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.pooled import PooledClassifier
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.record import DatasetRecord
 from hf_immunize.training.arguments import ImmunizationArguments
@@ -95,6 +96,7 @@ def model_facts(model: LoadedModel | nn.Module) -> dict[str, Any]:
             "architecture": model.architecture,
             "license": model.license,
         }
+    model = model.backbone if isinstance(model, PooledClassifier) else model
     config = getattr(model, "config", None)
     timm_config = getattr(model, "pretrained_cfg", None)
     name = (timm_config or {}).get("hf_hub_id") or getattr(config, "_name_or_path", None)
