@@ -89,7 +89,7 @@ def check(backbone: Backbone, folder: Path) -> dict[str, Any]:
         raise Refusal(error) from error
     start, twin = copy.deepcopy(model.state_dict()), copy.deepcopy(model)
     selection = select_trainable(twin, "last", primary.pixels[:BATCH])
-    chosen = {name for name, one in twin.named_parameters() if one.requires_grad}
+    chosen = {name for name, one in twin.named_parameters(remove_duplicate=False) if one.requires_grad}
     assert 0 < selection.n_parameters < selection.n_total, f"{selection} train"
     args = ImmunizationArguments(
         str(folder / "run"),

@@ -16,6 +16,7 @@ from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 from hf_immunize.errors import InputError
 from hf_immunize.models.checkpoints import Checkpoint
 from hf_immunize.models.forward import check_inputs, forward, unwrap
+from hf_immunize.models.head import find_head
 
 __all__ = ["HEAD_NAME", "PooledClassifier", "head_beside", "is_backbone", "load_backbone", "with_head"]
 
@@ -78,9 +79,11 @@ def with_head(model: nn.Module, classes: Sequence[str]) -> nn.Module:
         cast(Any, model).pretrained_cfg["label_names"] = list(classes)
         return model
     own = next(model.parameters())
-    output = _output(model, own)
-    if isinstance(output, Mapping) and output.get("logits") is not None:
-        raise InputError(f"{kind} has a head already. Load it with num_labels, or replace its last layer yourself.")
+    images = _images(model, own)
+    layer = _last_linear(model, images)
+    if layer is not None:
+        raise InputError(f"{kind} has a head already: {layer}. Put a new layer in its place yourself.")
+    output = _output(model, images)
     classifier = PooledClassifier(model, _pooled(output).shape[1], len(classes)).to(own.device, own.dtype)
     if classifier.config is not None:
         classifier.config.num_labels = len(classes)
@@ -133,19 +136,30 @@ def load_backbone(
     return classifier, not fits
 
 
-def _output(model: nn.Module, own: nn.Parameter) -> Any:
+def _images(model: nn.Module, own: nn.Parameter) -> torch.Tensor:
     config = getattr(model, "config", None)
     size = getattr(config, "image_size", None) or 224
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    shape = 1, getattr(config, "num_channels", None) or 3, height, width
+    channels = getattr(config, "num_channels", None) or 3
+    return torch.zeros(1, channels, height, width, dtype=own.dtype, device=own.device)
+
+
+def _last_linear(model: nn.Module, images: torch.Tensor) -> str | None:
+    try:
+        return find_head(model, images).names[0]
+    except InputError:
+        return None
+
+
+def _output(model: nn.Module, images: torch.Tensor) -> Any:
     training = model.training
     try:
         with torch.no_grad():
-            return forward(model.eval(), torch.zeros(shape, dtype=own.dtype, device=own.device))
+            return forward(model.eval(), images)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{type(model).__name__} does not run on images of shape {shape}, so that the width of its features is not "
-            f"known: {error}"
+            f"{type(model).__name__} does not run on images of shape {tuple(images.shape)}, so that the width of its "
+            f"features is not known: {error}"
         ) from error
     finally:
         model.train(training)

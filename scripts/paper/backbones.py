@@ -140,7 +140,7 @@ IMAGE_SIZES = {
 #: timm's module → its smallest member, the size of its images in pixels, and options that make it smaller yet.
 MEMBERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "beit": ("beit_base_patch16_224", 32, {"depth": 3, "embed_dim": 48, "num_heads": 2, "img_size": 32}),
-    "byoanet": ("halonet_h1", 256, {}),
+    "byoanet": ("lambda_resnet26t", 64, {}),
     "byobnet": ("test_byobnet", 64, {}),
     "cait": ("cait_xxs24_224", 32, {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 2}),
     "coat": ("coat_tiny", 64, {"img_size": 64}),

@@ -6,6 +6,7 @@ import pytest
 from datasets import DatasetDict
 from samples import tiny_vit
 from tiny import Images, TinyNet, picture_dataset
+from torch import nn
 
 from hf_immunize import ImmunizationArguments, load_task
 from hf_immunize.training.given import check_head, loaded_data, loaded_model, model_inputs
@@ -51,8 +52,12 @@ def test_a_model_is_loaded_by_name_with_its_processor_or_taken_as_it_is(tmp_path
     assert processor is loaded.image_processor
     module = TinyNet()
     assert loaded_model(module, task, None, False) == (module, None)
-    with pytest.raises(ValueError, match="new_head is for models by name"):
+    with pytest.raises(ValueError, match="TinyNet has a head already: score"):
         loaded_model(module, task, None, True)
+    with pytest.raises(ValueError, match="new_head is for a model by name or a module"):
+        loaded_model(loaded, task, None, True)
+    backbone, _ = loaded_model(nn.Sequential(module.stem), task, None, True)
+    assert backbone.classifier.out_features == 3
     with pytest.raises(ValueError, match="need an image processor"):
         model_inputs(task, module, None)
 

@@ -140,7 +140,7 @@ def test_a_new_head_is_not_measured_untrained(tmp_path, splits):
         part.save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="The head is new and would be measured untrained"):
         immunize(tmp_path / "vit", *splits, few(tmp_path / "out"), new_head=True, attackers=None)
-    with pytest.raises(ValueError, match="new_head is for models by name"):
+    with pytest.raises(ValueError, match="ViTForImageClassification has a head already: classifier"):
         immunize(model, *splits, few(tmp_path / "out"), image_processor=processor, new_head=True, attackers=None)
 
 
