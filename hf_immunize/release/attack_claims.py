@@ -85,14 +85,14 @@ def compare_attacks(
         claimed["recovery"],
         claimed["slowdown"],
         kinds,
-        told["benign_cost"],
+        told.get("benign_cost"),
         against=against,
         reference=claimed["reference"],
     )
     yield claim_of("the verdict's words follow from its figures", told["text"], follows["text"], 0.0)
     if benign and "immunized" in benign:
         cost = benign[against]["mean"] - benign["immunized"]["mean"]
-        said = {"verdict": told["benign_cost"], "selectivity": claimed["selectivity"]["cost"]}
+        said = {"verdict": told.get("benign_cost"), "selectivity": claimed["selectivity"]["cost"]}
         follows = dict.fromkeys(said, cost)
         name = "the cost on the benign task follows from its figures"
         yield together(name, said, follows, dict.fromkeys(said, 1e-9))

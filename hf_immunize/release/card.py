@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard
 
+from hf_immunize.attacks.attacker import listed
 from hf_immunize.attacks.report import AttackReport, largest
 from hf_immunize.release.card_metadata import RATIOS, card_metadata, rir_report
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
 from hf_immunize.release.markup import cell, code, fenced, join, python_string
 from hf_immunize.release.merging import marked, merge_cards
 from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.release.summary import five_numbers, number, percent, state, steps_of, verdict_sentences
 from hf_immunize.spectra.ratio import SIGN
 
 __all__ = ["create_model_card"]
@@ -47,6 +48,7 @@ def create_model_card(
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=False
     )
+    number_models, numbers = five_numbers(record)
     body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         record=record,
         model_id=model_id,
@@ -59,7 +61,11 @@ def create_model_card(
         accuracy=record.results.get("primary_accuracy") or {},
         attacks=_attacks(record),
         reading=_reading(record),
-        percent=_percent,
+        verdict=verdict_sentences(record),
+        numbers=numbers,
+        number_models=number_models,
+        unchecked=_cannot_be_checked(record),
+        percent=percent,
         hub_link=bool(record.base_model_hub_id and _HUB_ID.fullmatch(record.base_model_hub_id)),
         cell=cell,
         code=code,
@@ -67,13 +73,28 @@ def create_model_card(
         join=join,
         python_string=python_string,
         flat=_flat,
-        steps=_steps,
+        steps=steps_of,
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     card = ModelCard.from_template(
         card_metadata(record, model_id), template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n", body=marked(body)
     )
     return merge_cards(existing, card) if existing else card
+
+
+def _cannot_be_checked(record: ImmunizationRecord) -> str | None:
+    """Why a stranger cannot measure the figures again from what is published; None where they can."""
+    missing = []
+    pinned = record.base_model_hub_id and record.base_model_revision and "fit" not in record.training
+    if not pinned and "initial/config.json" not in record.files:
+        missing.append("θ0")
+    for task in ("primary", "harmful"):
+        data = getattr(record, task)
+        if data.source != "package" and data.hub_dataset != data.name:
+            missing.append(f"the {task} data")
+    if not missing:
+        return None
+    return f"{listed(missing)} {'is' if len(missing) == 1 and missing[0] == 'θ0' else 'are'} not published at a commit"
 
 
 def _rir_rows(record: ImmunizationRecord) -> list[dict[str, str]]:
@@ -120,7 +141,9 @@ def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
             **row,
             "cells": [_with_interval(row["accuracy"][model]) for model in report.models],
             "recovery": _with_interval(row["recovery"] | {"mean": row["recovery"]["value"]}, percent=False),
-            "cost": _cost(row["slowdown"]),
+            "cost": _cost(row["slowdown"]) if _has_steps(report, row["name"]) else "–",
+            "steps": row["steps"] if _has_steps(report, row["name"]) else "–",
+            "state": state(row["recovery"]),
         }
         for row in report.rows()
     ]
@@ -148,6 +171,14 @@ def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
         "fine_tuning": "fine-tuning" in report.worst_case,
         "cost_sentences": _cost_sentences(report),
     }
+
+
+def _has_steps(report: AttackReport, attacker: str) -> bool:
+    """Whether an attacker goes in steps: ridge regression and nearest neighbours are the same after any number."""
+    cells = report.attackers[attacker]["accuracy"].values()
+    fits = [{cell["mean"] for cell in by_steps.values()} for by_samples in cells for by_steps in by_samples.values()]
+    budgets = max(len(by_steps) for by_samples in cells for by_steps in by_samples.values())
+    return budgets < 2 or any(len(one) > 1 for one in fits)
 
 
 def _with_interval(cell: dict[str, Any], percent: bool = True) -> str:
@@ -217,24 +248,6 @@ def _reading(record: ImmunizationRecord) -> list[str]:
             "tolerance and not the model."
         )
     return sentences
-
-
-def number(value: float) -> str:
-    """Three significant digits, with a power of ten for the very large and the very small."""
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
-    if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def _steps(value: int | None) -> str:
-    return "> 1e15" if value is None else f"{value:,}" if value < 10**6 else number(float(value))
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class ImmunizationRecord:
         versions: of Python and of the libraries, see :func:`library_versions`.
         command: the command line that repeats the run.
         license: of the immunized weights.
+        input_shape: channels, height and width of what the model reads.
         files: SHA-256 of weights, configuration and everything else that a save wrote, by relative path.
         results: ``primary_accuracy``, ``rir``, ``attacks``, ``spectra``; accuracies are fractions. What was not
             measured is absent.
@@ -134,6 +135,7 @@ class ImmunizationRecord:
     versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str | None = None
     license: str | None = None
+    input_shape: list[int] | None = None
     files: dict[str, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

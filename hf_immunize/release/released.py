@@ -18,6 +18,7 @@ from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
 from hf_immunize.release.claims import Claim
+from hf_immunize.release.files import checksums
 from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
 
@@ -25,7 +26,7 @@ __all__ = ["INITIAL", "Released", "find_release", "published_claims"]
 
 #: The folder of a release, and the branch of its repository, that hold θ0 where nobody could fetch it otherwise.
 INITIAL = "initial"
-_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,15 @@ def _record_in(folder: Path, name: str) -> ImmunizationRecord:
 
 
 def published_claims(release: Released) -> Iterator[Claim]:
-    """Whether card, metadata and results files say what the record says."""
+    """Whether files are those that the record was written with, and card, metadata and results say what it says."""
+    found = checksums(release.folder)
+    shared = {name: digest for name, digest in release.record.files.items() if name in found}
+    other = [name for name, digest in shared.items() if found[name] != digest]
+    if any(name.endswith(".safetensors") and "/" not in name for name in shared):
+        why = f"The record was written with other files: {', '.join(other)}." if other else ""
+        yield Claim("the files", f"{len(shared)} SHA-256", None, None, "differs" if other else "holds", why)
+    else:
+        yield Claim("the files", "SHA-256", why="The record holds that of no weights.")
     path = release.folder / CARD_NAME
     if not path.is_file():
         yield Claim("the card", "the record's figures", why=f"There is no {CARD_NAME}.")

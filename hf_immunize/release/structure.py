@@ -163,7 +163,8 @@ _RIR = _of(
 _SPECTRA = _of({"ranks": _each(_COUNT)}, **dict.fromkeys(_FOUR, _list(_SHARE)))
 _CELL = {"mean": _SHARE, "low": _SHARE, "high": _SHARE}
 _STEPS = _maybe(_budget)
-_COST = _of({"initial": _STEPS, "immunized": _STEPS, "reached": _FLAG, "ratio": _maybe(_RATIO)}, target=_SHARE)
+_OUTCOME = _one_of("held", "weakened", "broken", "undecided", "not tried")
+_COST = _of({"initial": _STEPS, "immunized": _STEPS, "reached": _FLAG, "ratio": _maybe(_RATIO), "target": _SHARE})
 _REACHED = _number(none=True)
 
 
@@ -196,6 +197,13 @@ def _exact_steps(values: Any, place: str) -> None:
     _refuse_unless(all(one == shares[0] for one in shares), place, "not the same shares on every model")
 
 
+_VERDICT = _of(
+    {
+        "text": _text,
+        "outcome": _of(dict.fromkeys(KINDS, _OUTCOME)),
+        "thresholds": _of(dict.fromkeys(("broken", "held", "slowed"), _number())),
+    }
+)
 _ATTACKS = _of(
     {
         "attackers": _each(_of({"kind": _KIND, "accuracy": _by_model(_of(_CELL))})),
@@ -207,7 +215,7 @@ _ATTACKS = _of(
         "cost_ratio": _each(_each(_COST, _one_of("steps", "samples")), _KIND),
         "selectivity": _selectivity,
         "exact_steps": _exact_steps,
-        "verdict": _of({"text": _text, "thresholds": _of(dict.fromkeys(("broken", "held", "slowed"), _number()))}),
+        "verdict": _VERDICT,
         "chance": _SHARE,
         "reference": _one_of("scratch", "chance"),
         "n_train": _COUNT,
@@ -251,6 +259,20 @@ _DATA = _of(
     n_train=_NUMBER_OF,
     n_eval=_NUMBER_OF,
     classes=_maybe(_list(_text)),
+    source=_maybe(_one_of("hub", "local", "package", "object")),
+    fingerprint=_LINE,
+    eval_fingerprint=_LINE,
+    arguments=_of(
+        {},
+        **dict.fromkeys(("split", "eval_split", "config", "image_column", "label_column", "package"), _LINE),
+        **dict.fromkeys(("max_train_samples", "max_eval_samples"), _NUMBER_OF),
+        labels=_one_of("needed", "optional", "unused"),
+        seed=_COUNT,
+        skip_corrupt=_FLAG,
+        streaming=_FLAG,
+        turned=_FLAG,
+        classes=_list(_COUNT),
+    ),
 )
 _SETTINGS = _each(lambda value, place: None)
 _RECORD = _of(
@@ -266,5 +288,6 @@ _RECORD = _of(
     seeds=_SETTINGS,
     versions=_each(_text),
     files=_each(_text),
+    input_shape=_maybe(_list(_COUNT)),
     results=_RESULTS,
 )

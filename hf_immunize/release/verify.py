@@ -34,6 +34,20 @@ from hf_immunize.release.released import Released, find_release, published_claim
 __all__ = ["VERIFICATION_NAME", "Verification", "verify"]
 
 VERIFICATION_NAME = "verification.json"
+#: Arguments of `load_task` that a record may name; what else it holds is never passed on.
+_REPEATED = (
+    "split",
+    "eval_split",
+    "config",
+    "image_column",
+    "label_column",
+    "labels",
+    "seed",
+    "max_train_samples",
+    "max_eval_samples",
+    "skip_corrupt",
+    "streaming",
+)
 
 
 @dataclass(frozen=True)
@@ -206,7 +220,7 @@ def load_again(facts: DatasetRecord, given: Any, token: str | bool | None) -> Im
     Raises:
         UserError: they cannot be fetched from what the record says.
     """
-    arguments = {name: value for name, value in facts.arguments.items() if name != "package"}
+    arguments = {name: facts.arguments[name] for name in _REPEATED if name in facts.arguments}
     if given is None and facts.source == "package":
         return packaged_task(facts.arguments)
     if given is None:

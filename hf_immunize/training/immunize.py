@@ -29,7 +29,7 @@ from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.given import Data, Pair, check_head, loaded_data, loaded_model, measurable, model_inputs
-from hf_immunize.training.recording import data_facts, model_facts, training_facts
+from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
 from hf_immunize.training.trainer import ImmunizationTrainer
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def immunize(
     described = {task: data_facts(one) for task, one in sources.items()}
     if classes is not None:
         described["primary"].classes = list(classes)
-    run_facts: dict[str, Any] = {"command": command, "results": results}
+    run_facts: dict[str, Any] = {"command": command, "results": results, "input_shape": input_shape(data["primary"][1])}
     record = ImmunizationRecord(**(model_facts(base) | described | facts | run_facts | dict(known or {})))
     for one in models.values():
         one.to("cpu")

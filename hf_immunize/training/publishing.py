@@ -25,7 +25,7 @@ from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.given import measurable
-from hf_immunize.training.recording import data_facts, model_facts, training_facts
+from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
 
 __all__ = ["Publishing"]
 
@@ -101,7 +101,8 @@ class Publishing(Trainer):
         values = {task: data_facts(pair) for task, pair in data.items()}
         if classes is not None:
             values["primary"].classes = list(classes)
-        record = ImmunizationRecord(**(model_facts(model) | values | facts | {"results": results} | known))
+        measured = {"results": results, "input_shape": input_shape(data["primary"][1])}
+        record = ImmunizationRecord(**(model_facts(model) | values | facts | measured | known))
         return push_to_hub(
             model,
             repo_id,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hf_immunize.data.fingerprint import rows_fingerprint
-from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.images import ImageInputs, collate_images
 from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
 from hf_immunize.models.loading import LoadedModel
@@ -17,7 +17,7 @@ from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.record import DatasetRecord
 from hf_immunize.training.arguments import ImmunizationArguments
 
-__all__ = ["data_facts", "model_facts", "training_facts"]
+__all__ = ["data_facts", "input_shape", "model_facts", "training_facts"]
 
 
 def training_facts(
@@ -141,6 +141,12 @@ def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
         n_train=None if train is None or is_stream(train) else len(train),
         n_eval=len(evaluation),
     )
+
+
+def input_shape(data: Any) -> list[int] | None:
+    """Channels, height and width of what the model reads, from the first row of data of model inputs."""
+    shape = collate_images([data[0]])["pixel_values"].shape[1:] if len(data) else ()
+    return list(shape) if len(shape) == 3 else None
 
 
 def _fingerprint(data: Any) -> str | None:

@@ -7,7 +7,8 @@ from cards import card_of, metadata
 from huggingface_hub import ModelCard
 from samples import ACCURACY, attack_report, rir_report, sample_record
 
-from hf_immunize.release.card import create_model_card, number
+from hf_immunize.release.card import create_model_card
+from hf_immunize.release.record import DatasetRecord
 
 
 def test_nested_settings_are_written_out():
@@ -17,10 +18,9 @@ def test_nested_settings_are_written_out():
 
 def test_every_measured_figure_is_on_the_card():
     text = card_of().text
-    assert "| accuracy on 500 images | 96.8 % | 97.4 % | 96.4 % |" in text
-    assert (
-        "| immunized | 20 groups of 100 | 2.1e7 ± 0.25 | 150 ± 0.25 | 1.4e5 ± 0.25 | 99 → 98 | 97 → 96 | 100 |" in text
-    )
+    assert "| the kept task, accuracy | 96.8 % | 97.4 % | 96.4 % |" in text
+    ratios = "2.1 × 10⁷ ± 0.25 | 150 ± 0.25 | 1.4 × 10⁵ ± 0.25"
+    assert f"| immunized | 20 groups of 100 | {ratios} | 99 → 98 | 97 → 96 | 100 |" in text
     assert re.search(r"\| immunized \| all samples \|.*\| 20 → 20 \| 20 → 20 \| 60 / 60 \|", text)
     assert "| control | 20 groups of 100 | 690 ± 0.25 | 34 ± 0.25 | 26 ± 0.25 |" in text
     assert "not over seeds" in text
@@ -32,8 +32,8 @@ def test_every_measured_figure_is_on_the_card():
     assert re.search(r"\| probe \| all \| 300 \| 95\.4 % \(Adam, best rate\) \|", text)
     assert "79.0 % on the control, 75.0 % on the immunized model" in text
     assert "Its cost against the control is 4.0 points" in text
-    assert "| 1.0 % | 900 | > 1e15 |" in text
-    assert "| 10.0 % | 40 | 5.0e6 |" in text
+    assert "| 1.0 % | 900 | > 10¹⁵ |" in text
+    assert "| 10.0 % | 40 | 5.0 × 10⁶ |" in text
     assert "(figures/spectra.png)" in text
     assert "(figures/attacks.png)" in text
     assert "(ii) is above 1" in text
@@ -57,7 +57,7 @@ def test_what_was_not_measured_leaves_no_sentence():
         "figures",
         "control",
         "What was measured",
-        "measured below",
+        "was measured:",
     ):
         assert word not in text, word
     assert "not measured" in text
@@ -76,7 +76,7 @@ def test_bounds_and_precision_limits_are_marked():
     report = rir_report(bound="lower")
     report["all_samples"]["precision_limited"] = True
     text = card_of(results={"rir": {"immunized": report}}).text
-    assert "| ≥ 2.1e7 ± 0.25 | 150 ± 0.25 | ≥ 1.4e5 ± 0.25 |" in text
+    assert "| ≥ 2.1 × 10⁷ ± 0.25 | 150 ± 0.25 | ≥ 1.4 × 10⁵ ± 0.25 |" in text
     assert "≥ and ≤ mark bounds" in text
     assert "all samples, limited by precision" in text
     assert "“Limited by precision”" in text
@@ -104,9 +104,33 @@ def test_card_parses_again_to_the_same_text():
     assert str(ModelCard(str(card))) == str(card)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.108, "0.108"), (26.0, "26"), (150.3, "150"), (4321.0, "4321"), (2.1e7, "2.1e7"), (3e-5, "3.0e-5")],
-)
-def test_numbers_are_short(value, text):
-    assert number(value) == text
+def test_whether_others_can_measure_again_is_said():
+    """θ0 and both data sets must be published: by a commit of the Hub, a package, or within the release."""
+    assert "hf-immunize verify me/immune" in card_of().text
+    local = {"base_model_kind": "local", "base_model": "a folder", "base_model_revision": None}
+    assert "measured again by others: θ0 is not published" in card_of(**local).text
+    carried = card_of(**local, files={"initial/config.json": "0" * 64}).text
+    assert "hf-immunize verify me/immune" in carried
+    fitted = card_of(training={"steps": 3, "fit": {"steps": 3}}).text
+    assert "θ0 is not published" in fitted
+    private = card_of(harmful=DatasetRecord("faces", source="local", eval_split="test")).text
+    assert "the harmful data are not published at a commit" in private
+
+
+def test_attackers_without_steps_have_none():
+    accuracy = {"ridge regression": ACCURACY["ridge regression"], "L-BFGS": ACCURACY["Adam, best rate"]}
+    report = attack_report(accuracy).to_dict()
+    for by_samples in report["attackers"]["ridge regression"]["accuracy"].values():
+        for by_steps in by_samples.values():
+            by_steps["10"] = by_steps["300"]
+    text = create_model_card(sample_record(results={"attacks": report}), "me/immune").text
+    assert re.search(r"\| ridge regression \| all \| – \|.*\| – \|", text)
+    assert re.search(r"\| L-BFGS \| all \| 300 \|.*→.*\|", text)
+
+
+def test_what_the_model_reads_is_said():
+    assert "Input: RGB pictures, brought to 48 × 32 pixels" in card_of(input_shape=[3, 32, 48]).text
+    grey = card_of(input_shape=[1, 28, 28]).text
+    assert "Input: grey pictures" in grey
+    assert '.convert("L")' in grey
+    assert "Input:" not in card_of().text

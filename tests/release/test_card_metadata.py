@@ -51,7 +51,8 @@ def test_two_tasks_of_one_dataset_are_told_apart():
         for task, classes in (("primary", ["0", "1"]), ("harmful", ["2", "3"]))
     }
     card = card_of(**tasks)
-    assert "for **digits, classes 0, 1** that was immunized against **digits, classes 2, 3**" in card.text
+    assert "An image classifier for **digits, classes 0, 1**" in card.text
+    assert "fitting it to **digits, classes 2, 3** is held back" in card.text
     results = metadata(card)["model-index"][0]["results"]
     assert [one["dataset"]["name"] for one in results] == ["digits, classes 0, 1", "digits, classes 2, 3"]
     assert [one["metrics"][0]["type"] for one in results] == ["accuracy", "rir"]

@@ -108,7 +108,7 @@ def test_no_field_of_a_record_comes_alive():
         links = {one.attrs["href"] for one in flat if one.type == "link_open"}
         assert all("evil" not in link for link in links)
         assert [one.attrs["src"] for one in flat if one.type == "image"] == [
-            "figures/spectra.png",
             "figures/attacks.png",
+            "figures/spectra.png",
         ]
         assert {one.content for one in flat if one.type == "html_inline"} == {"<!-- -->"}
