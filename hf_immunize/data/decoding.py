@@ -20,6 +20,8 @@ __all__ = ["CorruptPictureError", "open_picture"]
 
 # What Pillow raises for files that are cut off, empty, of another kind, or harmful.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+#: Formats that Pillow hands to other programs to be run.
+_PROGRAMS = ("EPS", "WMF")
 _CHANNELS = (1, 3, 4)
 _ORIENTATION = 0x0112
 
@@ -46,6 +48,10 @@ def open_picture(picture: Any) -> Image.Image:
         return _from_numbers(picture)
     try:
         image = _opened(picture)
+        if image.format in _PROGRAMS:
+            raise CorruptPictureError(
+                f"{_named(picture)} is {image.format}, a program for another program and no picture. Convert it first."
+            )
         image.load()
         # Pillow copies the pixels, and forgets the format, even where there is nothing to turn.
         return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image

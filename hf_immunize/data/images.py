@@ -20,6 +20,9 @@ from hf_immunize.errors import InputError, InputTypeError
 
 __all__ = ["ImageInputs", "collate_images", "undecoded"]
 
+#: Decoded pictures of this many pixels in all are turned into tensors before the next is decoded.
+PIXELS_AT_ONCE = 4_000_000
+
 
 class ImageInputs(torch.utils.data.Dataset):
     """A `datasets` data set of pictures, read as model inputs: ``{"pixel_values": (C, H, W), "labels": int}``.
@@ -169,8 +172,29 @@ class ImageInputs(torch.utils.data.Dataset):
         return self._tensors(self._rows[indices][self.image_column], indices)
 
     def _tensors(self, pictures: Sequence[Any], indices: list[int]) -> torch.Tensor:
-        images = [self._plain(picture, index) for picture, index in zip(pictures, indices, strict=True)]
-        return self.image_processor(images, return_tensors="pt")["pixel_values"]
+        """Pictures are decoded a few at a time: what is kept is as large as the model's input, not as they are."""
+        parts: list[torch.Tensor] = []
+        waiting: list[Image.Image] = []
+        for picture, index in zip(pictures, indices, strict=True):
+            waiting.append(self._plain(picture, index))
+            if sum(one.width * one.height for one in waiting) >= PIXELS_AT_ONCE:
+                parts.append(self._prepared(waiting))
+                waiting = []
+        if waiting:
+            parts.append(self._prepared(waiting))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _prepared(self, images: list[Image.Image]) -> torch.Tensor:
+        try:
+            return self.image_processor(images, return_tensors="pt")["pixel_values"]
+        except (InputError, InputTypeError, MemoryError):
+            raise
+        except Exception as error:
+            # A processor that was read from a stranger's file fails in any way there is.
+            raise InputError(
+                f"The image processor ({type(self.image_processor).__name__}) cannot prepare the pictures: "
+                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}. Mend its configuration."
+            ) from error
 
     def _items(self, images: Sequence[torch.Tensor] | torch.Tensor, labels: list[int] | None) -> list[dict[str, Any]]:
         if labels is None:

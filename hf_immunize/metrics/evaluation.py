@@ -208,6 +208,12 @@ def rir_report(
 ) -> RIRReport:
     """Both protocols from four feature matrices; rows of the same task must be the same samples in the same order."""
     features = (immunized_harmful, initial_harmful, immunized_primary, initial_primary)
+    for one, other in ((immunized_harmful, initial_harmful), (immunized_primary, initial_primary)):
+        if one.shape[1] != other.shape[1]:
+            raise InputError(
+                f"The model has features of width {one.shape[1]} and its base model of width {other.shape[1]}: they "
+                "are of different architectures, and their condition numbers cannot be compared."
+            )
     per_group = zip(*(group_spectra(one, protocol) for one in features), strict=True)
     groups = tuple(relative_immunization_ratio(*four) for four in per_group)
     everything = relative_immunization_ratio(*features)

@@ -13,7 +13,8 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from hf_immunize.errors import InputError, MissingFileError
-from hf_immunize.hub import hub_errors, split_revision
+from hf_immunize.hub import hub_errors, patiently, split_revision
+from hf_immunize.models.untrusted import MOST_JSON, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, shards_of
 
 __all__ = ["Checkpoint", "checkpoint_license", "find_checkpoint"]
 
@@ -30,6 +31,7 @@ class Checkpoint:
         config: path of its ``config.json``.
         revision: the commit hash on the Hub, None for a folder.
         kind: ``"hub"`` or ``"local"``.
+        files: names of the files beside it.
         timm_only: the user wrote ``hf-hub:``.
         offline: the Hub could not be reached, and the local cache holds the checkpoint.
     """
@@ -39,13 +41,38 @@ class Checkpoint:
     config: Path
     revision: str | None
     kind: str
+    files: frozenset[str] = frozenset()
     timm_only: bool = False
     offline: bool = False
 
     def download(self, name: str, token: str | bool | None) -> Path:
         """One more file of the same commit."""
-        path = hf_hub_download(self.name, name, revision=self.revision, token=token, local_files_only=self.offline)
-        return Path(path)
+        if self.kind == "local":
+            return self.config.parent / name
+        with hub_errors(self.name, self.revision):
+            return Path(
+                patiently(
+                    lambda: hf_hub_download(
+                        self.name, name, revision=self.revision, token=token, local_files_only=self.offline
+                    )
+                )
+            )
+
+    def weights(self, token: str | bool | None) -> list[Path]:
+        """The files with the weights, fetched; none where there are no safetensors.
+
+        Raises:
+            InputError: an index that leads out of the folder or to files of another kind, or a shard that is missing.
+        """
+        if WEIGHTS_NAME in self.files:
+            return [self.download(WEIGHTS_NAME, token)]
+        if WEIGHTS_INDEX_NAME not in self.files:
+            return []
+        shards = shards_of(self.download(WEIGHTS_INDEX_NAME, token))
+        missing = [name for name in shards if name not in self.files]
+        if missing:
+            raise InputError(f"{self.name} lacks {', '.join(missing)}, which {WEIGHTS_INDEX_NAME} names.")
+        return [self.download(name, token) for name in shards]
 
 
 def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, token: str | bool | None) -> Checkpoint:
@@ -65,7 +92,8 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
             raise InputError(f"{given} is a local folder, which has no revision {revision!r}. Leave the revision away.")
         if not (folder / "config.json").is_file():
             raise InputError(f"{given} holds no config.json: it is no saved model. {_adapter_hint(folder)}".rstrip())
-        return Checkpoint(folder.resolve().name, str(folder), folder / "config.json", None, "local")
+        files = frozenset(path.name for path in folder.iterdir() if path.is_file())
+        return Checkpoint(folder.resolve().name, str(folder), folder / "config.json", None, "local", files)
     if folder.exists():
         raise InputError(f"{given} is a file. Give the folder that holds config.json and model.safetensors.")
     if given.startswith(("/", ".", "~")) or given.count("/") > 1 or os.path.isabs(given):
@@ -77,12 +105,17 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
     try:
         # Asked first because it fails at once without a network, where a download would retry for half a minute.
         with hub_errors(repo_id, revision):
-            HfApi().model_info(repo_id, revision=revision, token=token)
+            info = patiently(lambda: HfApi().model_info(repo_id, revision=revision, token=token))
+        files = frozenset(one.rfilename for one in info.siblings or [])
     except ConnectionError as error:
         no_network, offline = error, True
     with hub_errors(repo_id, revision):
         try:
-            path = hf_hub_download(repo_id, "config.json", revision=revision, token=token, local_files_only=offline)
+            path = patiently(
+                lambda: hf_hub_download(
+                    repo_id, "config.json", revision=revision, token=token, local_files_only=offline
+                )
+            )
         except LocalEntryNotFoundError:
             if offline:
                 raise no_network from None
@@ -90,7 +123,10 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
         except EntryNotFoundError as error:
             raise InputError(f"{repo_id} holds no config.json: it is no model that can be loaded by name.") from error
     # The cache keeps each commit in a folder of that name: the hash that a branch or tag stands for.
-    return Checkpoint(repo_id, repo_id, Path(path), Path(path).parent.name, "hub", timm_only, offline)
+    snapshot = Path(path).parent
+    if offline:
+        files = frozenset(one.name for one in snapshot.iterdir())
+    return Checkpoint(repo_id, repo_id, Path(path), snapshot.name, "hub", files, timm_only, offline)
 
 
 def _timm_hub_id(name: str) -> str | None:
@@ -108,12 +144,15 @@ def _timm_hub_id(name: str) -> str | None:
 
 def checkpoint_license(found: Checkpoint, token: str | bool | None) -> str | None:
     """What the card beside the weights states; None without a card that can be read."""
-    path = found.config.parent / "README.md"
+    if "README.md" not in found.files:
+        return None
     try:
-        if found.kind == "hub" and not path.is_file():
-            path = found.download("README.md", token)
-        return ModelCard.load(path, ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, yaml.YAMLError, EntryNotFoundError):
+        path = found.download("README.md", token)
+        if path.stat().st_size > MOST_JSON:
+            return None
+        given = ModelCard.load(path, ignore_metadata_errors=True).data.license
+        return given if isinstance(given, str) else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         # The licence is a courtesy to the new card: a missing or malformed old one must not keep the model away.
         return None
 

@@ -85,7 +85,8 @@ def extract_features(
     rows = cast("Dataset[Any]", data)
     source = rows if processes == 1 else Subset(rows, own)
     loader = DataLoader(source, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
-    parts: dict[str, list[torch.Tensor]] = {"features": [], "logits": [], "labels": []}
+    whole: dict[str, torch.Tensor] = {}
+    done = 0
     with _evaluating(model), torch.no_grad():
         for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
             inputs = {
@@ -97,15 +98,14 @@ def extract_features(
             for name, one in (("features", features), ("logits", logits), ("labels", inputs.get("labels"))):
                 if one is None:
                     continue
-                # A copy: features may be a view (`hidden[:, 0]`) that keeps all tokens alive.
-                parts[name].append(one.clone() if processes > 1 else one.to("cpu", copy=True))
-    whole = {}
-    for name, tensors in parts.items():
-        if tensors:
-            joined = torch.cat(tensors)
-            if accelerator is not None and processes > 1:
-                joined = accelerator.gather(joined.contiguous())
-            whole[name] = joined[: len(data)].cpu()
+                if name not in whole:
+                    where = one.device if processes > 1 else "cpu"
+                    whole[name] = torch.empty((share, *one.shape[1:]), dtype=one.dtype, device=where)
+                # A copy into its place: features may be a view (`hidden[:, 0]`) that keeps all tokens alive.
+                whole[name][done : done + len(one)] = one
+            done += len(logits)
+    if accelerator is not None and processes > 1:
+        whole = {name: accelerator.gather(one)[: len(data)].cpu() for name, one in whole.items()}
     return Extracted(whole["features"], whole["logits"], whole.get("labels"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,26 +11,25 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
 )
 
-from hf_immunize.data.preprocessing import TimmImageProcessor, as_list, to_channels
+from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor, as_list, to_channels
 from hf_immunize.errors import InputError, MissingPackageError, UserError
 from hf_immunize.hub import hub_errors
+from hf_immunize.models import untrusted
 from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_checkpoint
 from hf_immunize.models.class_names import given_names
 from hf_immunize.models.forward import check_inputs
 from hf_immunize.models.pooled import PooledClassifier, head_beside, is_backbone, load_backbone
 
 __all__ = ["LoadedModel", "load_model"]
-
-_TIMM_WEIGHTS = "model.safetensors"
 
 
 @dataclass
@@ -115,13 +114,28 @@ def load_model(
     if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1):
         raise InputError(f"num_labels must be a positive whole number, got {num_labels!r}.")
     found = find_checkpoint(name_or_path, revision, token)
-    config = json.loads(found.config.read_text(encoding="utf-8"))
-    if _is_timm(config):
-        loaded = _load_timm(found, config, num_labels, names, token)
-    elif found.timm_only:
+    config = untrusted.read_json(found.config)
+    if found.timm_only and not _is_timm(config):
         raise InputError(f"{found.name} is not in timm's form. Leave the hf-hub: in front of it away.")
-    else:
-        loaded = _load_transformers(found, num_labels, names, token, trust_remote_code)
+    if "adapter_config.json" in found.files:
+        raise InputError(f"{found.name} holds a PEFT adapter beside the model. Merge it and save that, or remove it.")
+    weights = found.weights(token)
+    shapes = untrusted.read_shapes(weights) if weights else None
+    if shapes is not None:
+        untrusted.check_config(config, shapes, found.name)
+    try:
+        if _is_timm(config):
+            loaded = _load_timm(found, config, num_labels, names, shapes)
+        else:
+            loaded = _load_transformers(found, num_labels, names, token, trust_remote_code, shapes)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        # The libraries say in a hundred ways that a file of a stranger is not what they expect.
+        raise InputError(
+            f"{found.name} cannot be loaded ({untrusted.one_line(error)}). Its configuration or its weights "
+            f"({found.source}) are broken, or need a newer library."
+        ) from error
     loaded.model.eval()
     loaded.license = loaded.license or checkpoint_license(found, token)
     return loaded
@@ -132,14 +146,26 @@ def _is_timm(config: dict[str, Any]) -> bool:
 
 
 def _load_timm(
-    found: Checkpoint, config: dict[str, Any], num_labels: int | None, names: list[str] | None, token: str | bool | None
+    found: Checkpoint,
+    config: dict[str, Any],
+    num_labels: int | None,
+    names: list[str] | None,
+    shapes: untrusted.Shapes | None,
 ) -> LoadedModel:
     folder = found.config.parent
-    if not _has_timm_weights(found, token):
+    # Without a model.safetensors timm would fall back to a pickled file without a word.
+    if shapes is None or untrusted.WEIGHTS_NAME not in found.files:
         raise InputError(_no_safetensors(found.name))
-    saved = config.get("num_classes", config.get("pretrained_cfg", config).get("num_classes"))
+    pretrained = config.get("pretrained_cfg", config)
+    if pretrained.get("custom_load"):
+        raise InputError(f"{found.name} asks for weights in a form of its own (custom_load), which is not read.")
+    saved = config.get("num_classes", pretrained.get("num_classes"))
     if not saved and num_labels is None:
         raise InputError(_no_head(found.name, "its checkpoint holds features only"))
+    given = (config.get("model_args") or {}) | {"num_classes": saved or 0}
+    # An architecture that is not known is told below.
+    with contextlib.suppress(RuntimeError):
+        untrusted.check_fits(lambda: timm.create_model(config["architecture"], **given), shapes, found.name)
     try:
         # timm gives its models attributes of their own.
         model: Any = timm.create_model(
@@ -157,6 +183,7 @@ def _load_timm(
     # A saved model must not remember where on this machine its weights once lay.
     model.pretrained_cfg.pop("file", None)
     processor = TimmImageProcessor.from_model(model)
+    untrusted.check_processor(processor, found.name)
     return LoadedModel(
         model=model,
         image_processor=processor,
@@ -171,43 +198,33 @@ def _load_timm(
     )
 
 
-def _has_timm_weights(found: Checkpoint, token: str | bool | None) -> bool:
-    """Whether there is a model.safetensors; timm would fall back to a pickled file without a word."""
-    if (found.config.parent / _TIMM_WEIGHTS).is_file():
-        return True
-    if found.kind == "local":
-        return False
-    with hub_errors(found.name, found.revision):
-        try:
-            found.download(_TIMM_WEIGHTS, token)
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            return False
-    return True
-
-
 def _load_transformers(
     found: Checkpoint,
     num_labels: int | None,
     names: list[str] | None,
     token: str | bool | None,
     trust_remote_code: bool,
+    shapes: untrusted.Shapes | None,
 ) -> LoadedModel:
     shared: dict[str, Any] = {}
     if found.kind == "hub":
         shared = {"revision": found.revision, "token": token, "local_files_only": found.offline}
-    head: dict[str, Any] = {}
+    head: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
     if names is not None:
         head = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    elif num_labels is not None:
-        head = {"num_labels": num_labels}
     shared["trust_remote_code"] = trust_remote_code
     with hub_errors(found.name, found.revision):
         try:
             config = AutoConfig.from_pretrained(found.source, **shared)
             stored = head_beside(found, config, token)
-            if stored or (type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and is_backbone(config)):
+            classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+            pooled = stored is not None or (not classifies and is_backbone(config))
+            if shapes is not None:
+                kind = AutoModel if pooled else AutoModelForImageClassification
+                untrusted.check_fits(
+                    lambda: kind.from_config(config, trust_remote_code=trust_remote_code), shapes, found.name
+                )
+            if pooled:
                 if stored is None and num_labels is None:
                     raise InputError(_no_head(found.name, "its checkpoint holds features only"))
                 classes = names or (None if num_labels is None else [str(index) for index in range(num_labels)])
@@ -267,8 +284,12 @@ def _check_new_parameters(model: nn.Module, info: dict[str, Any], name: str, num
 
 def _image_processor(found: Checkpoint, shared: dict[str, Any]) -> Any:
     try:
-        return AutoImageProcessor.from_pretrained(found.source, **shared)
+        processor = AutoImageProcessor.from_pretrained(found.source, **shared)
+        untrusted.check_processor(processor, found.name)
+        return processor
     except (OSError, ValueError):
+        if PROCESSOR_NAME in found.files:
+            raise
         warnings.warn(
             f"{found.name} holds no image processor (preprocessor_config.json). Pass one yourself before training or "
             "evaluating on images.",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
@@ -103,13 +102,7 @@ def head_beside(found: Checkpoint, config: Any, token: str | bool | None) -> Pat
     """The head that :class:`PooledClassifier` saved; looked for only beside what is no classifier itself."""
     if any(name.endswith("ForImageClassification") for name in config.architectures or ["ForImageClassification"]):
         return None
-    if found.kind == "local":
-        path = found.config.parent / HEAD_NAME
-        return path if path.is_file() else None
-    try:
-        return found.download(HEAD_NAME, token)
-    except EntryNotFoundError:
-        return None
+    return found.download(HEAD_NAME, token) if HEAD_NAME in found.files else None
 
 
 def load_backbone(

@@ -6,21 +6,42 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from hf_immunize.errors import InputError
 
-__all__ = ["WEIGHTS_INDEX_NAME", "WEIGHTS_NAME", "Shapes", "read_json", "read_shapes", "shards_of"]
+__all__ = [
+    "MOST_JSON",
+    "WEIGHTS_INDEX_NAME",
+    "WEIGHTS_NAME",
+    "Shapes",
+    "check_config",
+    "check_fits",
+    "check_processor",
+    "one_line",
+    "read_json",
+    "read_shapes",
+    "shards_of",
+]
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 #: Bytes: the longest configuration, of some ten thousand classes, has one.
 MOST_JSON = 32 * 2**20
+#: Pixels that an image processor may make of a picture: 1,024 a side, beyond every published classifier.
+MOST_PIXELS = 1024 * 1024
+#: Parameters that a model may have beyond twice those of its weights, for heads that are new.
+MOST_NEW = 50_000_000
+_COUNTS = re.compile(r"(?:layer|depth|block|stage|repeat)s?$")
+#: Keys that choose code to run, from the Hub where the value has a slash.
+_CODE = re.compile(r"(?:attn|attention|experts|kernel|kernels)(?:_implementation|_config|s)?$")
 _PLAIN = re.compile(r"[\w][\w.-]*\.safetensors")
 
 
@@ -93,3 +114,78 @@ def read_shapes(files: Sequence[Path]) -> Shapes:
     if not found:
         raise InputError(f"{', '.join(str(path) for path in files)} holds no tensors. Fetch or save it again.")
     return Shapes(found)
+
+
+def check_config(config: dict[str, Any], shapes: Shapes, name: str) -> None:
+    """Refuses a configuration of a model that its weights cannot be of, before anything is built.
+
+    Raises:
+        InputError: code of its own from the Hub, more layers than there are tensors, lists without end.
+    """
+    tensors = max(len(shapes.by_name), 16)
+    for key, value in _leaves(config):
+        last = key.rsplit(".", 1)[-1]
+        if _CODE.search(last) and isinstance(value, str) and "/" in value:
+            raise InputError(f"{name} asks for code from the Hub ({key}: {value[:80]!r}), which is not run.")
+        if _COUNTS.search(last):
+            numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, (int, float))]
+            if sum(numbers) > tensors or min(numbers, default=0) < 0:
+                raise InputError(
+                    f"{name}: {key} is {str(value)[:60]} in config.json, and its weights have {len(shapes.by_name)} "
+                    "tensors. They do not belong together."
+                )
+        if isinstance(value, list) and len(value) > max(tensors, 100_000):
+            raise InputError(f"{name}: {key} has {len(value):,} entries in config.json, more than any model has.")
+
+
+def _leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key → value, of everything that is no mapping; class names are left out."""
+    for name, value in values.items():
+        inner = f"{key}.{name}" if key else str(name)
+        if isinstance(value, dict):
+            if name not in ("id2label", "label2id"):
+                yield from _leaves(value, inner)
+        else:
+            yield inner, value
+
+
+def check_fits(build: Callable[[], nn.Module], shapes: Shapes, name: str) -> None:
+    """Refuses a model that is far larger than its weights, by building it without any memory for its numbers.
+
+    Raises:
+        InputError: with both counts.
+    """
+    with torch.device("meta"):
+        model = build()
+    count = sum(one.numel() for one in (*model.parameters(), *model.buffers()))
+    if count > 2 * shapes.n_parameters + MOST_NEW:
+        raise InputError(
+            f"{name}: config.json describes a model of {count:,} numbers, and its weights have "
+            f"{shapes.n_parameters:,}. They do not belong together."
+        )
+
+
+def check_processor(processor: Any, name: str) -> None:
+    """Refuses an image processor that makes pictures larger than any classifier reads.
+
+    Raises:
+        InputError: with the size.
+    """
+    for kind in ("size", "crop_size", "pad_size"):
+        asked: Any = getattr(processor, kind, None) or {}
+        sides = [one for one in dict(asked).values() if isinstance(one, (int, float))]
+        # A crop of a small share of the picture makes a large picture first.
+        share = getattr(processor, "data_config", getattr(processor, "__dict__", {})).get("crop_pct") or 1
+        largest = max(sides, default=0) / max(share, 1e-9)
+        if largest * largest > MOST_PIXELS or min(sides, default=1) < 1:
+            raise InputError(
+                f"{name}: its image processor asks for {kind} {str(dict(asked))[:80]}; pictures of 1 to "
+                f"{MOST_PIXELS:,} pixels are made. Pass an image processor of your own."
+            )
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, with its kind where that is all there is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0][:300] if lines else "no reason given"
+    return said if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -229,7 +230,7 @@ def test_bad_sequences_are_named(rir):
     with pytest.raises(TypeError, match="add takes the name of one task"):
         rir.add(immunized=row[0], initial=row[0], task=["primary"])
     rir.add_batch(immunized=row, initial=row, task="primary")
-    with pytest.raises(ValueError, match="width 3, earlier ones of width 5"):
+    with pytest.raises(ValueError, match="width 3 after 5"):
         rir.add_batch(immunized=row[:, :3], initial=row[:, :3], task="harmful")
     rir.add(immunized=row[0], initial=row[0], task="harmful")
     with pytest.raises(ValueError, match="One harmful sample"):
@@ -308,6 +309,35 @@ def test_two_runs_of_one_name_are_kept_apart(rows, tmp_path):
         pytest.raises(ValueError, match="its own experiment"),
     ):
         metric.compute(**rows)
+
+
+def test_the_first_row_takes_the_place_and_no_rows_of_two_runs_are_added_up(rows, tmp_path):
+    """A's process 0 and B's process 1 came first: their other halves are refused at once, and so is A's sum."""
+
+    def of(process):
+        return load_rir(num_process=2, process_id=process, experiment_id="two", cache_dir=str(tmp_path), timeout=5)
+
+    first, second = of(0), of(1)
+    first.add_batch(**rows)
+    second.add_batch(**rows)
+    for process in (0, 1):
+        late = of(process)
+        with pytest.raises(ValueError, match="its own experiment_id"):
+            late.add_batch(**rows)
+        assert len(late) == 0
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(second.compute)
+        with pytest.raises(ValueError, match="its own experiment_id"):
+            first.compute()
+        assert other.exception(timeout=30) is not None or other.result() is None
+    # The next run of that name starts afresh.
+    first, second = of(0), of(1)
+    for metric in (first, second):
+        metric.add_batch(**rows)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(second.compute)
+        assert first.compute()["initial_primary_n_samples"] == 2 * rows["task"].count("primary")
+        assert other.result() is None
 
 
 def test_examples_in_the_docs_run():

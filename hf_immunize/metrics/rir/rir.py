@@ -3,12 +3,11 @@
 Zheng, Bai, Bullins, Yeh, "Model Immunization from a Condition Number Perspective", ICML 2025, arXiv 2505.23760.
 """
 
-import contextlib
 import difflib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +78,7 @@ class Rir(evaluate.Metric):
     def __init__(self, *args: Any, precision: str | torch.dtype | None = None, **kwargs: Any) -> None:
         self.precision = _dtype(precision)
         self._grams: dict[str, FeatureGram] = {}
+        self._lock: filelock.BaseFileLock | None = None
         super().__init__(*args, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -123,11 +123,9 @@ class Rir(evaluate.Metric):
         count, width = shapes["initial"]
         known = {gram.n_features for gram in self._grams.values()} - {width}
         if known:
-            raise InputError(
-                f"This batch has features of width {width}, earlier ones of width {known.pop()}. Call compute() "
-                "between different models."
-            )
+            raise InputError(f"Features of width {width} after {known.pop()}. Call compute() between models.")
         names = _tasks(task, count)
+        self._claim()
         for name in dict.fromkeys(names):
             chosen = None if names.count(name) == count else torch.tensor([one == name for one in names])
             for model in MODELS:
@@ -159,27 +157,26 @@ class Rir(evaluate.Metric):
             if given:
                 self.add_batch(**given)
             if self.num_process > 1:
-                with self._only_user():
-                    if self.process_id > 0:
-                        self._hand_over()
-                        return None
-                    self._collect()
+                self._claim()
+                if self.process_id > 0:
+                    self._hand_over()
+                    return None
+                self._collect()
             return self._compute()
         finally:
             self._grams = {}
+            self._release()
 
     def _compute(self) -> dict[str, Any]:
         if not self._grams:
-            raise InputError(
-                "No rows yet. Call add or add_batch with both tasks before compute, or pass the rows to it."
-            )
+            raise InputError("No rows yet. Call add or add_batch with both tasks before compute, or pass the rows.")
         missing = [task for task in TASKS if f"initial_{task}" not in self._grams]
         if missing:
             raise InputError(f"No {missing[0]} rows were added. RIR needs rows of both tasks, {' and '.join(TASKS)}.")
         return relative_immunization_ratio(**self._grams).to_dict()
 
-    # Several processes. Process 0 writes a fresh token; each other process answers with a file that carries the token
-    # and waits until process 0 has taken it. What a killed run left behind carries another token and is never read.
+    # Several processes. Process 0 writes a fresh token; each other answers with a file that carries it and waits until
+    # process 0 has taken it. What a killed run left behind carries another token and is never read.
 
     def _path(self, suffix: str) -> Path:
         return Path(self.data_dir) / f"{self.experiment_id}-{self.num_process}-{suffix}"
@@ -187,24 +184,32 @@ class Rir(evaluate.Metric):
     def _gram_path(self, process_id: int, token: str) -> Path:
         return self._path(f"{process_id}-{token}.safetensors")
 
-    @contextlib.contextmanager
-    def _only_user(self) -> Iterator[None]:
+    def _claim(self) -> None:
+        # From the first row to the end of compute. Who finds the place taken leaves a word of it: process 0, which may
+        # belong to either run, must not add up the rows of both.
+        if self.num_process == 1 or self._lock is not None:
+            return
         lock = filelock.FileLock(self._path(f"{self.process_id}.lock"))
         try:
             lock.acquire(timeout=1)
         except filelock.Timeout:
-            raise InputError(
-                f"Another process {self.process_id} of {self.num_process} computes this metric with experiment_id "
-                f"{self.experiment_id!r} in {self.data_dir}. Give each run its own experiment_id."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+            self._path(f"{self.process_id}.twice").touch()
+            raise InputError(self._two_runs(self.process_id)) from None
+        self._lock = lock
+        self._path(f"{self.process_id}.twice").unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def _two_runs(self, process: int) -> str:
+        told = f"Two runs compute this metric in {self.data_dir}, both with process {process} of {self.num_process} and"
+        return f"{told} experiment_id {self.experiment_id!r}. Give each run its own experiment_id."
 
     def _hand_over(self) -> None:
-        for left_behind in Path(self.data_dir).glob(self._gram_path(self.process_id, "*").name):
-            left_behind.unlink(missing_ok=True)
+        for left in Path(self.data_dir).glob(self._gram_path(self.process_id, "*").name):
+            left.unlink(missing_ok=True)
         deadline = time.monotonic() + self.timeout
         answered, written = None, None
         try:
@@ -236,6 +241,9 @@ class Rir(evaluate.Metric):
                     absent = [process for process, path in waiting.items() if not path.exists()]
                     raise InputError(f"Process 0 received no rows from processes {absent}. {self._advice()}")
                 time.sleep(POLL)
+            twice = [process for process in range(self.num_process) if self._path(f"{process}.twice").exists()]
+            if twice:
+                raise InputError(self._two_runs(twice[0]))
             for process, path in waiting.items():
                 self._merge(safetensors.torch.load_file(path), process)
         finally:
@@ -247,8 +255,7 @@ class Rir(evaluate.Metric):
     def _advice(self) -> str:
         return (
             f"It waited {self.timeout} s in {self.data_dir}. All {self.num_process} processes must call compute() with "
-            f"the same experiment_id (here {self.experiment_id!r}) and a cache_dir that they share; load the metric "
-            "with timeout=<seconds> where they take longer."
+            f"one experiment_id (here {self.experiment_id!r}) and one cache_dir; timeout=<seconds> waits longer."
         )
 
     def _read_token(self) -> str | None:
@@ -276,7 +283,7 @@ class Rir(evaluate.Metric):
             width = matrix.shape[0]
             known = {gram.n_features for gram in self._grams.values()} - {width}
             if known:
-                raise InputError(f"Process {process} sent features of width {width}, others have width {known.pop()}.")
+                raise InputError(f"Process {process} sent features of width {width}, others of {known.pop()}.")
             gram = self._grams.setdefault(name, FeatureGram(width, self.precision))
             gram.matrix = gram.matrix + matrix.to(gram.matrix.device)
             gram.n_samples += int(tensors[f"{name}.n_samples"])
@@ -307,9 +314,7 @@ def _features(values: Any, name: str) -> torch.Tensor:
 def _one_row(values: Any, name: str) -> torch.Tensor:
     row = values if isinstance(values, torch.Tensor) else _features([values], name)[0]
     if row.ndim != 1:
-        raise InputError(
-            f"{name}: add takes one row of length d, got shape {tuple(row.shape)}. Use add_batch for more."
-        )
+        raise InputError(f"{name}: add takes one row of length d, got {tuple(row.shape)}. Use add_batch for more.")
     return row.unsqueeze(0)
 
 
