@@ -5,6 +5,8 @@ Each kind is also the built-in error that Python programs expect, so that ``exce
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "HubConnectionError",
     "InputError",
@@ -16,8 +18,19 @@ __all__ = [
 ]
 
 
+# What torch makes of an error in a worker of a loader: its traceback, and the error itself in the last lines.
+_IN_A_WORKER = re.compile(r"Caught \w+ in .*Original Traceback.*\n[\w.]+: (.*)", re.DOTALL)
+
+
 class UserError(Exception):
-    """A mistake that the message says how to mend: what was given, what was expected, what to do."""
+    """A mistake that the message says how to mend: what was given, what was expected, what to do.
+
+    Raised in a worker of a loader, it says the same, without the traceback that torch puts before it.
+    """
+
+    def __init__(self, *args: object) -> None:
+        found = _IN_A_WORKER.fullmatch(str(args[0])) if args else None
+        super().__init__(*((found[1].strip(), *args[1:]) if found else args))
 
 
 class InputError(UserError, ValueError):

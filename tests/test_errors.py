@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hf_immunize import NonFiniteLossError, errors
 
@@ -29,3 +30,21 @@ def test_all_kinds_are_offered():
     kinds = {name for name, one in vars(errors).items() if isinstance(one, type)}
     assert kinds == set(errors.__all__)
     assert issubclass(NonFiniteLossError, errors.UserError)
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        try:
+            raise OSError("cut off")
+        except OSError as error:
+            raise errors.InputError(f"Row {index}: it is cut off. Mend it.") from error
+
+
+def test_in_a_worker_the_message_is_the_same_without_a_traceback():
+    loader = torch.utils.data.DataLoader(Broken(), num_workers=1)
+    with pytest.raises(errors.InputError) as raised:
+        next(iter(loader))
+    assert str(raised.value) == "Row 0: it is cut off. Mend it."

@@ -43,6 +43,8 @@ def load_local(path: Path, config: str | None = None, *, streaming: bool = False
     Raises:
         ValueError: nothing there that can be read, or a cache that cannot be written.
     """
+    # Pictures below a folder are found by their whole paths.
+    path = Path(os.path.abspath(path))
     if path.is_dir() and _names_configurations(path):
         with reading_errors(path, "a copy of a data set of the Hub"):
             return _splits(load_dataset(str(path), config, streaming=streaming)), ()

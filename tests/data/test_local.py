@@ -147,3 +147,12 @@ def test_tables_beside_pictures_that_are_not_read_are_said(tmp_path):
     (tmp_path / "metadata1000.jsonl").write_text('{"file_name": "images/0.png", "label": 1}')
     notes = load_source(tmp_path).notes
     assert any("did not read metadata1000.jsonl: pictures are described by metadata.csv" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["pets", "./pets", "../here/pets"])
+def test_a_path_from_where_one_stands(tmp_path, monkeypatch, name):
+    write(tmp_path / "here" / "pets", "cat/0.png", "cat/1.png", "dog/2.png")
+    picture_dataset(5).to_parquet(tmp_path / "here" / "rows.parquet")
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(load_images(name)) == 3
+    assert len(load_images("rows.parquet")) == 5

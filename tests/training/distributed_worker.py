@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from tiny import Images, TinyNet
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 
 from hf_immunize import ImmunizationArguments, ImmunizationTrainer
 from hf_immunize.cli.main import main
@@ -43,6 +43,25 @@ def model_and_data():
     return TinyNet(dropout=0.0), Images(96, seed=1), Images(41, n_classes=4, seed=2, labels=False)
 
 
+class Stream(IterableDataset):
+    """A data set as torch streams it."""
+
+    def __init__(self, data) -> None:
+        self.data = data
+
+    def __iter__(self):
+        return (self.data[index] for index in range(len(self.data)))
+
+
+def streamed(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a training on streams."""
+    model, primary, harmful = model_and_data()
+    args = ImmunizationArguments(output_dir=str(folder / "streamed"), **(SETTINGS | {"eval_strategy": "no"}))
+    trainer = ImmunizationTrainer(model, args, train_dataset=Stream(primary), harmful_dataset=Stream(harmful))
+    trainer.train()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def run(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     model, primary, harmful = model_and_data()
@@ -65,6 +84,7 @@ def run(folder: Path) -> None:
         "history": trainer.state.log_history,
         "wrapped": type(trainer.model_wrapped).__name__,
     }
+    found["streamed"] = streamed(folder)
     found["status"] = main((folder / "command.txt").read_text().split("\n"))
     torch.save(found, folder / f"rank{accelerator.process_index}.pt")
 

@@ -97,6 +97,33 @@ def test_two_halves_of_a_batch_train_as_the_whole(two):
     assert moved > 1e-3
 
 
+def test_each_process_reads_every_second_row_of_a_stream(two):
+    model, primary, harmful = model_and_data()
+    trained = [*model.blocks[2].parameters(), *model.widen.parameters(), *model.score.parameters()]
+    optimizer = torch.optim.SGD(trained, lr=1e-2, momentum=0.9, nesterov=True)
+    model.eval()
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (4 - step) / 4
+        # Process k reads rows k, k + 2, …, and begins anew where they end.
+        rows = {
+            "kept": [rank + 2 * (8 * step + row) for rank in range(2) for row in range(8)],
+            "slowed": [
+                list(range(rank, 41, 2))[(6 * step + row) % len(range(rank, 41, 2))]
+                for rank in range(2)
+                for row in range(6)
+            ],
+        }
+        optimizer.zero_grad()
+        images = torch.cat([primary.x[rows["kept"]], harmful.x[rows["slowed"]]])
+        features, logits = features_and_logits(model, images)
+        task = F.cross_entropy(logits[:16], primary.y[rows["kept"]])
+        (task + 0.7 * features_r_well(features[:16]) + 0.3 * features_r_ill(features[16:])).backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        for one in two[0]:
+            torch.testing.assert_close(one["streamed"][name], value, rtol=0, atol=1e-6, msg=name)
+
+
 def test_evaluation_in_mid_run_is_that_of_one_process(two):
     (first, second), _, _ = two
     evaluated = [[entry for entry in one["history"] if "eval_rir" in entry] for one in (first, second)]
