@@ -25,8 +25,12 @@ from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
 from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.release.certify import certified
 from hf_immunize.release.figures import ATTACKS_NAME, plot_attacks, save_figure
+from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.release.target import claimed
+from hf_immunize.release.update import update_release
+from hf_immunize.training.recording import data_facts
 
 __all__ = ["parser", "run"]
 
@@ -56,11 +60,14 @@ def run(given: Sequence[str], command: str) -> int:
     choose_attackers(options.attackers)
     budgets = _budgets(options)
     folder = _target(options)
+    release = certified(Path(options.model).expanduser()) if options.update_release else None
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(claimed(folder))
-        report = _attacked(options, budgets)
+        report = _attacked(options, budgets, release)
         written = [] if folder is None else _write(folder, report)
+    if release is not None:
+        written.append(update_release(options.model, {"attacks": report.to_dict()}))
     print(json.dumps(report.to_dict(), indent=2) if options.json else report)
     if not options.json:
         for path in written:
@@ -68,7 +75,7 @@ def run(given: Sequence[str], command: str) -> int:
     return 0
 
 
-def _attacked(options: argparse.Namespace, budgets: Budgets) -> AttackReport:
+def _attacked(options: argparse.Namespace, budgets: Budgets, release: ImmunizationRecord | None) -> AttackReport:
     with stdout_for_results(options.json):
         loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
         models = {
@@ -77,7 +84,8 @@ def _attacked(options: argparse.Namespace, budgets: Budgets) -> AttackReport:
             if getattr(options, name) is not None
         }
         models["base"].require_processor()
-        sets = {task: _inputs(options, task, models["base"]) for task in TASKS if getattr(options, task) is not None}
+        named = [task for task in TASKS if getattr(options, task) is not None]
+        sets = {task: _inputs(options, task, models["base"], release) for task in named}
         fit_on, judge_by = sets.get("benign", (None, None))
         return run_attacks(
             models["model"].model,
@@ -127,7 +135,9 @@ def _target(options: argparse.Namespace) -> Path | None:
     return folder
 
 
-def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[Subset, Subset]:
+def _inputs(
+    options: argparse.Namespace, task: str, base: LoadedModel, release: ImmunizationRecord | None
+) -> tuple[Subset, Subset]:
     most = options.max_samples if options.streaming else None
     found = load_task(
         getattr(options, task),
@@ -139,6 +149,13 @@ def _inputs(options: argparse.Namespace, task: str, base: LoadedModel) -> tuple[
         token=options.token,
     )
     say([f"{task}: {found.name}, fitted on {found.split}, judged on {found.eval_split}", *found.notes])
+
+    facts: DatasetRecord | None = None if release is None else getattr(release, task)
+    if release is not None and (facts is None or facts.eval_fingerprint != data_facts(found).eval_fingerprint):
+        raise InputError(
+            f"The {task} rows to judge by are not those that the release was measured on, so that its card cannot hold "
+            "both. Name the same data, splits and seed, or leave --update_release away and use --output_dir."
+        )
 
     def taken(data: Any) -> Subset:
         order = np.random.default_rng(options.seed).permutation(len(data))[: options.max_samples]

@@ -182,6 +182,7 @@ class AttackOptions:
     max_samples: int = _option(5_000, "Images of each split at most.")
     batch_size: int = _option(64, "Images a forward pass.")
     output_dir: str | None = _option(None, "attacks.json and attacks.png go here.")
+    update_release: bool = _option(False, "Write the report into the record and the card of MODEL, a release's folder.")
     overwrite: bool = _option(False, "Replace an earlier attacks.json there.")
     skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
     streaming: bool = _option(

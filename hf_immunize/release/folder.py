@@ -30,7 +30,7 @@ from hf_immunize.release.privacy import without_places
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 from hf_immunize.release.target import check_target, claimed, move_into_place, unfinished_beside
 
-__all__ = ["missing_parts", "save_immunized", "weights_names"]
+__all__ = ["missing_parts", "save_immunized", "weights_names", "write_papers"]
 
 _OF_TRANSFORMERS = (PreTrainedModel, PooledClassifier)
 
@@ -98,6 +98,21 @@ def _write(
     for one, other in beside.items():
         (folder / one).mkdir()
         _save_model(folder / one, other, record, image_processor)
+    write_papers(folder, name, record, old_card, figures)
+
+
+def write_papers(
+    folder: Path, name: str, record: ImmunizationRecord, old_card: str | None, figures: bool = True
+) -> None:
+    """Writes what stands beside the weights of a release: figures, results, the record of all files, and the card.
+
+    Args:
+        folder: that holds the weights.
+        name: of the release.
+        record: what was done and measured.
+        old_card: the text of an earlier card, whose author's words are kept.
+        figures: draw those that the record has results for.
+    """
     drawn = save_figures(record, folder) if figures else []
     results = eval_results_yaml(record)
     if results:
