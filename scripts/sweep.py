@@ -45,7 +45,8 @@ from hf_immunize.attacks import Budgets
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import VerbParser, named_rows
+from hf_immunize.cli.options import named_rows
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, UserError

@@ -20,7 +20,8 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import REPORT_NAME, AttackReport
 from hf_immunize.attacks.suite import run_attacks
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import AttackOptions, VerbParser, named_rows, task_options
+from hf_immunize.cli.options import AttackOptions, named_rows, task_options
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
 from hf_immunize.errors import InputError, OutputExistsError

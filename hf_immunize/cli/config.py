@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hf_immunize.cli.options import VerbParser
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.errors import InputError
 
 __all__ = ["parse"]

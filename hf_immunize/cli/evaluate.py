@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import EvaluateOptions, VerbParser, named_rows, task_options
+from hf_immunize.cli.options import EvaluateOptions, named_rows, task_options
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
 from hf_immunize.metrics.evaluation import Protocol, evaluate_immunization

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import GalleryOptions, VerbParser
+from hf_immunize.cli.options import GalleryOptions
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import say, stdout_for_results
 from hf_immunize.release.gallery import check_page, gallery, save_gallery
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import PushOptions, VerbParser
+from hf_immunize.cli.options import PushOptions
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required
 from hf_immunize.release.hub import push_to_hub
 from hf_immunize.release.plan import plan_push

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_immunize.attacks.attacker import attacker_choices, choose_attackers
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import VerbParser
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import TrainOptions, VerbParser, named_rows, task_options
+from hf_immunize.cli.options import TrainOptions, named_rows, task_options
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError

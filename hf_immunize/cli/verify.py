@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import VerbParser, VerifyOptions
+from hf_immunize.cli.options import VerifyOptions
+from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.errors import OutputExistsError
 from hf_immunize.release.figures import VERIFICATION_FIGURE, plot_verification, save_figure

@@ -1,0 +1,40 @@
+"""The parser of a verb: a short help with every default, and options back as their dataclass."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_immunize.cli.config import parse
+from hf_immunize.cli.main import VERBS, main
+from hf_immunize.cli.options import TrainOptions
+from hf_immunize.cli.train import parser as train_parser
+from hf_immunize.objectives.registry import OBJECTIVES
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_every_option_once_with_its_default(capsys, verb):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: hf-immunize {verb}" in out
+    assert "--config" in out
+    assert "--json" in out
+    assert "-split" not in out
+    if verb in ("train", "quickstart"):
+        assert f"{{{','.join(OBJECTIVES)}}}" in out
+        assert "(default: 0.0005)" in out
+        assert "--neftune_noise_alpha" not in out
+        with pytest.raises(SystemExit):
+            main([verb, "--help_all"])
+        assert "--neftune_noise_alpha" in capsys.readouterr().out
+    if verb in ("train", "attack", "quickstart"):
+        assert "all, probes, finetuning, gd, " in " ".join(out.split()) or verb == "quickstart"
+
+
+def test_options_come_back_as_their_dataclass_with_changes_over_them():
+    own = train_parser()
+    options = parse(own, ["--output_dir", "out", "--new_head", "--fit_steps", "7"])
+    found = own.of(TrainOptions, options, fit_steps=9)
+    assert isinstance(found, TrainOptions)
+    assert (found.new_head, found.fit_steps, found.control) == (True, 9, True)
