@@ -106,7 +106,8 @@ def _blocks(model: nn.Module, name: str, parts: list[str], order: Mapping[str, i
     """The blocks or stages among the parts of a module: made of layers, and without the head.
 
     They are the members of a list, or parts of one class that run one right after another. Lists whose names differ in
-    a number alone (``layer1``, ``layer2``) are stages themselves.
+    a number alone (``layer1``, ``layer2``) are stages themselves; lists of bare layers are so only where there is
+    nothing else (``conv1`` and ``conv5`` of ShuffleNet stand around its stages).
     """
 
     def is_list(one: str) -> bool:
@@ -116,17 +117,29 @@ def _blocks(model: nn.Module, name: str, parts: list[str], order: Mapping[str, i
         return re.sub(r"\d+", "", one) if is_list(one) else type(model.get_submodule(one))
 
     found: list[str] = []
+    of_layers: list[str] = []
     if is_list(name):
         found = parts
     else:
         lists = [part for part in parts if is_list(part) and not _holds(part, head)]
         for _, family in itertools.groupby(sorted(lists, key=kind), key=kind):
             alike = list(family)
-            found += alike if len(alike) > 1 else _parts(model, alike[0], order)
+            if len(alike) == 1:
+                found += _parts(model, alike[0], order)
+            elif any(
+                next(part.children(), None) is not None for one in alike for part in model.get_submodule(one).children()
+            ):
+                found += alike
+            else:
+                of_layers += alike
         for _, run in itertools.groupby(parts, key=kind):
             alike = [part for part in run if not is_list(part)]
             found += alike if len(alike) > 1 else []
-    return [one for one in found if not _holds(one, head) and _is_made_of_layers(model.get_submodule(one))]
+    for some in (found, of_layers):
+        blocks = [one for one in some if not _holds(one, head) and _is_made_of_layers(model.get_submodule(one))]
+        if blocks:
+            return blocks
+    return []
 
 
 def _parts(model: nn.Module, name: str, order: Mapping[str, int]) -> list[str]:

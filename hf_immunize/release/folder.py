@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -178,11 +177,14 @@ def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, imag
             image_processor.save_pretrained(folder)
         return
     data_config = image_processor.data_config if isinstance(image_processor, TimmImageProcessor) else None
-    if any(not value.is_contiguous() for value in model.state_dict().values()):
-        model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    # safetensors takes no tensor in another layout, and none twice: weights that two modules share are written under
+    # both names, and read back from both.
+    weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    written: Any = copy.copy(model)
+    written.state_dict = lambda: weights
     names = _class_names(model, record)
     timm.models.save_for_hf(
-        model,
+        written,
         str(folder),
         model_config={"label_names": names} if names else None,
         safe_serialization=True,

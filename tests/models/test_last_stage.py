@@ -51,6 +51,10 @@ def stem():
     return nn.Conv2d(3, 6, 1)
 
 
+def layers():
+    return nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU())
+
+
 def stages(count=3):
     return {f"layer{k + 1}": nn.Sequential(*blocks(2)) for k in range(count)}
 
@@ -77,6 +81,11 @@ NETS = {
         {"blocks": nn.Sequential(*blocks(4)), "last": Body(1)},
         ["blocks.3", "last", "fc"],
     ),
+    "lists of layers around the stages": (
+        {"conv1": layers(), **stages(), "conv5": layers()},
+        ["layer3", "conv5", "fc"],
+    ),
+    "lists of layers": ({"conv1": layers(), "conv2": layers()}, ["conv2", "fc"]),
     "no blocks": (
         {"features": nn.Sequential(nn.ReLU(), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6))},
         ["features.1", "features.2", "fc"],
