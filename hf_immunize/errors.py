@@ -5,7 +5,12 @@ Each kind is also the built-in error that Python programs expect, so that ``exce
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from os import PathLike
+
+from safetensors import SafetensorError
 
 __all__ = [
     "HubConnectionError",
@@ -13,8 +18,10 @@ __all__ = [
     "InputTypeError",
     "MissingFileError",
     "MissingPackageError",
+    "OutputError",
     "OutputExistsError",
     "UserError",
+    "writing",
 ]
 
 
@@ -49,9 +56,39 @@ class OutputExistsError(UserError, FileExistsError):
     """An output that would be written over something."""
 
 
+class OutputError(UserError, OSError):
+    """A file that cannot be written: a full disk, a limit, a folder of somebody else's."""
+
+
 class MissingPackageError(UserError, ModuleNotFoundError):
     """An optional package that is not installed."""
 
 
 class HubConnectionError(UserError, ConnectionError):
     """The Hub cannot be reached."""
+
+
+@contextlib.contextmanager
+def writing(path: str | PathLike[str], advice: str) -> Iterator[None]:
+    """Says in one line what the system, safetensors or torch say of a file that cannot be written.
+
+    Args:
+        path: what is written.
+        advice: what to do, a sentence.
+
+    Raises:
+        OutputError: in their place.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{path} could not be written ({getattr(error, 'strerror', None) or error}). {advice}"
+        ) from error
+    except RuntimeError as error:
+        # What torch says where its file writer cannot go on; it does not say why.
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OutputError(f"{path} could not be written (no space, or a limit on files). {advice}") from error

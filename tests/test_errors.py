@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from hf_immunize import NonFiniteLossError, errors
 
@@ -15,6 +16,7 @@ from hf_immunize import NonFiniteLossError, errors
         ("InputTypeError", TypeError),
         ("MissingFileError", FileNotFoundError),
         ("OutputExistsError", FileExistsError),
+        ("OutputError", OSError),
         ("MissingPackageError", ModuleNotFoundError),
         ("HubConnectionError", ConnectionError),
     ],
@@ -27,8 +29,8 @@ def test_each_kind_is_a_mistake_of_the_user_and_a_built_in_error(kind, built_in)
 
 
 def test_all_kinds_are_offered():
-    kinds = {name for name, one in vars(errors).items() if isinstance(one, type)}
-    assert kinds == set(errors.__all__)
+    kinds = {name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.UserError)}
+    assert kinds == {name for name in errors.__all__ if name != "writing"}
     assert issubclass(NonFiniteLossError, errors.UserError)
 
 
@@ -48,3 +50,25 @@ def test_in_a_worker_the_message_is_the_same_without_a_traceback():
     with pytest.raises(errors.InputError) as raised:
         next(iter(loader))
     assert str(raised.value) == "Row 0: it is cut off. Mend it."
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line_whoever_says_so(raised):
+    with (
+        pytest.raises(errors.OutputError, match=r"^there could not be written \(.*space.*\)\. Make room\.$"),
+        errors.writing("there", "Make room."),
+    ):
+        raise raised
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("a fault of ours"), errors.InputError("a mistake")])
+def test_what_is_no_matter_of_writing_stays_what_it_is(raised):
+    with pytest.raises(type(raised), match=str(raised)), errors.writing("there", "Make room."):
+        raise raised

@@ -1,9 +1,10 @@
-"""Options from a YAML file, with those of the command line over them."""
+"""Options from a YAML file, with those of the command line over them, and options as one command line again."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import yaml
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.errors import InputError
 
-__all__ = ["parse"]
+__all__ = ["command_of", "parse"]
 
+#: Options of one call alone: what it goes on from or replaces, a token, how it prints.
+OF_ONE_CALL = {"resume_from_checkpoint", "overwrite", "hub_token", "json", "disable_tqdm", "config"}
 #: Never set by a file.
 RESERVED = {"config", "help", "help_all"}
 
@@ -37,6 +40,22 @@ def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
     except InputError as error:
         parser.error(str(error))
     return parser.parse_args(given)
+
+
+def command_of(parser: VerbParser, options: argparse.Namespace) -> str:
+    """The command line that gives these options again: all but defaults and those of one call, wherever they were set.
+
+    Args:
+        parser: of the verb, new, so that no file has changed its defaults.
+        options: what it once parsed.
+    """
+    words, unset = ["hf-immunize", parser.verb], vars(parser.parse_args([]))
+    for action in parser._actions:
+        name, value = action.option_strings[0] if action.option_strings else "", getattr(options, action.dest, None)
+        if action.dest in OF_ONE_CALL or name.startswith("--no_") or value == unset.get(action.dest):
+            continue
+        words += [one for one in (name, *map(str, value if isinstance(value, list) else [value])) if one]
+    return shlex.join(words)
 
 
 def _names(action: argparse.Action) -> list[str]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_immunize.cli.config import parse
+from hf_immunize.cli.config import command_of, parse
 from hf_immunize.cli.options import TrainOptions, named_rows, task_options
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
-from hf_immunize.errors import InputError, OutputExistsError
+from hf_immunize.errors import InputError, OutputExistsError, writing
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.release.hub import push_to_hub
-from hf_immunize.release.target import check_target
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
+from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import immunize
+from hf_immunize.training.locking import locked
+from hf_immunize.training.stages import MEASURED
+from hf_immunize.training.theta_zero import THETA_ZERO_NAME
 
 __all__ = ["parser", "run"]
 
@@ -27,6 +31,9 @@ TASKS = {
     "harmful": "The task to make slow",
     "benign": "A task that training does not see, to measure what the immunization costs there",
 }
+
+#: What a run writes into the folder of its checkpoints.
+WRITTEN_BESIDE = ("checkpoint-*", "fit", "control", f"{MEASURED}-*", THETA_ZERO_NAME)
 
 
 def parser() -> VerbParser:
@@ -45,8 +52,10 @@ def run(given: Sequence[str], command: str) -> int:
     own = parser()
     options = parse(own, given)
     required("train", options, "model", "primary", "harmful", "output_dir")
-    folder = check_target(options.output_dir, options.overwrite)
+    folder, goes_on = Path(options.output_dir).expanduser(), bool(options.resume_from_checkpoint)
     work = folder.with_name(folder.name + "-checkpoints")
+    # What this very run has released already, it may release again.
+    check_target(folder, options.overwrite or (goes_on and _is_release_of(folder, work)))
     _check_checkpoints(work, options)
     args = own.of(
         ImmunizationArguments,
@@ -57,7 +66,13 @@ def run(given: Sequence[str], command: str) -> int:
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
     attackers = options.attackers or None
-    with stdout_for_results(options.json):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stdout_for_results(options.json))
+        if args.should_save:
+            stack.enter_context(claimed(folder))
+            stack.enter_context(locked(work))
+            if not goes_on:
+                _remove_checkpoints(work)
         tasks = {task: _task(options, task, args) for task in TASKS if getattr(options, task) is not None}
         for task, one in tasks.items():
             say([f"{task}: {one.name}, trained on {one.split}, measured on {one.eval_split}", *one.notes])
@@ -74,11 +89,12 @@ def run(given: Sequence[str], command: str) -> int:
             attackers=attackers,
             token=options.hub_token,
             trust_remote_code=options.trust_remote_code,
-            command=command,
+            command=command_of(parser(), options),
         )
         if finished is None:
             return 0
-        finished.save(folder, keep=options.keep, overwrite=options.overwrite)
+        with writing(folder, "Make room, and go on with --resume_from_checkpoint: what was measured is kept."):
+            finished.save(folder, keep=options.keep, overwrite=options.overwrite or goes_on)
     status = finish(folder, finished.record, options.json)
     if options.push_to_hub:
         commit = push_to_hub(
@@ -103,17 +119,30 @@ def _task(options: argparse.Namespace, task: str, args: ImmunizationArguments) -
 
 def _check_checkpoints(work: Path, options: argparse.Namespace) -> None:
     """Checkpoints of an earlier run must neither be missed by a resume nor be taken for this run's."""
-    found = sorted(work.glob("checkpoint-*"))
     resumes = options.resume_from_checkpoint
-    if str(resumes).lower() in ("last", "true") and not found:
+    if str(resumes).lower() in ("last", "true") and not work.is_dir():
         raise InputError(
             f"{work} holds no checkpoint to go on from. Leave --resume_from_checkpoint away to start anew."
         )
-    if found and not resumes:
-        if not options.overwrite:
-            raise OutputExistsError(
-                f"{work} holds checkpoints of an earlier run ({found[-1].name}). Go on from the last one with "
-                "--resume_from_checkpoint, or start anew with --overwrite, which removes them."
-            )
-        if int(os.environ.get("RANK", "0")) == 0:
-            shutil.rmtree(work, ignore_errors=True)
+    found = sorted(work.rglob("checkpoint-*"))
+    if found and not resumes and not options.overwrite:
+        raise OutputExistsError(
+            f"{work} holds checkpoints of an earlier run ({found[-1].name}). Go on from the last one with "
+            "--resume_from_checkpoint, or start anew with --overwrite, which removes them."
+        )
+
+
+def _is_release_of(folder: Path, work: Path) -> bool:
+    """Whether the results in a release are those that the run with these checkpoints measured."""
+    if not (folder / RECORD_NAME).is_file():
+        return False
+    released, *measured = (
+        ImmunizationRecord.load(one).to_dict()["results"] for one in (folder, *work.glob(f"*/{RECORD_NAME}"))
+    )
+    return released in measured
+
+
+def _remove_checkpoints(work: Path) -> None:
+    for pattern in WRITTEN_BESIDE:
+        for one in work.glob(pattern):
+            shutil.rmtree(one) if one.is_dir() else one.unlink()

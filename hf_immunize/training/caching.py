@@ -14,6 +14,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.random_numbers import undisturbed_random_numbers
 
 __all__ = ["MOST_BYTES", "cached_streams"]
 
@@ -21,6 +22,7 @@ __all__ = ["MOST_BYTES", "cached_streams"]
 MOST_BYTES = 4 * 2**30
 
 
+@undisturbed_random_numbers()
 def cached_streams(
     model: nn.Module,
     streams: Sequence[Any],

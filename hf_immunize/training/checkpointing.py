@@ -1,48 +1,217 @@
-"""Checkpoints of an immunization: θ0 beside them, weights read back by today's names, no token on the disk."""
+"""Checkpoints of an immunization: whole or not there, θ0 beside them, gone on from exactly or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import SaveStrategy
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpoints
 
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, writing
 from hf_immunize.models.forward import unwrap
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.carried import data_digest, model_digest, options_of, refuse_others
+from hf_immunize.training.locking import locked
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.theta_zero import ThetaZero
+from hf_immunize.training.whole_checkpoints import (
+    Checkpoint,
+    clear_unfinished,
+    last_whole,
+    put_in_place,
+    unfinished,
+)
 
 __all__ = ["CheckpointsWithThetaZero"]
 
 
 class CheckpointsWithThetaZero(Trainer):
-    """The part of a Trainer that writes and reads checkpoints."""
+    """The part of a Trainer that writes and reads checkpoints.
 
+    Attributes:
+        further_options: what decides the weights beside the arguments, the data and the model; checkpoints carry it.
+        seconds: that training took, in this process and in those that it goes on from.
+    """
+
+    args: ImmunizationArguments
     model: nn.Module
+    harmful_dataset: Any
+    stream_collator: Callable[[list[Any]], Any]
+    notes: list[str]
     _theta_zero: ThetaZero
     _ratio: RatioInMidRun
+    _parts: dict[str, torch.Tensor]
+    _parts_steps: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.further_options: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._began = 0.0
+        self._facts: dict[str, Any] = {}
+        self._goes_on_from: Checkpoint | None = None
+        self._writes_into: Path | None = None
+        self.add_callback(_GoesOn(self))
 
     def initial_state_dict(self) -> dict[str, torch.Tensor]:
         """All weights of θ0, on the CPU: those of this model with the trained ones put back."""
         return self._theta_zero.state_dict(unwrap(self.model))
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the Trainer's, in a folder that no other run writes into.
+
+        Args:
+            resume_from_checkpoint: a checkpoint, or true for the last whole one of the output folder. A run that was
+                finished does no step; one that was not ends as if it had never stopped.
+            args: as the Trainer's.
+            kwargs: as the Trainer's.
+
+        Raises:
+            InputError: no whole checkpoint, or one of a run with other options.
+            OutputExistsError: another run writes into the output folder.
+            OutputError: a checkpoint cannot be written; those before it are untouched.
+        """
+        folder = Path(self.args.output_dir or ".")
+        writes = self.args.should_save and self.args.save_strategy != SaveStrategy.NO
+        with locked(folder) if writes else contextlib.nullcontext():
+            if writes:
+                clear_unfinished(folder)
+            if self.args.save_strategy != SaveStrategy.NO or resume_from_checkpoint:
+                data = {"train_dataset": self.train_dataset, "harmful_dataset": self.harmful_dataset}
+                self._facts = {name: data_digest(one, self.stream_collator) for name, one in data.items()}
+                self._facts["model"] = model_digest(unwrap(self.model), self._theta_zero.weights)
+            found = self._goes_on_from = self._checkpoint(folder, resume_from_checkpoint)
+            self.seconds = 0.0 if found is None else found.state["seconds"]
+            self._began = time.perf_counter() - self.seconds
+            if found is not None and found.state["finished"]:
+                return self._as_finished(found)
+            output = super().train(None if found is None else str(found.folder), *args, **kwargs)
+            self.seconds = time.perf_counter() - self._began
+            return output
+
+    def _checkpoint(self, folder: Path, wanted: str | bool | None) -> Checkpoint | None:
+        if not wanted:
+            return None
+        found = last_whole(folder) if wanted is True else Checkpoint.read(Path(wanted))
+        if found is None:
+            raise InputError(f"{folder} holds no checkpoint to go on from. Leave resume_from_checkpoint away.")
+        if not found.state["goes_on"]:
+            raise InputError(f"{found.folder} holds weights alone (save_only_model): no run goes on from it.")
+        refuse_others(found.state["options"], self._carried_options(), str(found.folder))
+        return found
+
+    def _carried_options(self) -> dict[str, Any]:
+        return options_of(self.args, **self._facts, **self.further_options)
+
+    def _as_finished(self, found: Checkpoint) -> TrainOutput:
+        """What a run that ended at this checkpoint left, without a step."""
+        self._load_from_checkpoint(str(found.folder))
+        self.state = TrainerState.load_from_json(str(found.folder / TRAINER_STATE_NAME))
+        self.notes = list(found.state["notes"])
+        self._restore(found)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        loss = (self._total_loss_scalar + self._tr_loss.item()) / max(self.state.global_step, 1)
+        metrics = {"train_runtime": self.seconds, "train_loss": loss}
+        self.log(metrics)
+        return TrainOutput(self.state.global_step, loss, metrics)
+
+    def _restore(self, found: Checkpoint) -> None:
+        """What the Trainer forgets at a resume: where the best model is, and what was not logged yet."""
+        logged = found.state["logged"]
+        self._tr_loss = torch.tensor(logged["loss"], device=self.args.device)
+        self._total_loss_scalar, self._globalstep_last_logged = logged["total"], logged["step"]
+        self._parts = {name: torch.tensor(one, dtype=torch.float64) for name, one in logged["parts"].items()}
+        self._parts_steps = logged["parts_steps"]
+        self._initial_global_step = 0
+        if found.state["best"] is not None:
+            self.state.best_model_checkpoint = str(found.folder.parent / found.state["best"])
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+        earlier = 0.0 if self._goes_on_from is None else self._goes_on_from.state["seconds"]
+        return super()._finalize_training(trial, num_train_samples, start_time - earlier)
+
+    # ------------------------------------------------------------------ writing
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._writes_into is None else str(self._writes_into)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # θ0 first: a run that is killed between the two must not resume from a checkpoint without it.
-        if self.args.should_save:
-            self._theta_zero.store(Path(self._get_output_dir(trial=trial)))
-        super()._save_checkpoint(model, trial)
+        run, step = Path(self._get_output_dir(trial)), self.state.global_step
+        folder = run / f"checkpoint-{step}"
+        last = max(run.glob("checkpoint-*"), key=os.path.getmtime, default=None)
+        intact = "No checkpoint came before it" if last is None else f"{last} is untouched"
+        advice = f"{intact}. Make room, or raise the limit on files, and go on with resume_from_checkpoint."
+        logged = self._not_logged_yet()
+        with writing(folder, advice):
+            # θ0 first: a run that is killed between the two must not resume from a checkpoint without it.
+            if self.args.should_save:
+                self._theta_zero.store(run)
+            self._writes_into = unfinished(folder).parent
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self._finish_checkpoint(folder, logged)
+            finally:
+                if self.args.should_save:
+                    shutil.rmtree(self._writes_into, ignore_errors=True)
+                self._writes_into = None
+            self.accelerator.wait_for_everyone()
+
+    def _finish_checkpoint(self, folder: Path, logged: dict[str, Any]) -> None:
+        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
+        if best is not None and (best == folder.name or (folder.parent / best).is_dir()):
+            # Not the name that it had while it was written.
+            self.state.best_model_checkpoint = str(folder.parent / best)
+            self.state.save_to_json(str(unfinished(folder) / TRAINER_STATE_NAME))
+        state = {
+            "options": self._carried_options(),
+            "finished": self.state.global_step >= self.state.max_steps,
+            "goes_on": not self.args.save_only_model,
+            "best": best if self.args.load_best_model_at_end else None,
+            "seconds": time.perf_counter() - self._began,
+            "notes": self.notes,
+            "logged": logged,
+        }
+        put_in_place(folder, state)
+        rotate_checkpoints(
+            output_dir=str(folder.parent),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+    def _not_logged_yet(self) -> dict[str, Any]:
+        """Sums since the last line of the log, as the mean over the processes."""
+        loss, *parts = (
+            self.accelerator.reduce(one.detach().to(self.args.device), reduction="mean").item()
+            for one in (self._tr_loss, *self._parts.values())
+        )
+        return {
+            "loss": loss,
+            "total": self._total_loss_scalar,
+            "step": self._globalstep_last_logged,
+            "parts": dict(zip(self._parts, parts, strict=True)),
+            "parts_steps": self._parts_steps,
+        }
+
+    # ------------------------------------------------------------------ reading
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_by_current_names(resume_from_checkpoint)
-        if not self._theta_zero.restore(Path(resume_from_checkpoint).resolve().parent):
-            raise InputError(
-                f"No θ0 is stored beside {resume_from_checkpoint}, so what a resumed run reports would be against "
-                "other weights. Start anew."
-            )
+        self._theta_zero.restore(Path(resume_from_checkpoint).resolve().parent)
         self._ratio = RatioInMidRun()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -73,3 +242,14 @@ class CheckpointsWithThetaZero(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
+
+
+class _GoesOn(TrainerCallback):
+    """Puts back what the Trainer resets before the first step of a run that goes on."""
+
+    def __init__(self, trainer: CheckpointsWithThetaZero) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if self.trainer._goes_on_from is not None:
+            self.trainer._restore(self.trainer._goes_on_from)

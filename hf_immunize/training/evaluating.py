@@ -22,6 +22,7 @@ from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.theta_zero import ThetaZero
 
@@ -89,6 +90,7 @@ class Evaluating(Trainer):
     def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
 
+    @undisturbed_random_numbers()
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Primary loss and accuracy as the Trainer computes them, and RIR_θ0 with spreads, ranks and bounds beside."""
         output = super().evaluation_loop(*args, **(kwargs | {"metric_key_prefix": metric_key_prefix}))

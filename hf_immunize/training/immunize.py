@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import tempfile
 import time
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import set_seed
+from transformers.trainer_utils import SaveStrategy
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, writing
 from hf_immunize.models.class_names import in_order_of, name_classes
-from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.loading import LoadedModel
 from hf_immunize.release.folder import save_immunized
@@ -28,9 +27,10 @@ from hf_immunize.release.hub import push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.given import Data, Pair, check_head, loaded_data, loaded_model, measurable, model_inputs
+from hf_immunize.training.given import Data, check_head, loaded_data, loaded_model, measurable, model_inputs
+from hf_immunize.training.locking import locked
 from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
-from hf_immunize.training.trainer import ImmunizationTrainer
+from hf_immunize.training.stages import kept_results, measured_folder, train_all
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -161,6 +161,9 @@ def immunize(
         if args is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             args = ImmunizationArguments(output_dir=folder, save_strategy="no")
+        if args.should_save and args.save_strategy != SaveStrategy.NO:
+            # From the first stage to the last.
+            stack.enter_context(locked(Path(args.output_dir or ".")))
         given = {"primary": primary, "harmful": harmful} | ({} if benign is None else {"benign": benign})
         sources = {task: loaded_data(one, task, args, attackers is not None, token) for task, one in given.items()}
         # A new head is drawn here, and must be the same in every process and after a resume.
@@ -169,11 +172,7 @@ def immunize(
             model, sources["primary"], image_processor, new_head, token=token, trust_remote_code=trust_remote_code
         )
         network = base.model if isinstance(base, LoadedModel) else base
-        if (
-            (base.new_head if isinstance(base, LoadedModel) else new_head)
-            and fit_steps < 1
-            and not args.resume_from_checkpoint
-        ):
+        if (base.new_head if isinstance(base, LoadedModel) else new_head) and fit_steps < 1:
             raise InputError(
                 "The head is new and would be measured untrained. Fit the primary task first: fit_steps=300 "
                 "(--fit_steps 300), say."
@@ -184,83 +183,50 @@ def immunize(
         store = ActivationStore() if activations is None else activations
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
         fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None
-        run, models, seconds = _trained(network, data, processor, args, fit, control, store)
+        origin = [base.name, base.revision] if isinstance(base, LoadedModel) else None
+        run, models = train_all(
+            network,
+            data,
+            args,
+            image_processor=processor,
+            fit=fit,
+            control=control,
+            activations=store,
+            further_options={"fit": fit, "base_model": origin},
+        )
         if not run.is_world_process_zero():
             return None
-        results = measure(
-            models,
-            measurable(data, args),
-            attackers=attackers,
-            budgets=budgets,
-            batch_size=args.per_device_eval_batch_size,
-            device=args.device,
-            activations=store,
-            progress=not args.disable_tqdm,
-        )
+        measured = measurable(data, args)
+        kept = measured_folder(args, models, measured, attackers, budgets)
+        results = kept_results(kept) if args.resume_from_checkpoint else None
+        if results is None:
+            results = measure(
+                models,
+                measured,
+                attackers=attackers,
+                budgets=budgets,
+                batch_size=args.per_device_eval_batch_size,
+                device=args.device,
+                activations=store,
+                progress=not args.disable_tqdm,
+            )
     notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())] + run.notes
     classes = getattr(data["primary"][0], "classes", None)
     for one in models.values():
         name_classes(one, classes)
-    facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=seconds, notes=notes)
-    facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
+    facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=run.seconds, notes=notes)
+    if not args.resume_from_checkpoint:
+        facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
     described = {task: data_facts(one) for task, one in sources.items()}
     if classes is not None:
         described["primary"].classes = list(classes)
     run_facts: dict[str, Any] = {"command": command, "results": results, "input_shape": input_shape(data["primary"][1])}
     record = ImmunizationRecord(**(model_facts(base) | described | facts | run_facts | dict(known or {})))
+    if kept is not None:
+        with writing(kept, "Make room, and go on with resume_from_checkpoint: what was trained is kept."):
+            record.save(kept)
+        # As a later call will read them.
+        record.results = ImmunizationRecord.load(kept).results
     for one in models.values():
         one.to("cpu")
     return Immunization(models["immunized"], models["initial"], models.get("control"), record, processor, tuple(notes))
-
-
-def _trained(
-    network: nn.Module,
-    data: Mapping[str, Pair],
-    processor: Callable[..., Any] | None,
-    args: ImmunizationArguments,
-    fit: Mapping[str, Any] | None,
-    control: bool,
-    store: ActivationStore,
-) -> tuple[ImmunizationTrainer, dict[str, nn.Module], float]:
-    """Fits where asked, immunizes, trains the control: the trainer, the models, and the seconds of the second."""
-
-    def trainer(one: nn.Module, of: ImmunizationArguments, harmful_too: bool) -> ImmunizationTrainer:
-        return ImmunizationTrainer(
-            one,
-            of,
-            train_dataset=data["primary"][0],
-            harmful_dataset=data["harmful"][0] if harmful_too else None,
-            eval_dataset=data["primary"][1],
-            harmful_eval_dataset=data["harmful"][1] if harmful_too else None,
-            processing_class=processor,
-            activations=store,
-        )
-
-    work = Path(args.output_dir or ".")
-    # Everything is checked with the harmful data before a fit takes its minutes.
-    run = trainer(network, args, True)
-    if fit is not None and not args.resume_from_checkpoint:
-        rate = fit["learning_rate"]
-        plain = args.as_control(
-            max_steps=fit["steps"], learning_rate=rate, warmup_steps=0, output_dir=str(work / "fit")
-        )
-        trainer(network, plain, False).train()
-        run = trainer(network, args, True)
-    began = time.perf_counter()
-    run.train(resume_from_checkpoint=_checkpoint(args))
-    seconds = time.perf_counter() - began
-    trained = unwrap(run.model).eval()
-    initial = copy.deepcopy(trained)
-    initial.load_state_dict(run.initial_state_dict())
-    models = {"initial": initial, "immunized": trained}
-    if control:
-        models["control"] = copy.deepcopy(initial)
-        trainer(models["control"], args.as_control(output_dir=str(work / "control")), False).train()
-        models["control"].eval()
-    return run, models, seconds
-
-
-def _checkpoint(args: ImmunizationArguments) -> str | bool | None:
-    """``last`` and ``true`` stand for the last checkpoint of the output folder."""
-    given = args.resume_from_checkpoint
-    return True if str(given).lower() in ("last", "true") else given or None

@@ -13,9 +13,10 @@ from torch import nn
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ThetaZero"]
+__all__ = ["THETA_ZERO_NAME", "ThetaZero"]
 
-FILE_NAME = "initial_weights.safetensors"
+#: Beside the checkpoints of a run.
+THETA_ZERO_NAME = "initial_weights.safetensors"
 
 
 class ThetaZero:
@@ -51,7 +52,7 @@ class ThetaZero:
 
     def store(self, folder: Path) -> None:
         """Writes the weights into the folder of a run once; a file of an earlier run there is replaced."""
-        target = folder / FILE_NAME
+        target = folder / THETA_ZERO_NAME
         if self._is_stored and target.exists():
             return
         partial = target.with_suffix(".partial")
@@ -59,22 +60,18 @@ class ThetaZero:
         os.replace(partial, target)
         self._is_stored = True
 
-    def restore(self, folder: Path) -> bool:
-        """Takes the weights that a run stored in its folder; False where there are none.
+    def restore(self, folder: Path) -> None:
+        """Takes the weights that a run stored in its folder.
 
         Raises:
-            ValueError: they are of other parameters than those that train now.
+            InputError: they are of other parameters than those that train now.
         """
-        source = folder / FILE_NAME
-        if not source.exists():
-            return False
-        weights = load_file(source)
+        weights = load_file(folder / THETA_ZERO_NAME)
         if weights.keys() != self.weights.keys():
             raise InputError(
                 "The checkpoint's run trained other parameters than those chosen now. Resume with the same `trainable`."
             )
         self.weights, self._is_stored = weights, True
-        return True
 
 
 def _by_every_name(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -18,6 +18,9 @@ def world(tmp_path_factory):
     model, processor = tiny_vit(NAMES)
     for part in (model, processor):
         part.save_pretrained(folder / "vit")
+    model.config.hidden_dropout_prob = 0.2
+    for part in (model, processor):
+        part.save_pretrained(folder / "dropout")
     DatasetDict({"train": picture_dataset(24, seed=1), "test": picture_dataset(16, seed=2)}).save_to_disk(
         folder / "primary"
     )

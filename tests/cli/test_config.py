@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from commands import error_of
 
-from hf_immunize.cli.config import parse
+from hf_immunize.cli.config import command_of, parse
 from hf_immunize.cli.main import main
 from hf_immunize.cli.quickstart import parser as quickstart_parser
 from hf_immunize.cli.train import parser as train_parser
@@ -94,3 +96,26 @@ def test_a_file_that_cannot_be_says_what_is_wrong(tmp_path, capsys, text, messag
 
 def test_a_missing_file_is_named(capsys, tmp_path):
     assert "there is no configuration file" in error_of(capsys, ["train", "--config", str(tmp_path / "no.yaml")], 2)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--new_head", "--fit_steps", "7", "--no_control", "--keep", "initial", "control", "--attackers", "lora", "gd"],
+        ["--trainable", "last", "score", "--primary", "a folder/it's here", "--scale_free", "false", "--seed", "3"],
+        ["--resume_from_checkpoint", "--overwrite", "--json", "--token", "hf_secretsecretsecret"],
+        ["--config", "run.yaml", "--seed", "4"],
+    ],
+)
+def test_the_command_of_a_run_repeats_it(tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("lambda_harmful: 0.2\nseed: 3\ncontrol: false\nresume_from_checkpoint: last\n")
+    options = parse(train_parser(), ["--model", "vit", "--output_dir", "out", *more])
+    words = shlex.split(command_of(train_parser(), options))
+    assert words[:4] == ["hf-immunize", "train", "--model", "vit"]
+    of_one_call = {"resume_from_checkpoint", "overwrite", "json", "hub_token", "config"}
+    assert not of_one_call & {one.removeprefix("--") for one in words}
+    again = vars(parse(train_parser(), words[2:]))
+    for name, value in vars(options).items():
+        assert name in of_one_call or again[name] == value, name

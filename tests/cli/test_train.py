@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
 from commands import NAMES, error_of, training
 from datasets import ClassLabel, DatasetDict
+from kills import without_clock
 from PIL import Image
 from safetensors.torch import load_file
 from samples import tiny_timm, tiny_vit
 from tiny import picture_dataset
+from training.test_locking import HOLDS
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTModel
 
 from hf_immunize.cli.main import main
@@ -221,3 +227,60 @@ def test_broken_pictures_are_named_or_left_out_and_counted(world, tmp_path, caps
     assert "broken.png" in capsys.readouterr().err
     record = ImmunizationRecord.load(tmp_path / "out").primary
     assert record.n_train + record.n_eval == 30
+
+
+SHORT = ("--max_steps", "2", "--save_steps", "1", "--no_control", "--attackers", "ridge")
+
+
+def test_a_finished_run_goes_on_to_the_same_release_without_a_step(world, tmp_path, monkeypatch):
+    given = training(world, tmp_path / "out", *SHORT)
+    assert main(given) == 0
+    first = ImmunizationRecord.load(tmp_path / "out").to_dict()
+    monkeypatch.setattr(ImmunizationTrainer, "compute_loss", None)
+    assert main([*given, "--resume_from_checkpoint"]) == 0
+    second = ImmunizationRecord.load(tmp_path / "out").to_dict()
+    assert without_clock(second) == without_clock(first)
+    assert "resume" not in second["command"]
+    # Of what another run measured, the release is not this run's to replace.
+    shutil.rmtree(next((tmp_path / "out-checkpoints").glob("measured-*")))
+    assert main([*given, "--resume_from_checkpoint"]) == 1
+
+
+def test_a_second_run_and_its_overwrite_are_refused_while_the_first_goes_on(world, tmp_path, capsys):
+    given = training(world, tmp_path / "out", *SHORT)
+    assert main(given) == 0
+    work = tmp_path / "out-checkpoints"
+    held = subprocess.Popen([sys.executable, "-c", HOLDS, str(work)], stdout=subprocess.PIPE, text=True)
+    with held as other:
+        assert other.stdout.readline() == "held\n"
+        capsys.readouterr()
+        assert "Another run writes into" in error_of(capsys, [*given, "--overwrite"])
+        other.kill()
+    assert (work / "checkpoint-2").is_dir()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_what_an_earlier_run_left_half_written_is_cleared_and_nothing_else(world, tmp_path):
+    left = [tmp_path / ".out-abcdefgh.unfinished", tmp_path / "out-checkpoints" / ".checkpoint-1.unfinished"]
+    others = [tmp_path / ".out2-abcdefgh.unfinished", tmp_path / "out-checkpoints" / "notes"]
+    for folder in (*left, *others):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("something")
+    assert main(training(world, tmp_path / "out", *SHORT)) == 0
+    assert not any(folder.exists() for folder in left)
+    assert all((folder / "file").is_file() for folder in others)
+
+
+def test_a_full_disk_at_the_release_is_one_line_and_nothing_is_lost(world, tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    given = training(world, tmp_path / "out", *SHORT)
+    with monkeypatch.context() as patched:
+        patched.setattr("hf_immunize.training.immunize.save_immunized", full)
+        assert main(given) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "out could not be written (No space left on device). Make room, and go on with" in told
+    monkeypatch.setattr("hf_immunize.training.immunize.measure", None)
+    assert main([*given, "--resume_from_checkpoint"]) == 0
+    certified(tmp_path / "out")

@@ -9,11 +9,11 @@ from trainers import state, trainer
 
 def test_theta_zero_survives_a_resume_from_other_weights(tmp_path, tiny_net, primary, harmful):
     start = {name: value.clone() for name, value in tiny_net.named_parameters()}
-    common = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4}
     trainer(tmp_path, tiny_net, primary, harmful, **common).train()
     # The trained model itself is passed in: θ0 must come from the first run.
-    again = trainer(tmp_path, tiny_net, primary, harmful, **(common | {"max_steps": 6}))
-    again.train(resume_from_checkpoint=True)
+    again = trainer(tmp_path, tiny_net, primary, harmful, **common)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     kept = again.initial_state_dict()
     assert all(torch.equal(kept[name], value) for name, value in start.items())
 
@@ -21,11 +21,11 @@ def test_theta_zero_survives_a_resume_from_other_weights(tmp_path, tiny_net, pri
 def test_weights_that_two_modules_share_are_put_back_under_both_names(tmp_path, tiny_net, primary, harmful):
     tiny_net.blocks[2].conv.weight = tiny_net.blocks[0].conv.weight
     start = state(tiny_net)
-    common = {"trainable": "all", "save_strategy": "steps", "save_steps": 4}
-    trainer(tmp_path, tiny_net, primary, harmful, max_steps=4, **common).train()
+    common = {"trainable": "all", "save_strategy": "steps", "save_steps": 4, "max_steps": 6}
+    trainer(tmp_path, tiny_net, primary, harmful, **common).train()
     assert not torch.equal(tiny_net.blocks[2].conv.weight, start["blocks.2.conv.weight"])
-    again = trainer(tmp_path, tiny_net, primary, harmful, max_steps=6, **common)
-    again.train(resume_from_checkpoint=True)
+    again = trainer(tmp_path, tiny_net, primary, harmful, **common)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     initial = TinyNet()
     initial.load_state_dict(again.initial_state_dict())
     assert all(torch.equal(value, start[name]) for name, value in initial.state_dict().items())

@@ -1,0 +1,135 @@
+"""The stages of one immunization (a fit, the run, its control, measuring), none of which is done twice at a resume."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.trainer_utils import SaveStrategy
+
+from hf_immunize.attacks.judging import Budgets
+from hf_immunize.data.images import collate_images
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.carried import data_digest, model_digest
+from hf_immunize.training.given import Pair
+from hf_immunize.training.trainer import ImmunizationTrainer
+from hf_immunize.training.whole_checkpoints import last_whole
+
+__all__ = ["MEASURED", "kept_results", "measured_folder", "train_all"]
+
+#: How the folders of results beside the checkpoints begin.
+MEASURED = "measured"
+
+
+def train_all(
+    network: nn.Module,
+    data: Mapping[str, Pair],
+    args: ImmunizationArguments,
+    *,
+    image_processor: Callable[..., Any] | None = None,
+    fit: Mapping[str, Any] | None = None,
+    control: bool = True,
+    activations: ActivationStore | None = None,
+    further_options: Mapping[str, Any] | None = None,
+) -> tuple[ImmunizationTrainer, dict[str, nn.Module]]:
+    """Fits where asked, immunizes, trains the control.
+
+    Each of the three has checkpoints of its own, so that a call that goes on (``args.resume_from_checkpoint``) does
+    none of them twice.
+
+    Args:
+        network: the classifier; it is trained in place.
+        data: ``primary`` and ``harmful`` → model inputs to train on and to measure on.
+        args: of the immunization.
+        image_processor: saved with the checkpoints.
+        fit: ``steps`` and ``learning_rate`` of a plain fit of the primary task first, or None.
+        control: train the same steps with λ = 0 too.
+        activations: of the frozen part that are there already.
+        further_options: what decides the weights beside arguments and data.
+
+    Returns:
+        the trainer, and the models ``initial`` (θ0), ``immunized`` and, where it was trained, ``control``.
+    """
+
+    def trainer(one: nn.Module, of: ImmunizationArguments, harmful_too: bool) -> ImmunizationTrainer:
+        made = ImmunizationTrainer(
+            one,
+            of,
+            train_dataset=data["primary"][0],
+            harmful_dataset=data["harmful"][0] if harmful_too else None,
+            eval_dataset=data["primary"][1],
+            harmful_eval_dataset=data["harmful"][1] if harmful_too else None,
+            processing_class=image_processor,
+            activations=activations,
+        )
+        made.further_options = dict(further_options or {})
+        return made
+
+    def plain(name: str, **changes: Any) -> ImmunizationArguments:
+        saves = {"save_strategy": "no" if args.save_strategy == SaveStrategy.NO else "steps", "save_only_model": False}
+        return args.as_control(output_dir=str(work / name), save_total_limit=2, **saves, **changes)
+
+    def train(run: ImmunizationTrainer) -> None:
+        there = goes_on is not None and last_whole(Path(run.args.output_dir or ".")) is not None
+        run.train(resume_from_checkpoint=there)
+
+    work, goes_on = Path(args.output_dir or "."), _checkpoint(args)
+    # Everything is checked with the harmful data before a fit takes its minutes.
+    run = trainer(network, args, True)
+    begun = isinstance(goes_on, str) or (goes_on is not None and last_whole(work) is not None)
+    if fit is not None and not begun:
+        rate = fit["learning_rate"]
+        train(trainer(network, plain("fit", max_steps=fit["steps"], learning_rate=rate, warmup_steps=0), False))
+        run = trainer(network, args, True)
+    run.train(resume_from_checkpoint=goes_on if begun else None)
+    trained = unwrap(run.model).eval()
+    initial = copy.deepcopy(trained)
+    initial.load_state_dict(run.initial_state_dict())
+    models = {"initial": initial, "immunized": trained}
+    if control:
+        models["control"] = copy.deepcopy(initial)
+        train(trainer(models["control"], plain("control"), False))
+        models["control"].eval()
+    return run, models
+
+
+def _checkpoint(args: ImmunizationArguments) -> str | bool | None:
+    """``last`` and ``true`` stand for the last checkpoint of the output folder."""
+    given = args.resume_from_checkpoint
+    return True if str(given).lower() in ("last", "true") else given or None
+
+
+def measured_folder(
+    args: ImmunizationArguments,
+    models: Mapping[str, nn.Module],
+    data: Mapping[str, Pair],
+    attackers: str | Sequence[str] | None,
+    budgets: Budgets,
+) -> Path | None:
+    """Where the results of measuring stand for a call that goes on: a folder named by all that they depend on."""
+    if args.save_strategy == SaveStrategy.NO:
+        return None
+    depends_on = {
+        "models": {name: model_digest(one) for name, one in models.items()},
+        "data": {task: [data_digest(one, collate_images) for one in pair] for task, pair in data.items()},
+        "attackers": attackers,
+        "budgets": asdict(budgets),
+        "versions": library_versions(),
+    }
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
+    return Path(args.output_dir or ".") / f"{MEASURED}-{digest[:16]}"
+
+
+def kept_results(kept: Path | None) -> dict[str, Any] | None:
+    """The results in such a folder, None where there are none."""
+    there = kept is not None and (kept / RECORD_NAME).is_file()
+    return ImmunizationRecord.load(kept).results if there and kept is not None else None
