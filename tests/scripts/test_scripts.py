@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from datasets import DatasetDict
+from gallery_releases import write_release
 from samples import tiny_vit
 from tiny import picture_dataset
 
@@ -36,6 +37,45 @@ def test_every_script_shows_its_help(path, tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert path.name in shown.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- the reference runs
+
+
+def test_the_tables_of_the_reference_runs_are_what_the_records_say(scripts):
+    import gallery
+
+    folder = ROOT / "model_cards"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert gallery.rewritten(text, gallery.tables(folder)) == text
+
+
+def test_a_row_is_of_its_record_and_says_what_was_verified(scripts, tmp_path, monkeypatch, capsys):
+    import gallery
+
+    for part in ("deep", "linear"):
+        shutil.copytree(ROOT / "model_cards" / part, tmp_path / part)
+    write_release(tmp_path / "birds", verified=True)
+    (tmp_path / "README.md").write_text(f"Mine.\n{gallery.START}\nStale.\n{gallery.END}\nMine too.\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "--folder", str(tmp_path), "--check"])
+    assert gallery.main() == 1
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "--folder", str(tmp_path)])
+    assert gallery.main() == 0
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("Mine.\n")
+    assert text.endswith("\nMine too.\n")
+    assert "Stale" not in text
+    (row,) = [line for line in text.splitlines() if "[birds]" in line]
+    assert row == (
+        "| [birds](birds/README.md), ViTForImageClassification | someone/birds, against someone/faces | 140,000 "
+        "| 96.8 % → 96.4 % | 93.0 % → 68.4 % (Adam, best rate) | 0.51, weakened | not tried | – | 4.0 "
+        "| holds, RIR 140,000, primary accuracy 96.4 % |"
+    )
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "--folder", str(tmp_path), "--check"])
+    assert gallery.main() == 0
+    (tmp_path / "README.md").write_text("No marks.", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no marks"):
+        gallery.main()
 
 
 # ---------------------------------------------------------------- the deep stand-ins
