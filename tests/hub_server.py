@@ -33,14 +33,15 @@ _ACCOUNTS = {
 _RE_LFS_BATCH = re.compile(r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch$")
 _RE_LFS = re.compile(r"/lfs/(?P<verb>put|part|complete|verify|get)/(?P<oid>[0-9a-f]{64})(?:/(?P<part>\d+))?$")
 _RE_API = re.compile(
-    r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|preupload|commit|branch|refs)(?:/(?P<rev>[^/]+)(?:/.*)?)?)?$"
+    r"/api/(?:models/|(?=spaces/))(?P<id>(?:spaces/)?[^/]+/[^/]+)"
+    r"(?:/(?P<verb>revision|tree|preupload|commit|branch|refs)(?:/(?P<rev>[^/]+)(?:/.*)?)?)?$"
 )
-_RE_RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
+_RE_RESOLVE = re.compile(r"/(?P<id>(?:spaces/)?[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
 
 
 @dataclass
 class Repo:
-    """Snapshots by commit hash, branches by name."""
+    """Snapshots by commit hash, branches by name; the id of a Space begins with ``spaces/``."""
 
     private: bool = False
     gated: bool = False
@@ -288,6 +289,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if repo_id.split("/")[0] != "me":
                 self._error(403, None, "You don't have the rights to create a model under this namespace")
                 return
+            repo_id = f"spaces/{repo_id}" if wanted.get("type") == "space" else repo_id
             url = {"url": f"{hub.url}/{repo_id}", "id": repo_id, "name": repo_id}
             if repo_id in hub.repos:
                 self._json(409, {"error": "You already created this model repo", **url})
