@@ -21,7 +21,8 @@ from typing import Any
 
 from hf_immunize.release.markup import cell
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
-from hf_immunize.release.standing import Measured, Standing, Strongest, power_of_ten, standing, verification_of
+from hf_immunize.release.standing import Measured, Standing, Strongest, ratio_text, standing, verification_of
+from hf_immunize.release.summary import percent
 
 START, END = "<!-- scripts/gallery.py: start -->", "<!-- scripts/gallery.py: end -->"
 HEADS = (
@@ -110,10 +111,10 @@ def linear(folder: Path) -> Iterator[tuple[str, ...]]:
     house = _read(folder / "house_price.json")
     here, printed = house["splits"]["paper_200_rows_79_columns"][METHOD], house["printed"][METHOD]
     link = "[linear](linear/README.md)"
-    yield f"{link}, House Price", power_of_ten(here["rir"], here["bound"]), f"{printed['rir'][0]:g}"
+    yield f"{link}, House Price", ratio_text(here["rir"], here["bound"]), f"{printed['rir'][0]:g}"
     pairs = _read(folder / "mnist.json")["summary"]
     above = f"above 1 in {pairs['pairs_with_positive_log_rir']} of {pairs['pairs']} pairs"
-    median = f"median {power_of_ten(pairs['median_rir'])}, {above}"
+    median = f"median {ratio_text(pairs['median_rir'])}, {above}"
     yield f"{link}, MNIST, ordered pairs of digits", median, "a figure alone"
 
 
@@ -126,8 +127,8 @@ def _row(run: str, tasks: str, found: Standing, measured: str) -> tuple[str, ...
     return (
         run,
         tasks,
-        power_of_ten(found.rir, found.bound),
-        f"{_percent(found.accuracy.get('initial'))} → {_percent(found.accuracy.get('immunized'))}",
+        ratio_text(found.rir, found.bound),
+        f"{percent(found.accuracy.get('initial'))} → {percent(found.accuracy.get('immunized'))}",
         _attacked(heads),
         _recovered(heads),
         _attacked(tuned),
@@ -140,21 +141,17 @@ def _row(run: str, tasks: str, found: Standing, measured: str) -> tuple[str, ...
 def _again(found: Measured) -> str:
     accuracy = found.accuracy.get("immunized")
     ratio = f", RIR {found.rir}" if found.rir else ""
-    return f"{found.status}{ratio}" + ("" if accuracy is None else f", primary accuracy {_percent(accuracy)}")
+    return f"{found.status}{ratio}" + ("" if accuracy is None else f", primary accuracy {percent(accuracy)}")
 
 
 def _attacked(one: Strongest | None) -> str:
-    return "not tried" if one is None else f"{_percent(one.control)} → {_percent(one.immunized)} ({cell(one.attacker)})"
+    return "not tried" if one is None else f"{percent(one.control)} → {percent(one.immunized)} ({cell(one.attacker)})"
 
 
 def _recovered(one: Strongest | None) -> str:
     if one is None:
         return "–"
     return one.outcome if one.recovery is None else f"{one.recovery:.2f}, {one.outcome}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 if __name__ == "__main__":

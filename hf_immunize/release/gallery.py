@@ -22,11 +22,12 @@ from hf_immunize.release.released import Released, find_release
 from hf_immunize.release.standing import (
     Measured,
     Standing,
-    power_of_ten,
+    ratio_text,
     read_verification,
     standing,
     verification_of,
 )
+from hf_immunize.release.summary import percent
 
 __all__ = ["Entry", "Figure", "check_page", "gallery", "gallery_entry", "save_gallery"]
 
@@ -86,27 +87,23 @@ def gallery_entry(release: Released, verified: Sequence[Mapping[str, Any]] = ())
         verified: the contents of ``verification.json`` files; those of other releases are passed over.
 
     Raises:
-        InputError: its record or its verification does not hold what these hold.
+        InputError: its verification is of another record, or none.
     """
     record, folder = release.record, release.folder if release.revision is None else None
-    try:
-        facts = {
-            "Primary task": record.title("primary"),
-            "Harmful task": record.title("harmful"),
-            "Starting point θ0": record.base_model,
-            "Architecture": record.architecture or "not recorded",
-            "Licence": record.license or "not recorded",
-        }
-        facts = {key: _shortened(value) for key, value in facts.items()}
-    except (AttributeError, LookupError, TypeError) as error:
-        raise InputError(f"its record does not hold what one holds ({type(error).__name__}: {error})") from error
+    facts = {
+        "Primary task": record.title("primary"),
+        "Harmful task": record.title("harmful"),
+        "Starting point θ0": record.base_model,
+        "Architecture": record.architecture or "not recorded",
+        "Licence": record.license or "not recorded",
+    }
     figures, notes = _figures(release.folder)
     link = f"{constants.ENDPOINT}/{quote(release.name)}/tree/{release.revision}" if release.revision else ""
     return Entry(
         _shortened(release.name),
         release.revision,
         link,
-        facts,
+        {key: _shortened(value) for key, value in facts.items()},
         standing(record.results),
         verification_of(release.name, release.revision, record, folder, verified),
         figures,
@@ -114,8 +111,8 @@ def gallery_entry(release: Released, verified: Sequence[Mapping[str, Any]] = ())
     )
 
 
-def _shortened(text: Any) -> str:
-    line = " ".join(str(text).split())
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
 
 
@@ -249,8 +246,8 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str], title: str) -> st
         style=style,
         script=script,
         policy={"style": _digest(style), "script": _digest(script)},
-        power_of_ten=power_of_ten,
-        percent=lambda value: "–" if value is None else f"{100 * value:.1f} %",
+        ratio_text=ratio_text,
+        percent=percent,
         points=lambda value: "–" if value is None else f"{100 * value:.1f}".replace("-", "−"),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from hf_immunize.attacks.verdict import verdict
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.release.claims import compare_results
 from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.release.summary import number
 from hf_immunize.release.verify import VERIFICATION_NAME
 from hf_immunize.spectra.ratio import SIGN
 
@@ -22,18 +22,15 @@ __all__ = [
     "Measured",
     "Standing",
     "Strongest",
-    "power_of_ten",
+    "ratio_text",
     "read_verification",
     "standing",
     "verification_of",
 ]
 
-#: From here on a ratio is written as a power of ten.
-LARGE = 1e6
 KINDS = ("probe", "fine-tuning")
 #: Of claims, and what they come to together; the first that occurs decides.
 _STATUSES = {"differs": "differs", "cannot be checked": "not all checked", "holds": "holds"}
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -98,33 +95,24 @@ class Measured:
 
 
 def standing(results: Mapping[str, Any]) -> Standing:
-    """Reads the results of a record.
-
-    Raises:
-        InputError: they are not what a record holds.
-    """
-    try:
-        ratio = ((results.get("rir") or {}).get("immunized") or {}).get("rir") or {}
-        accuracy = {name: _share(value) for name, value in (results.get("primary_accuracy") or {}).items()}
-        attacks = AttackReport.from_dict(results["attacks"]) if results.get("attacks") else None
-        benign = (attacks.selectivity or {}) if attacks else {}
-        follows: dict[str, Any] = _verdict(attacks) if attacks else {"text": ""}
-        strongest = {
+    """Reads the results of a record, which were checked when it was loaded."""
+    ratio = ((results.get("rir") or {}).get("immunized") or {}).get("rir")
+    attacks = AttackReport.from_dict(results["attacks"]) if results.get("attacks") else None
+    benign = (attacks.selectivity or {}) if attacks else {}
+    follows: dict[str, Any] = _verdict(attacks) if attacks else {"text": ""}
+    return Standing(
+        rir=ratio["mean"] if ratio else None,
+        bound=ratio["bound"] if ratio else "exact",
+        accuracy=dict(results.get("primary_accuracy") or {}),
+        strongest={
             kind: _strongest(attacks, kind, follows["outcome"][kind])
             for kind in KINDS
             if attacks and kind in attacks.worst_case
-        }
-        return Standing(
-            rir=_number(ratio["mean"]) if ratio else None,
-            bound=ratio["bound"] if ratio.get("bound") in SIGN else "exact",
-            accuracy=accuracy,
-            strongest=strongest,
-            benign_cost=_number(benign["cost"]) if benign.get("cost") is not None else None,
-            against="θ0" if benign.get("against") == "initial" else "the control",
-            verdict=follows["text"],
-        )
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
-        raise InputError(f"its results are not those of a record ({type(error).__name__}: {error})") from error
+        },
+        benign_cost=benign.get("cost"),
+        against="θ0" if benign.get("against") == "initial" else "the control",
+        verdict=follows["text"],
+    )
 
 
 def _verdict(attacks: AttackReport) -> dict[str, Any]:
@@ -140,45 +128,21 @@ def _verdict(attacks: AttackReport) -> dict[str, Any]:
 
 def _strongest(attacks: AttackReport, kind: str, outcome: str) -> Strongest:
     by_model = {model: largest(one) for model, one in attacks.worst_case[kind].items()}
-    values = {
-        name: _number(attacks.recovery[name]["value"])
-        for name, one in attacks.attackers.items()
-        if one["kind"] == kind and attacks.recovery[name]["value"] is not None
-    }
+    own = {name: attacks.recovery[name]["value"] for name, one in attacks.attackers.items() if one["kind"] == kind}
+    values = {name: value for name, value in own.items() if value is not None}
     attacker = max(values, key=lambda name: values[name]) if values else by_model["immunized"]["attacker"]
     return Strongest(
-        attacker=str(attacker),
-        control=_share(by_model["control"]["mean"]) if "control" in by_model else None,
-        immunized=_share(by_model["immunized"]["mean"]),
+        attacker=attacker,
+        control=by_model["control"]["mean"] if "control" in by_model else None,
+        immunized=by_model["immunized"]["mean"],
         recovery=values.get(attacker),
         outcome=outcome,
     )
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{str(value)[:40]!r} is no number")
-    return float(value)
-
-
-def _share(value: Any) -> float:
-    number = _number(value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{number!r} is no accuracy")
-    return number
-
-
-def power_of_ten(value: float | None, bound: str = "exact") -> str:
-    """A ratio as text, with the sign of its bound: three digits, a power of ten from a million on; "–" for None."""
-    if value is None:
-        return "–"
-    sign = SIGN[bound]
-    if not math.isfinite(value):
-        return sign + ("not a number" if math.isnan(value) else "∞" if value > 0 else "−∞")
-    if value and not 1e-3 <= abs(value) < LARGE:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{sign}{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    return f"{sign}{value:,.0f}" if abs(value) >= 1000 else f"{sign}{value:.3g}"
+def ratio_text(value: float | None, bound: str = "exact") -> str:
+    """A ratio with the sign of its bound; "–" for None."""
+    return "–" if value is None else f"{SIGN[bound]}{number(value)}"
 
 
 def verification_of(
@@ -251,8 +215,8 @@ def _measured(found: Mapping[str, Any], record: ImmunizationRecord) -> Measured:
                 for one in asked
                 if one["status"] == "differs"
             ),
-            rir=power_of_ten(_number(ratio["mean"]), ratio["bound"]) if ratio else "",
-            accuracy={name: _share(value) for name, value in (found["measured"].get("primary_accuracy") or {}).items()},
+            rir=ratio_text(float(ratio["mean"]), ratio["bound"]) if ratio else "",
+            accuracy={name: float(one) for name, one in (found["measured"].get("primary_accuracy") or {}).items()},
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -262,6 +226,6 @@ def _measured(found: Mapping[str, Any], record: ImmunizationRecord) -> Measured:
 
 def _words(value: Any) -> str:
     if isinstance(value, float):
-        return power_of_ten(value)
+        return number(value)
     text = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

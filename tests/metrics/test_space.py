@@ -162,10 +162,10 @@ def test_a_file_of_features_gives_its_figures(browser, space, tmp_path, width):
     expected = load_rir(cache_dir=str(tmp_path)).compute(**rows)
     open_page(browser, space, width)
     sent(browser, tmp_path / "drawn.npz")
-    row = waited(browser, "td", f"{expected['rir']:.4g}")
+    row = waited(browser, "li strong", f"{expected['rir']:.4g}")
     assert row.is_displayed()
     for name in ("rir_i", "rir_ii"):
-        assert waited(browser, "td", f"{expected[name]:.4g}").is_displayed()
+        assert waited(browser, "li strong", f"{expected[name]:.4g}").is_displayed()
     edge = browser.execute_script("return document.documentElement.scrollWidth")
     assert edge <= width
     assert [one for one in complaints(browser) if one.startswith("SEVERE")] == []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from samples import attack_report, attacks, sample_record
 
 from hf_immunize.release.claims import compare_results
-from hf_immunize.release.standing import power_of_ten, read_verification, standing, verification_of
+from hf_immunize.release.standing import ratio_text, read_verification, standing, verification_of
 from hf_immunize.release.verify import Verification
 
 
@@ -66,44 +65,8 @@ def test_what_was_not_measured_is_none():
     assert (heads.recovery, heads.control, heads.outcome) == (None, None, "undecided")
 
 
-@pytest.mark.parametrize(
-    "results",
-    [
-        {"rir": {"immunized": {"rir": {"mean": "<b>9</b>", "bound": "exact"}}}},
-        {"rir": {"immunized": {"rir": {"mean": True, "bound": "exact"}}}},
-        {"rir": ["immunized"]},
-        {"primary_accuracy": {"immunized": "99 %"}},
-        {"primary_accuracy": {"immunized": 98.2}},
-        {"primary_accuracy": {"immunized": math.nan}},
-        {"attacks": {"attackers": {}}},
-        {"attacks": "held"},
-        {"attacks": {**attacks(), "worst_case": {"probe": {}}}},
-        {"attacks": {**attacks(), "recovery": {}}},
-    ],
-)
-def test_results_that_are_none_are_refused(results):
-    with pytest.raises(ValueError, match="its results are not those of a record"):
-        standing(results)
-
-
-@pytest.mark.parametrize(
-    ("value", "bound", "text"),
-    [
-        (None, "exact", "–"),
-        (0.0, "exact", "0"),
-        (0.94, "exact", "0.94"),
-        (41.34, "exact", "41.3"),
-        (123_456.0, "exact", "123,456"),
-        (5.48e22, "lower", "≥ 5.5·10²²"),
-        (1.0e6, "exact", "1.0·10⁶"),
-        (4e-4, "upper", "≤ 4.0·10⁻⁴"),
-        (math.inf, "exact", "∞"),
-        (-math.inf, "exact", "−∞"),
-        (math.nan, "undetermined", "? not a number"),
-    ],
-)
-def test_ratios_as_text(value, bound, text):
-    assert power_of_ten(value, bound) == text
+def test_ratios_are_written_with_their_bound():
+    assert [ratio_text(None), ratio_text(5.48e22, "lower"), ratio_text(0.94)] == ["–", "≥ 5.5 × 10²²", "0.94"]
 
 
 def test_a_verification_is_found_inside_beside_and_among_those_given(tmp_path):
@@ -129,7 +92,7 @@ def test_what_differs_is_said_with_both_figures():
     found = verification_of("immune", None, record, None, [verification(record, **lower)])
     assert found.status == "differs"
     assert found.differing == (("primary accuracy, immunized", "0.964", "0.9"),)
-    assert (found.rir, found.accuracy["immunized"]) == ("140,000", 0.9)
+    assert (found.rir, found.accuracy["immunized"]) == ("1.4 × 10⁵", 0.9)
 
 
 def test_what_could_not_be_checked_does_not_hold():
@@ -148,7 +111,12 @@ def test_a_verification_of_another_record_is_refused():
     changed.results["primary_accuracy"]["immunized"] = 0.999
     with pytest.raises(ValueError, match="of another record"):
         verification_of("immune", None, changed, None, [own])
-    for broken in ({**own, "claims": []}, {**own, "claims": [1]}, {**own, "claims": None}):
+    for broken in (
+        {**own, "claims": []},
+        {**own, "claims": [1]},
+        {**own, "claims": None},
+        {**own, "measured": {"rir": 1}},
+    ):
         with pytest.raises(ValueError, match=r"its verification (is of another record|cannot be read)"):
             verification_of("immune", None, sample_record(), None, [broken])
 

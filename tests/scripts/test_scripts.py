@@ -67,9 +67,9 @@ def test_a_row_is_of_its_record_and_says_what_was_verified(scripts, tmp_path, mo
     assert "Stale" not in text
     (row,) = [line for line in text.splitlines() if "[birds]" in line]
     assert row == (
-        "| [birds](birds/README.md), ViTForImageClassification | someone/birds, against someone/faces | 140,000 "
+        "| [birds](birds/README.md), ViTForImageClassification | someone/birds, against someone/faces | 1.4 × 10⁵ "
         "| 96.8 % → 96.4 % | 93.0 % → 68.4 % (Adam, best rate) | 0.51, weakened | not tried | – | 4.0 "
-        "| holds, RIR 140,000, primary accuracy 96.4 % |"
+        "| holds, RIR 1.4 × 10⁵, primary accuracy 96.4 % |"
     )
     monkeypatch.setattr(sys, "argv", ["gallery.py", "--folder", str(tmp_path), "--check"])
     assert gallery.main() == 0

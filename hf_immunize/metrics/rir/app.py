@@ -1,4 +1,4 @@
-"""A page around the metric: features go up as one .npz file, the figures come back as a table."""
+"""A page around the metric: features go up as one .npz file, and the three ratios come back."""
 
 import html
 import zipfile
@@ -10,11 +10,12 @@ import gradio as gr
 import numpy as np
 from evaluate.utils import parse_readme
 
+from hf_immunize.spectra.ratio import SIGN
+
 HERE = Path(__file__).parent
 INPUTS = ("immunized", "initial", "task")
 #: Bytes that the arrays of a file may hold, whatever they are packed into.
 LARGEST = 2**30
-SIGNS = {"exact": "", "lower": "≥ ", "upper": "≤ ", "undetermined": "? "}
 MEANINGS = {
     "rir": ("RIR", "(i) / (ii); large is wanted"),
     "rir_i": ("(i)", "how much worse conditioned the harmful task is than before; large is wanted"),
@@ -34,7 +35,7 @@ metric = evaluate.load(str(HERE / "rir.py"))
 
 
 def compute(path: str | None) -> tuple[str, dict[str, Any]]:
-    """The three ratios as a table, and all of the metric's figures, for the features in the .npz file at ``path``."""
+    """The three ratios with their meaning, and all figures, of the features in the .npz file at ``path``."""
     if path is None:
         raise gr.Error("Upload a file first.")
     try:
@@ -54,13 +55,14 @@ def compute(path: str | None) -> tuple[str, dict[str, Any]]:
     except (TypeError, ValueError) as error:
         # A message is shown as HTML, and it may repeat words of the file.
         raise gr.Error(html.escape(str(error))) from error
-    return _table(found), found
+    return _told(found), found
 
 
-def _table(found: dict[str, Any]) -> str:
-    lines = ["| | value | meaning |", "|---|---|---|"]
-    for key, (name, meaning) in MEANINGS.items():
-        lines.append(f"| **{name}** | {SIGNS[found[f'{key}_bound']]}{found[key]:.4g} | {meaning} |")
+def _told(found: dict[str, Any]) -> str:
+    lines = [
+        f"- **{name} {SIGN[found[f'{key}_bound']]}{found[key]:.4g}**: {meaning}"
+        for key, (name, meaning) in MEANINGS.items()
+    ]
     if any(found[f"{key}_bound"] != "exact" for key in MEANINGS):
         lines += ["", "≥ and ≤ mark bounds, ? a ratio of two: the immunized features have lost a direction."]
     if found["precision_limited"]:
