@@ -64,7 +64,7 @@ def open_picture(picture: Any) -> Image.Image:
     except _UNREADABLE as error:
         raise CorruptPictureError(
             f"{_named(picture)} cannot be read as a picture ({_reason(error)}). Mend or remove it, or pass "
-            "skip_corrupt=True to go on without such files."
+            "skip_corrupt=True (--skip_corrupt) to go on without such files."
         ) from error
 
 
@@ -83,7 +83,9 @@ def _opened(picture: Any) -> Image.Image:
             raise CorruptPictureError("A picture with neither bytes nor a path was given. Leave the row out.")
         return _opened(path if content is None else content)
     if picture is None:
-        raise CorruptPictureError("No picture was given (None). Leave the row out, or pass skip_corrupt=True.")
+        raise CorruptPictureError(
+            "No picture was given (None). Leave the row out, or pass skip_corrupt=True (--skip_corrupt)."
+        )
     raise InputTypeError(
         "A picture must be a PIL image, bytes, a path, a mapping with 'bytes' or 'path', an array or a tensor; got "
         f"{type(picture).__name__}."

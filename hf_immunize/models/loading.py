@@ -302,7 +302,8 @@ def _explain(error: Exception, name: str) -> str | None:
     """What transformers says about a checkpoint that it cannot load, in one line with what to do."""
     text = str(error)
     if "trust_remote_code" in text:
-        return f"{name} runs its own code. Read it, then pass trust_remote_code=True if you trust it."
+        told = "Read it, then pass trust_remote_code=True (--trust_remote_code) if you trust it."
+        return f"{name} runs its own code. {told}"
     if "no classifier head" in text:
         return _no_head(name, "its checkpoint holds features only")
     if "Unrecognized configuration class" in text or "Unrecognized model" in text:

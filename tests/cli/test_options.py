@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
+import hf_immunize
 from hf_immunize import ImmunizationArguments
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import task_options
+from hf_immunize.cli.options import AttackOptions, EvaluateOptions, TrainOptions, task_options
 from hf_immunize.cli.train import parser as train_parser
 
 
@@ -28,3 +31,13 @@ def test_a_task_has_a_split_to_train_on_only_where_something_trains():
     measured = [one.name for one in dataclasses.fields(task_options("harmful", "The task", training=False))]
     assert "harmful_split" in measured
     assert "harmful_eval_split" not in measured
+
+
+def test_advice_to_pass_an_argument_names_the_option_too():
+    # What is said to a program, x=True, is also read by somebody at a command line.
+    package = Path(hf_immunize.__file__).parent
+    options = {one.name for kind in (TrainOptions, EvaluateOptions, AttackOptions) for one in dataclasses.fields(kind)}
+    for path in package.rglob("*.py"):
+        text = re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8"))
+        for name in re.findall(r"pass (\w+)=True(?! \(--)", text):
+            assert name not in options, f"{path.name}: pass {name}=True (--{name})"

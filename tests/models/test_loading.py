@@ -120,7 +120,10 @@ def test_wrong_options_say_so(vit_folder, options, message):
     ("change", "message"),
     [
         ({"model_type": "bert"}, "no image classifier that transformers knows"),
-        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "trust_remote_code=True if you trust it"),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}},
+            "trust_remote_code=True .--trust_remote_code. if you trust it",
+        ),
     ],
 )
 def test_what_transformers_cannot_load_says_what_to_do(vit_folder, change, message):
