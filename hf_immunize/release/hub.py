@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,8 +30,9 @@ from hf_immunize.models.untrusted import read_json
 from hf_immunize.release.certify import certified
 from hf_immunize.release.files import generated_files
 from hf_immunize.release.folder import save_immunized
+from hf_immunize.release.initial import initial_files, initial_sent
 from hf_immunize.release.merging import CARD_NAME, read_card, reconcile
-from hf_immunize.release.plan import PushPlan, card_for, check_repo_id, plan_push, with_metadata
+from hf_immunize.release.plan import card_for, check_repo_id, plan_push, with_metadata
 from hf_immunize.release.record import COMMIT_HASH, ImmunizationRecord
 
 __all__ = ["check_can_push", "push_to_hub", "resolve_revision"]
@@ -90,8 +91,10 @@ def push_to_hub(
 
     Only files of a release go up, as they were saved: weights in safetensors, configuration, preprocessing, record,
     figures, card, results and the author's LICENSE or NOTICE. ``training_args.bin``, optimizer states and checkpoints
-    never do. The card is written for ``repo_id``; what an author wrote around the generated part, here or on the Hub,
-    is kept, and what they took out since the last push stays out.
+    never do. θ0, where the release carries it, goes to the branch ``initial``, so that a stranger has what the claims
+    are relative to; beside a pull request or another branch it stays in the folder ``initial``. The card is written for
+    ``repo_id``; what an author wrote around the generated part, here or on the Hub, is kept, and what they took out
+    since the last push stays out.
 
     Args:
         folder_or_model: a folder that ``save_immunized`` wrote, or a model together with its ``record``.
@@ -147,8 +150,9 @@ def push_to_hub(
         local = local if there.card is None else reconcile(local, there.card, last)
         card = card_for(folder, record, repo_id, local)
         _check_metadata(card)
-        operations = _operations(folder, record, plan, card, there)
-        with _made(api, repo_id, there, branch, private):
+        apart = [] if create_pr or revision not in (None, "main") else initial_files(list(plan.files))
+        operations = _operations(folder, record, [name for name in plan.files if name not in apart], card, there)
+        with _made(api, repo_id, there, branch, private), initial_sent(api, repo_id, folder, apart):
             commit = patiently(
                 lambda: api.create_commit(
                     repo_id,
@@ -244,14 +248,14 @@ def _check_metadata(card: str) -> None:
 
 
 def _operations(
-    folder: Path, record: ImmunizationRecord, plan: PushPlan, card: str, there: _Remote
+    folder: Path, record: ImmunizationRecord, names: Sequence[str], card: str, there: _Remote
 ) -> Callable[[], list[CommitOperationAdd | CommitOperationDelete]]:
     """What the commit does, made anew for each try: an operation is used once."""
 
     def make() -> list[CommitOperationAdd | CommitOperationDelete]:
         added = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
-            for name in plan.files
+            for name in names
             if name != CARD_NAME
         ]
         for one in added:
@@ -259,7 +263,7 @@ def _operations(
             if wanted is not None and one.upload_info.sha256.hex() != wanted:
                 raise InputError(f"{folder / one.path_in_repo} was changed during the push; nothing was uploaded.")
         # A shard or figure of an earlier push would be read as part of this one.
-        stale = [name for name in generated_files(there.files) if name not in plan.files]
+        stale = [name for name in generated_files(there.files) if name not in names]
         return [
             *added,
             CommitOperationAdd(path_in_repo=CARD_NAME, path_or_fileobj=card.encode()),

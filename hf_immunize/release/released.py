@@ -19,13 +19,12 @@ from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
 from hf_immunize.release.claims import Claim
 from hf_immunize.release.files import checksums
+from hf_immunize.release.initial import INITIAL
 from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
 
-__all__ = ["INITIAL", "Released", "find_release", "published_claims"]
+__all__ = ["Released", "find_release", "published_claims"]
 
-#: The folder of a release, and the branch of its repository, that hold θ0 where nobody could fetch it otherwise.
-INITIAL = "initial"
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 
@@ -64,8 +63,26 @@ class Released:
         if (self.folder / model / "config.json").is_file():
             return load_model(self.folder / model)
         if model in self.branches:
-            return load_model(self.name, revision=self.branches[model], token=self.token)
+            return load_model(self._fetched(model))
         raise InputError(f"The release does not carry the {model} model.")
+
+    def _fetched(self, model: str) -> Path:
+        """The files of a further model at the commit of its branch; those that the record was written with."""
+        with hub_errors(self.name, model):
+            folder = Path(
+                snapshot_download(
+                    self.name, revision=self.branches[model], token=self.token, allow_patterns=list(_model_files(""))
+                )
+            )
+        found = checksums(folder)
+        wanted = {name: one for name, one in self.record.files.items() if name.startswith(f"{model}/")}
+        other = [name for name, digest in wanted.items() if found.get(name.removeprefix(f"{model}/")) != digest]
+        if other or not wanted:
+            raise InputError(
+                f"The branch {model} of {self.name} holds other files than the record was written with: "
+                f"{', '.join(other) or 'it names none'}."
+            )
+        return folder
 
 
 def find_release(
@@ -110,9 +127,13 @@ def _patterns() -> Iterator[str]:
     # fnmatch lets a star cross folders: weights of checkpoints would be fetched by it, to no use.
     yield from (RECORD_NAME, CARD_NAME, EVAL_RESULTS_NAME)
     for folder in ("", f"{INITIAL}/", "control/"):
-        yield from (f"{folder}{name}" for name in ("config.json", "preprocessor_config.json"))
-        yield from (f"{folder}model{end}.safetensors" for end in ("", "-?????-of-?????"))
-        yield f"{folder}model.safetensors.index.json"
+        yield from _model_files(folder)
+
+
+def _model_files(folder: str) -> Iterator[str]:
+    yield from (f"{folder}{name}" for name in ("config.json", "preprocessor_config.json", "head.safetensors"))
+    yield from (f"{folder}model{end}.safetensors" for end in ("", "-?????-of-?????"))
+    yield f"{folder}model.safetensors.index.json"
 
 
 def _record_in(folder: Path, name: str) -> ImmunizationRecord:

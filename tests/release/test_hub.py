@@ -390,7 +390,7 @@ def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
     assert values["training"]["steps"] == 3
     assert values["license"] == "mit"
     assert values["results"]["rir"]["immunized"]["n_harmful"] == 24
-    assert "immunized against" in card
+    assert "is held back while its own task stays as good" in card
 
 
 def test_words_taken_out_stay_out_and_none_double(hub, writer, release):
