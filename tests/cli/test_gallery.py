@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from commands import error_of
 from gallery_releases import write_release
@@ -43,3 +44,14 @@ def test_a_verification_made_elsewhere(tmp_path, capsys):
     given = ["gallery", str(folder), "--output", str(tmp_path / "page.html"), "--json", "--verified", str(elsewhere)]
     assert main(given) == 0
     assert json.loads(capsys.readouterr().out)["shown"] == {"one": "holds"}
+
+
+def test_what_verify_wrote_into_a_release_is_shown(world, released, tmp_path, capsys):
+    folder = shutil.copytree(released, tmp_path / "release")
+    data = ["--primary", str(world / "primary"), "--harmful", str(world / "harmful")]
+    status = main(["verify", str(folder), *data, "--output_dir", str(folder)])
+    found = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+    capsys.readouterr()
+    assert main(["gallery", str(folder), "--output", str(tmp_path / "page.html"), "--json"]) == 0
+    assert (status, found["holds"]) == (0, True)
+    assert json.loads(capsys.readouterr().out)["shown"] == {"release": "holds"}
