@@ -101,10 +101,16 @@ def hub_errors(repo_id: str, revision: str | None = None, *, writing: bool = Fal
             f"{repo_id} needs the Hub, and HF_HUB_OFFLINE is set. Unset it, or give a local folder."
         ) from error
     except Exception as error:
-        # The client lets its HTTP library's own errors through, and that library changed between its versions.
-        if not _is_transport_error(error):
-            raise
-        raise HubConnectionError(_no_network(repo_id, writing)) from error
+        # The client lets its HTTP library's own errors through, which changed between its versions, and wraps what goes
+        # wrong with a large file into another error.
+        behind: BaseException | None = error
+        while behind is not None:
+            if isinstance(behind, errors.HfHubHTTPError):
+                raise _http_error(behind, repo_id, writing) from error
+            if _is_transport_error(behind):
+                raise HubConnectionError(_no_network(repo_id, writing)) from error
+            behind = behind.__cause__
+        raise
 
 
 def _http_error(error: errors.HfHubHTTPError, repo_id: str, writing: bool) -> Exception:
@@ -153,7 +159,7 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[:3]) if lines else type(error).__name__
 
 
-def _is_transport_error(error: Exception) -> bool:
+def _is_transport_error(error: BaseException) -> bool:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
     return any(base.__name__ == "TransportError" for base in type(error).__mro__)

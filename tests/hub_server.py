@@ -186,10 +186,16 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             if fault and isinstance(fault.what, int):
-                self._error(fault.what, None, f"planted {fault.what}", fault.headers)
+                self._planted(fault.what, fault.headers, path, body)
                 return
             with hub.lock:
                 self._route(method, path, body)
+
+        def _planted(self, status: int, headers: dict[str, str], path: str, body: bytes) -> None:
+            if status == 409 and path == "/api/repos/create":
+                self._json(409, {"error": "planted", "url": f"{hub.url}/me/{json.loads(body)['name']}"})
+            else:
+                self._error(status, None, f"planted {status}", headers)
 
         def _route(self, method: str, path: str, body: bytes) -> None:
             if path == "/api/repos/create" and method == "POST":

@@ -106,6 +106,8 @@ def test_a_push_is_one_commit_with_the_whole_folder(hub, writer, release):
     card = repo.files["README.md"].decode()
     assert 'model="me/whole"' in card
     assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["name"] == "whole"
+    # The Hub's own check of what was pushed.
+    writer.run("from huggingface_hub import ModelCard\nModelCard.load('me/whole').validate()")
 
 
 def test_a_transformers_model_comes_back_from_an_empty_cache(writer, nobody, release):
