@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
+from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.head import features_and_logits
 
 __all__ = ["Extracted", "MapStyle", "extract_features"]
@@ -87,7 +88,7 @@ def extract_features(
     loader = DataLoader(source, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     whole: dict[str, torch.Tensor] = {}
     done = 0
-    with _evaluating(model), torch.no_grad():
+    with _evaluating(model), torch.no_grad(), Float64Convolutions():
         for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
             inputs = {
                 key: value.to(device, dtype=dtype if value.is_floating_point() else None)
