@@ -11,7 +11,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ __all__ = [
     "probe_names",
 ]
 
+T = TypeVar("T")
 #: What an attacker works on: features of the frozen model, activations before its last stage, or images.
 View = Literal["features", "tail", "images"]
 
@@ -50,6 +51,7 @@ class AttackTask:
         primary: for attackers that ask for it, primary training rows of the same view, with labels.
         settings: where not None, what the first seed chose: setting → the last budget of steps that chose it. A costly
             attacker tunes once.
+        known: what attackers of the same rows and labels worked out of them; see :meth:`once`.
     """
 
     rows: Any
@@ -60,6 +62,16 @@ class AttackTask:
     model: Callable[[], nn.Module] | None = None
     primary: Any = None
     settings: Mapping[str, int] | None = None
+    known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` returns, for the first attacker of these rows that asks for this name and for all after it.
+
+        It must depend on rows, labels and classes alone.
+        """
+        if name not in self.known:
+            self.known[name] = make()
+        return self.known[name]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -104,12 +104,16 @@ def budget_rows(rows: torch.Tensor, labels: torch.Tensor, per_class: int | None)
 
 @dataclass(frozen=True)
 class Draw:
-    """The rows of one seed and one budget of samples: to fit on, and held out (validation first, then test)."""
+    """The rows of one seed and one budget of samples: to fit on, and held out (validation first, then test).
+
+    What attackers work out of the rows to fit on is kept in ``known`` for all of them.
+    """
 
     rows: Any
     labels: torch.Tensor
     held: Any
     validation_labels: torch.Tensor
+    known: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, material: Material, view: View, labels: torch.Tensor, *, per_class: int | None, seed: int) -> Draw:
@@ -169,6 +173,7 @@ def judge(
         material.model,
         material.rows.get("primary") if attacker.needs_primary else None,
         settings,
+        draw.known,
     )
     n_validation = len(draw.validation_labels)
     fits: list[tuple[float, int, Outcome]] = []

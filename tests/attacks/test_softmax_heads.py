@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from planted import planted
 
-from hf_immunize.attacks.softmax_heads import curvature, softmax_descent, with_bias
+from hf_immunize.attacks.softmax_heads import curvature, linear, softmax_descent, with_bias
 
 RULES = {
     "sgd": lambda one, rate: torch.optim.SGD(one, lr=rate),
@@ -74,6 +74,23 @@ def test_only_the_rates_that_fit_best_go_on():
     (_, first, _), (_, second, _) = softmax_descent(rows, labels, 4, rates, (5, 20), keep=(5, 2))
     assert first == [0, 1, 2, 3, 4]
     assert second == [2, 4]
+
+
+def test_of_each_width_so_many_rates_go_on():
+    rows, labels, _, _ = planted(200, 6)
+    rates, widths = (1e-6, 0.1, 0.3, 1e-6, 1e-4, 0.1), (2, 2, 2, 6, 6, 6)
+    (_, first, _), (_, second, heads) = softmax_descent(rows, labels, 4, rates, (5, 20), keep=(5, 1), widths=widths)
+    assert len(first) == 6
+    assert [widths[one] for one in second] == [2, 6]
+    assert not heads[0][2:6].any()
+
+
+def test_the_logits_of_heads_side_by_side_are_those_of_each_alone():
+    heads = torch.randn(3, 5, 4, dtype=torch.float64)
+    held, bias, calls = torch.randn(7, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64), []
+    for head, logits in zip(heads, linear(lambda rows: calls.append(1) or 2 * rows, heads, bias), strict=True):
+        torch.testing.assert_close(logits(held), 2 * held @ head + bias)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("rule", RULES)
