@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,14 +15,17 @@ from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
+from hf_immunize.metrics.model_pair import ModelPair
 from hf_immunize.models.class_names import in_order_of
-from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 from hf_immunize.spectra.spectrum import Spectrum, spectrum
 
 __all__ = ["Protocol", "RIRReport", "evaluate_immunization", "group_spectra", "rir_report"]
 
 logger = logging.get_logger(__name__)
+#: The four spectra of a report.
+SPECTRA = ("immunized_harmful", "initial_harmful", "immunized_primary", "initial_primary")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Protocol:
             raise InputError(f"RIR needs two or more samples, got {n_samples}; the paper takes groups of 100.")
         generator = torch.Generator().manual_seed(self.seed)
         size = min(self.group_size, n_samples)
-        return [torch.randperm(n_samples, generator=generator)[:size] for _ in range(self.groups)]
+        # Copies: a slice would keep the whole permutation.
+        return [torch.randperm(n_samples, generator=generator)[:size].clone() for _ in range(self.groups)]
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,21 @@ class RIRReport(RIR):
     """RIR_θ0 in both protocols.
 
     ``rir``, ``rir_i``, ``rir_ii`` are means over the groups of the paper's protocol, the headline for deep nets; the
-    four spectra and ``all_samples`` are those of all samples together.
+    four spectra and ``all_samples`` are those of all samples together. ``precision`` says for each of the four how many
+    groups were measured in which precision, and in which all samples were.
     """
 
     groups: tuple[RIR, ...] = field(default=(), repr=False)
     all_samples: RIR | None = None
     protocol: Protocol = Protocol()
-    dtype: str = "float32"
+    precision: dict[str, dict[str, Any]] = field(default_factory=dict)
     primary_accuracy: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str:
+        """The precision of every group and of all samples; ``"float32, float64 where needed"`` where there are both."""
+        found = {dtype for one in self.precision.values() for dtype in (*one["groups"], one["all_samples"])}
+        return found.pop() if len(found) == 1 else "float32, float64 where needed"
 
     @property
     def precision_limited(self) -> bool:
@@ -78,10 +87,7 @@ class RIRReport(RIR):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for a record; spreads are standard deviations over groups of one model, not over seeds."""
         assert self.all_samples is not None
-        ranks = {
-            name: min(getattr(group, name).rank for group in self.groups)
-            for name in ("initial_harmful", "immunized_harmful", "initial_primary", "immunized_primary")
-        }
+        ranks = {name: min(getattr(group, name).rank for group in self.groups) for name in SPECTRA}
         return {
             "protocol": {
                 "groups": self.protocol.groups,
@@ -94,6 +100,7 @@ class RIRReport(RIR):
             **{name: _statistics(self.groups, name) for name in ("rir", "rir_i", "rir_ii")},
             "ranks": ranks,
             "precision_limited": self.precision_limited,
+            "precision": self.precision,
             "all_samples": self.all_samples.to_dict(),
             "n_harmful": self.all_samples.initial_harmful.n_samples,
             "n_primary": self.all_samples.initial_primary.n_samples,
@@ -119,13 +126,16 @@ def evaluate_immunization(
     *,
     image_processor: Callable[..., Any] | None = None,
     protocol: Protocol | None = None,
-    float64: bool = True,
+    float64: bool | None = None,
     batch_size: int = 64,
     max_samples: int | None = 20_000,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> RIRReport:
     """RIR_θ0 of a model against the model that it started from.
+
+    One pass over each data set serves both models, whose first layers run once where they are the same. Features are
+    not kept: memory does not grow with the data.
 
     Args:
         model: the immunized classifier, θᴵ.
@@ -136,7 +146,9 @@ def evaluate_immunization(
         harmful: images of the harmful task; labels are not needed.
         image_processor: needed for raw images.
         protocol: 20 groups of 100 samples if not given.
-        float64: run copies of the models in float64, so that small singular values are the model's and not rounding.
+        float64: None measures in float32 first, and again in float64 what has a deciding singular value near the floor
+            of float32: a group, or all samples, of one task of one model. True measures everything in float64, False
+            nothing. What was measured how stands in the report's ``precision``.
         batch_size: of the forward passes.
         max_samples: no more than these of each task, drawn with the protocol's seed; None for all.
         device: where to run; the model's own if not given.
@@ -148,7 +160,6 @@ def evaluate_immunization(
     if model is base_model:
         raise InputError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
     protocol = protocol or Protocol()
-    dtype = torch.float64 if float64 else torch.float32
     most = min(max_samples or DRAWN, DRAWN)
     kept_task = as_inputs(primary, image_processor, labels="optional", name="primary", most=most)
     try:
@@ -157,38 +168,31 @@ def evaluate_immunization(
         # RIR needs no labels, and classes that the model does not have can have no accuracy.
         logger.warning(f"No accuracy of the primary task: {error}")
         kept_task = kept_task.without_labels()
-    primary_data = _limited(kept_task, max_samples, protocol.seed)
     slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful", most=most)
     if same_rows(kept_task, slowed_task):
         logger.warning("The primary and the harmful data are the same rows, so that (i) and (ii) are one figure.")
-    harmful_data = _limited(slowed_task, max_samples, protocol.seed)
-    kept: dict[str, Extracted] = {}
-    for name, one in (("immunized", model), ("initial", base_model)):
-        with _in_precision(one, dtype, device) as (ready, where):
-            for task, data in (("primary", primary_data), ("harmful", harmful_data)):
-                kept[f"{name}_{task}"] = extract_features(
-                    ready,
-                    data,
-                    batch_size=batch_size,
-                    device=where,
-                    dtype=dtype,
-                    progress=f"{name} model, {task} images" if progress else None,
-                )
-    labels, n_classes = kept["initial_primary"].labels, kept["initial_primary"].logits.shape[1]
-    accuracy = {}
-    if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
-        logger.warning(
-            f"No accuracy of the primary task: labels from {labels.min()} to {labels.max()}, {n_classes} classes."
-        )
-    elif labels is not None:
-        accuracy = {name: cast(float, kept[f"{name}_primary"].accuracy) for name in ("initial", "immunized")}
-    return rir_report(
-        kept["immunized_harmful"].features,
-        kept["initial_harmful"].features,
-        kept["immunized_primary"].features,
-        kept["initial_primary"].features,
+    data = {
+        "harmful": _limited(slowed_task, max_samples, protocol.seed),
+        "primary": _limited(kept_task, max_samples, protocol.seed),
+    }
+    for task, one in data.items():
+        if len(one) == 0:
+            raise InputError(f"The {task} data set is empty. Check its split and its filters.")
+    pair = ModelPair(model, base_model, data["harmful"], device=device, batch_size=batch_size, progress=progress)
+    tasks = {task: pair.measured(one, task, protocol.indices(len(one)), float64) for task, one in data.items()}
+    order = [(task, name) for task in ("harmful", "primary") for name in ("immunized", "initial")]
+    measured = [tasks[task][name] for task, name in order]
+    try:
+        accuracy = {name: one.accuracy for name, one in tasks["primary"].items()}
+    except InputError as error:
+        logger.warning(f"No accuracy of the primary task: {error}")
+        accuracy = {}
+    return _report(
+        list(zip(*(one.groups for one in measured), strict=True)),
+        [one.whole for one in measured],
         protocol=protocol,
-        primary_accuracy=accuracy,
+        precision={f"{name}_{task}": one.precision for (task, name), one in zip(order, measured, strict=True)},
+        primary_accuracy={name: value for name, value in accuracy.items() if value is not None},
     )
 
 
@@ -208,32 +212,43 @@ def rir_report(
 ) -> RIRReport:
     """Both protocols from four feature matrices; rows of the same task must be the same samples in the same order."""
     features = (immunized_harmful, initial_harmful, immunized_primary, initial_primary)
-    for one, other in ((immunized_harmful, initial_harmful), (immunized_primary, initial_primary)):
-        if one.shape[1] != other.shape[1]:
+    dtype = str(initial_harmful.dtype).removeprefix("torch.")
+    return _report(
+        list(zip(*(group_spectra(one, protocol) for one in features), strict=True)),
+        [spectrum(one) for one in features],
+        protocol=protocol,
+        precision={name: {"groups": {dtype: protocol.groups}, "all_samples": dtype} for name in SPECTRA},
+        primary_accuracy=primary_accuracy or {},
+    )
+
+
+def _report(
+    groups: Sequence[Sequence[Spectrum]],
+    whole: Sequence[Spectrum],
+    *,
+    protocol: Protocol,
+    precision: dict[str, dict[str, Any]],
+    primary_accuracy: dict[str, float],
+) -> RIRReport:
+    """Four spectra in the order of :data:`SPECTRA` for each group, and for all samples."""
+    for one, other in (whole[:2], whole[2:]):
+        if one.n_features != other.n_features:
             raise InputError(
-                f"The model has features of width {one.shape[1]} and its base model of width {other.shape[1]}: they "
-                "are of different architectures, and their condition numbers cannot be compared."
+                f"The model has features of width {one.n_features} and its base model of width {other.n_features}: "
+                "they are of different architectures, and their condition numbers cannot be compared."
             )
-    per_group = zip(*(group_spectra(one, protocol) for one in features), strict=True)
-    groups = tuple(relative_immunization_ratio(*four) for four in per_group)
-    everything = relative_immunization_ratio(*features)
-    means = {name: _statistics(groups, name) for name in ("rir", "rir_i", "rir_ii")}
+    per_group = tuple(relative_immunization_ratio(*four) for four in groups)
+    everything = relative_immunization_ratio(*whole)
+    means = {name: _statistics(per_group, name) for name in ("rir", "rir_i", "rir_ii")}
     return RIRReport(
-        rir=means["rir"]["mean"],
-        rir_i=means["rir_i"]["mean"],
-        rir_ii=means["rir_ii"]["mean"],
-        rir_bound=means["rir"]["bound"],
-        rir_i_bound=means["rir_i"]["bound"],
-        rir_ii_bound=means["rir_ii"]["bound"],
-        immunized_harmful=everything.immunized_harmful,
-        initial_harmful=everything.initial_harmful,
-        immunized_primary=everything.immunized_primary,
-        initial_primary=everything.initial_primary,
-        groups=groups,
+        **{name: getattr(everything, name) for name in SPECTRA},
+        **{name: one["mean"] for name, one in means.items()},
+        **{f"{name}_bound": one["bound"] for name, one in means.items()},
+        groups=per_group,
         all_samples=everything,
         protocol=protocol,
-        dtype=str(initial_harmful.dtype).removeprefix("torch."),
-        primary_accuracy=primary_accuracy or {},
+        precision=precision,
+        primary_accuracy=primary_accuracy,
     )
 
 
@@ -254,16 +269,3 @@ def _limited(data: MapStyle, max_samples: int | None, seed: int) -> MapStyle:
         return data
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:max_samples]
     return Subset(cast("Dataset[Any]", data), sorted(rows.tolist()))
-
-
-@contextmanager
-def _in_precision(
-    model: nn.Module, dtype: torch.dtype, device: torch.device | str | None
-) -> Iterator[tuple[nn.Module, torch.device]]:
-    """The model itself if it already fits, else a copy in that precision on that device."""
-    own = next(model.parameters())
-    where = torch.device(device) if device is not None else own.device
-    if where.type == "mps" and dtype == torch.float64:
-        where = torch.device("cpu")
-    fits = own.dtype == dtype and own.device == where
-    yield (model if fits else copy.deepcopy(model).to(device=where, dtype=dtype)), where

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -19,7 +19,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.head import features_and_logits
 
-__all__ = ["Extracted", "MapStyle", "extract_features"]
+__all__ = ["Extracted", "MapStyle", "extract_features", "feature_batches"]
 
 
 class MapStyle(Protocol):
@@ -44,6 +44,55 @@ class Extracted:
         if self.labels is None:
             return None
         return (self.logits.argmax(1) == self.labels).double().mean().item()
+
+
+def feature_batches(
+    models: Mapping[str, nn.Module],
+    data: MapStyle,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    prefix: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    collate: Callable[[list[Any]], Any] = collate_images,
+    num_workers: int = 0,
+    progress: str | None = None,
+) -> Iterator[tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor | None]]:
+    """Features and logits of each model, and labels, batch by batch in one pass over the data.
+
+    Args:
+        models: in evaluation mode while this runs; their training modes are put back afterwards.
+        data: a map-style data set of model inputs.
+        batch_size: of the forward passes.
+        device: of the models.
+        dtype: to which floating inputs are cast.
+        prefix: from images in float32 to what all of the models take in their place.
+        collate: from samples to a batch.
+        num_workers: of the loader.
+        progress: a label for a progress bar.
+
+    Raises:
+        ValueError: no samples.
+    """
+    if len(data) == 0:
+        raise InputError("The data set is empty, so there are no features. Check its split and its filters.")
+    rows = cast("Dataset[Any]", data)
+    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
+        with ExitStack() as stack:
+            # For a batch at a time: nothing of this may hold while the caller runs.
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(Float64Convolutions())
+            for one in models.values():
+                stack.enter_context(_evaluating(one))
+            inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
+            if prefix is not None:
+                inputs = {"pixel_values": prefix(inputs["pixel_values"].float())} | {
+                    key: value for key, value in inputs.items() if key == "labels"
+                }
+            inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+            found = {name: features_and_logits(one, inputs) for name, one in models.items()}
+        yield found, inputs.get("labels")
 
 
 def extract_features(
@@ -74,37 +123,33 @@ def extract_features(
     Raises:
         ValueError: no samples.
     """
-    if len(data) == 0:
-        raise InputError("The data set is empty, so there are no features. Check its split and its filters.")
-    device = device or next(model.parameters()).device
-    dtype = dtype or next(one.dtype for one in model.parameters() if one.is_floating_point())
     processes = accelerator.num_processes if accelerator is not None else 1
     rank = accelerator.process_index if accelerator is not None else 0
     share = math.ceil(len(data) / processes)
     # Every process takes equally many (the last ones again where it does not divide), so that gathering lines up.
     own = [min(rank * share + offset, len(data) - 1) for offset in range(share)]
-    rows = cast("Dataset[Any]", data)
-    source = rows if processes == 1 else Subset(rows, own)
-    loader = DataLoader(source, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     whole: dict[str, torch.Tensor] = {}
     done = 0
-    with _evaluating(model), torch.no_grad(), Float64Convolutions():
-        for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
-            inputs = {
-                key: value.to(device, dtype=dtype if value.is_floating_point() else None)
-                for key, value in batch.items()
-                if isinstance(value, torch.Tensor)
-            }
-            features, logits = features_and_logits(model, inputs)
-            for name, one in (("features", features), ("logits", logits), ("labels", inputs.get("labels"))):
-                if one is None:
-                    continue
-                if name not in whole:
-                    where = one.device if processes > 1 else "cpu"
-                    whole[name] = torch.empty((share, *one.shape[1:]), dtype=one.dtype, device=where)
-                # A copy into its place: features may be a view (`hidden[:, 0]`) that keeps all tokens alive.
-                whole[name][done : done + len(one)] = one
-            done += len(logits)
+    for found, labels in feature_batches(
+        {"": model},
+        data if processes == 1 else Subset(cast("Dataset[Any]", data), own),
+        batch_size=batch_size,
+        device=device or next(model.parameters()).device,
+        dtype=dtype or next(one.dtype for one in model.parameters() if one.is_floating_point()),
+        collate=collate,
+        num_workers=num_workers,
+        progress=progress,
+    ):
+        features, logits = found[""]
+        for name, one in (("features", features), ("logits", logits), ("labels", labels)):
+            if one is None:
+                continue
+            if name not in whole:
+                where = one.device if processes > 1 else "cpu"
+                whole[name] = torch.empty((share, *one.shape[1:]), dtype=one.dtype, device=where)
+            # A copy into its place: features may be a view (`hidden[:, 0]`) that keeps all tokens alive.
+            whole[name][done : done + len(one)] = one
+        done += len(logits)
     if accelerator is not None and processes > 1:
         whole = {name: accelerator.gather(one)[: len(data)].cpu() for name, one in whole.items()}
     return Extracted(whole["features"], whole["logits"], whole.get("labels"))

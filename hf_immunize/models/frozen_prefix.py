@@ -25,7 +25,7 @@ from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import modules_before_training
 
-__all__ = ["ActivationStore", "CachedActivations", "FrozenPrefix"]
+__all__ = ["ActivationStore", "CachedActivations", "FrozenPrefix", "shared_prefix"]
 
 
 class _PassOn(nn.Module):
@@ -154,6 +154,36 @@ class FrozenPrefix:
             f"The frozen part of {type(self.model).__name__} cannot be run once for all: {reason}. Train without the "
             "cache (cache_frozen='off'); the result is the same."
         )
+
+
+def shared_prefix(model: nn.Module, other: nn.Module, images: torch.Tensor) -> FrozenPrefix | None:
+    """The layers that two models share, found by comparing their tensors, as the prefix of a float32 copy.
+
+    Args:
+        model: one of them.
+        other: of the same structure; every parameter and statistic counts.
+        images: a few of them, to split and to check with, on the device where the copy is to run.
+
+    Returns:
+        None where the models are the same, share no first layers, or cannot be split there.
+    """
+    one, two = unwrap(model), unwrap(other)
+    mine, theirs = one.state_dict(), two.state_dict()
+    shapes = [{name: value.shape for name, value in state.items()} for state in (mine, theirs)]
+    if repr(one) != repr(two) or shapes[0] != shapes[1]:
+        return None
+    differ = {name for name, value in mine.items() if not torch.equal(value, theirs[name].to(value))}
+    holders = {name.rpartition(".")[0] for name in differ}
+    twin = copy.deepcopy(one).to(images.device, torch.float32)
+    for name, parameter in twin.named_parameters(remove_duplicate=False):
+        # Statistics differ where the parameters beside them may not.
+        parameter.requires_grad_(name.rpartition(".")[0] in holders)
+    if not all(any(one.requires_grad for one in twin.get_submodule(name).parameters(False)) for name in holders):
+        return None
+    try:
+        return FrozenPrefix(twin, images.float())
+    except InputError:
+        return None
 
 
 class CachedActivations(Dataset):

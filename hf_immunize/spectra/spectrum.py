@@ -20,7 +20,7 @@ from hf_immunize.spectra.eigen import as_float64, exp_or_inf, rank_floor
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["FeatureGram", "Spectrum", "check_features", "condition_number", "spectrum"]
+__all__ = ["FeatureGram", "Spectrum", "check_features", "condition_number", "cut", "spectrum"]
 
 #: Two neighbouring singular values closer than this factor show no gap at the floor of rounding.
 GAP = 10.0
@@ -162,9 +162,7 @@ class FeatureGram:
             max(self.n_samples, self.n_features) * self.eps, math.sqrt(rank_floor(self.n_samples, self.n_features))
         )
         eigenvalues = torch.linalg.eigvalsh(self.matrix).clamp_min(0).cpu()
-        return _cut(
-            eigenvalues, self.n_samples, self.n_features, floor, resolution=min(self.n_samples, self.n_features)
-        )
+        return cut(eigenvalues, self.n_samples, self.n_features, floor, resolution=min(self.n_samples, self.n_features))
 
 
 def spectrum(features: ArrayLike, precision: torch.dtype | None = None) -> Spectrum:
@@ -192,7 +190,7 @@ def spectrum(features: ArrayLike, precision: torch.dtype | None = None) -> Spect
     scale = rows.abs().max()
     # Dividing by the largest entry keeps the squares of very small or large features inside float64.
     values = torch.linalg.svdvals(rows / scale) * scale if scale > 0 else torch.zeros(min(n, d), dtype=torch.float64)
-    return _cut(values.flip(0).square().cpu(), n, d, floor, resolution=min(n, d))
+    return cut(values.flip(0).square().cpu(), n, d, floor, resolution=min(n, d))
 
 
 def condition_number(features: ArrayLike) -> float:
@@ -245,7 +243,7 @@ def check_features(given: ArrayLike) -> torch.Tensor:
     return features
 
 
-def _cut(eigenvalues: torch.Tensor, n: int, d: int, tolerance: float, resolution: int) -> Spectrum:
+def cut(eigenvalues: torch.Tensor, n: int, d: int, tolerance: float, resolution: int) -> Spectrum:
     """Keeps the squared singular values above the floor; at most ``resolution`` of them can be real."""
     if tolerance >= 1:
         raise InputError(

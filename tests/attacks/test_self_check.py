@@ -16,11 +16,11 @@ def test_every_attacker_passes_the_self_check(name):
 
 
 def test_a_broken_attacker_is_caught_before_any_model_is_attacked(own_attacker, monkeypatch, two_models):
-    from hf_immunize.attacks import finetune, probes
+    from hf_immunize.attacks import coordinates, finetune, probes
 
     @own_attacker("rate 0")
     def rate_zero(task):
-        yield from probes._fits(task, probes._unscaled(task.rows), (0.0,), "rate")
+        yield from probes._fits(task, coordinates.unscaled(task), (0.0,), "rate")
 
     forwards = []
     two_models[0].register_forward_hook(lambda *_: forwards.append(1))

@@ -50,7 +50,7 @@ def test_a_protocol_that_cannot_be_says_so(groups, size):
 def test_rir_is_the_ratio_of_condition_numbers_by_hand(models, primary, harmful):
     model, base = models
     protocol = Protocol(groups=6, group_size=12, seed=4)
-    report = evaluate_immunization(model, base, primary, harmful, protocol=protocol, batch_size=13)
+    report = evaluate_immunization(model, base, primary, harmful, protocol=protocol, batch_size=13, float64=True)
     rows = {"primary": protocol.indices(96), "harmful": protocol.indices(40)}
     harm = [kappa(direct(model, harmful.x)[one]) / kappa(direct(base, harmful.x)[one]) for one in rows["harmful"]]
     keep = [kappa(direct(model, primary.x)[one]) / kappa(direct(base, primary.x)[one]) for one in rows["primary"]]
@@ -96,7 +96,7 @@ def test_the_roles_of_the_models_and_of_the_tasks_are_not_mixed_up(models, prima
 def test_precision_is_asked_for_and_models_stay_as_they_were(models, primary, harmful):
     model, base = models
     before = copy.deepcopy(model.state_dict())
-    double = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
+    double = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=True)
     single = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=False)
     assert (double.dtype, single.dtype) == ("float64", "float32")
     assert double.rir == pytest.approx(single.rir, rel=1e-2)
@@ -106,20 +106,47 @@ def test_precision_is_asked_for_and_models_stay_as_they_were(models, primary, ha
         assert torch.equal(value, before[name])
 
 
-def test_a_spectrum_below_single_precision_is_seen_in_float64(models, harmful, primary):
+def test_a_spectrum_below_single_precision_is_measured_again_in_float64(models, harmful, primary):
     model, base = models
     with torch.no_grad():
         # Features that differ by a ten-millionth: float32 sees its own rounding there.
         model.widen.weight.mul_(1e-7)
         model.widen.bias.fill_(1.0)
-    exact = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
+    found = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
     rows = Protocol(2, 10).indices(40)
     by_hand = [kappa(direct(model, harmful.x)[one]) / kappa(direct(base, harmful.x)[one]) for one in rows]
-    assert exact.rir_i == pytest.approx(np.mean(by_hand), rel=1e-4)
-    assert exact.to_dict()["rir_i"]["bound"] == "exact"
+    assert found.rir_i == pytest.approx(np.mean(by_hand), rel=1e-4)
+    exact = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=True)
+    for name in ("rir", "rir_i", "rir_ii"):
+        assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-3)
+        assert getattr(found.all_samples, name) == pytest.approx(getattr(exact.all_samples, name), rel=1e-3)
+    assert found.to_dict()["rir_i"]["bound"] == "exact"
+    # θ0's own spectrum needs no more than float32.
+    single, double = ({"groups": {one: 2}, "all_samples": one} for one in ("float32", "float64"))
+    assert found.precision == {
+        "immunized_harmful": double,
+        "initial_harmful": single,
+        "immunized_primary": double,
+        "initial_primary": single,
+    }
+    assert found.to_dict()["precision"] == found.precision
+    assert found.dtype == "float32, float64 where needed"
     rough = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=False)
     assert rough.to_dict()["rir_i"]["bound"] == "lower"
     assert rough.rir_i <= exact.rir_i
+
+
+def test_where_float32_will_do_nothing_is_measured_twice(models, primary, harmful):
+    model, base = models
+    seen = []
+    base.stem.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    found = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
+    # Two images more, for what the models share and where their heads are.
+    assert sum(seen) <= len(primary) + len(harmful) + 2
+    assert found.dtype == "float32"
+    exact = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=True)
+    assert found.rir == pytest.approx(exact.rir, rel=1e-3)
+    assert found.all_samples.rir == pytest.approx(exact.all_samples.rir, rel=1e-3)
 
 
 def test_no_more_samples_than_asked_for(models, primary, harmful):

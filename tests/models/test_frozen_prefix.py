@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from backbones import MODELS, made
@@ -9,7 +11,7 @@ from tiny import TinyNet
 from torch.utils.data import Subset
 
 from hf_immunize import features_and_logits
-from hf_immunize.models.frozen_prefix import ActivationStore, CachedActivations, FrozenPrefix
+from hf_immunize.models.frozen_prefix import ActivationStore, CachedActivations, FrozenPrefix, shared_prefix
 from hf_immunize.models.trainable import select_trainable
 
 
@@ -104,3 +106,28 @@ def test_activations_are_kept_by_the_frozen_part_and_the_rows(tiny_net, primary)
     with torch.no_grad():
         tiny_net.stem.weight += 1
     assert store.of(prefix, primary) is not whole
+
+
+def test_what_two_models_share_is_found_by_their_tensors(tiny_net, primary):
+    images = primary.x[:4]
+    tiny_net.eval()
+    other = copy.deepcopy(tiny_net)
+    assert shared_prefix(tiny_net, other, images) is None, "nothing differs"
+    with torch.no_grad():
+        other.widen.weight.add_(1)
+    prefix = shared_prefix(tiny_net, other, images)
+    torch.testing.assert_close(prefix(images), tiny_net.blocks(tiny_net.stem(images)))
+    with prefix.of(other).bypassed():
+        behind = features_and_logits(other, prefix(images))[1]
+    torch.testing.assert_close(behind, features_and_logits(other, images)[1])
+    # A statistic alone makes a layer another one.
+    other.blocks[1].norm.running_mean.add_(1)
+    torch.testing.assert_close(shared_prefix(tiny_net, other, images)(images), tiny_net.stem(images))
+    with torch.no_grad():
+        other.stem.bias.add_(1)
+    assert shared_prefix(tiny_net, other, images) is None
+    assert shared_prefix(tiny_net, TinyNet(n_classes=7), images) is None
+    assert not any(
+        one.requires_grad != two.requires_grad
+        for one, two in zip(tiny_net.parameters(), other.parameters(), strict=True)
+    )

@@ -40,9 +40,8 @@ def data(**more):
 def test_results_are_those_of_evaluate_immunization(models):
     sets = data()
     results = measure(models, sets, attackers=None, protocol=PROTOCOL)
-    report = evaluate_immunization(
-        models["immunized"], models["initial"], sets["primary"][1], sets["harmful"][1], protocol=PROTOCOL
-    )
+    sides = [sets[task][1] for task in ("primary", "harmful")]
+    report = evaluate_immunization(models["immunized"], models["initial"], *sides, protocol=PROTOCOL, float64=True)
     found, wanted = results["rir"]["immunized"], report.to_dict()
     for name in ("rir", "rir_i", "rir_ii"):
         assert found[name]["mean"] == pytest.approx(wanted[name]["mean"], rel=1e-6)

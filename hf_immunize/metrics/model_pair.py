@@ -1,0 +1,164 @@
+"""Two models over one data set in one pass, in the precision that their spectra need."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from hf_immunize.data.images import collate_images
+from hf_immunize.metrics.precision import OnePass, Values, is_too_coarse
+from hf_immunize.models.extraction import MapStyle, feature_batches
+from hf_immunize.models.frozen_prefix import shared_prefix
+from hf_immunize.spectra.spectrum import Spectrum
+
+__all__ = ["Measured", "ModelPair"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Spectra of a model on a task, of each group and of all samples, and how they were measured."""
+
+    groups: list[Spectrum]
+    whole: Spectrum
+    precision: dict[str, Any]
+    seen: OnePass
+
+    @property
+    def accuracy(self) -> float | None:
+        """See :attr:`OnePass.accuracy`."""
+        return self.seen.accuracy
+
+
+class ModelPair:
+    """θᴵ and θ0, as they are measured beside one another.
+
+    Args:
+        model: θᴵ.
+        base_model: θ0.
+        data: of which two samples tell what the models share.
+        device: where they run; the model's own if not given.
+        batch_size: of the forward passes.
+        progress: show progress bars.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base_model: nn.Module,
+        data: MapStyle,
+        *,
+        device: torch.device | str | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> None:
+        self.models = {"immunized": model, "initial": base_model}
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.batch_size, self.progress = batch_size, progress
+        few = collate_images([data[index] for index in range(min(2, len(data)))])["pixel_values"].to(self.device)
+        self.prefix = shared_prefix(model, base_model, few) if few.is_floating_point() else None
+        self._ready: dict[tuple[str, torch.dtype], nn.Module] = {}
+
+    def measured(
+        self, data: MapStyle, task: str, groups: Sequence[torch.Tensor], float64: bool | None
+    ) -> dict[str, Measured]:
+        """Both models on a task.
+
+        Args:
+            data: of the task.
+            task: its name, for progress bars.
+            groups: row numbers of each group.
+            float64: as in :func:`hf_immunize.evaluate_immunization`.
+        """
+        if float64:
+            self.prefix = None
+        first = torch.float64 if float64 else torch.float32
+        passes = self._passed(("immunized", "initial"), data, task, groups, first)
+        found = {name: [*one.groups(), one.whole()] for name, one in passes.items()}
+        if float64 is not None:
+            spectra = {name: [one.spectrum() for one in values] for name, values in found.items()}
+        else:
+            spectra = {"initial": self._resolved("initial", found["initial"], None, data, task, groups)}
+            spectra["immunized"] = self._resolved(
+                "immunized", found["immunized"], spectra["initial"], data, task, groups
+            )
+        measured = {}
+        for name in ("initial", "immunized"):
+            dtypes = [str(one.dtype).removeprefix("torch.") for one in found[name]]
+            precision = {"groups": dict(Counter(dtypes[:-1])), "all_samples": dtypes[-1]}
+            measured[name] = Measured(spectra[name][:-1], spectra[name][-1], precision, passes[name])
+        return measured
+
+    def _resolved(
+        self,
+        name: str,
+        found: list[Values],
+        initial: list[Spectrum] | None,
+        data: MapStyle,
+        task: str,
+        groups: Sequence[torch.Tensor],
+    ) -> list[Spectrum]:
+        """Spectra of each group and of all samples; what is too coarse in ``found`` is put right there."""
+        beside = [None] * len(found) if initial is None else initial
+        coarse = [place for place, pair in enumerate(zip(found, beside, strict=True)) if is_too_coarse(*pair)]
+        if coarse:
+            whole = len(groups) in coarse
+            again = [place for place in coarse if place < len(groups)]
+            one = self._passed((name,), data, task, [groups[place] for place in again], torch.float64, whole)[name]
+            values = [*one.groups(), *([one.whole()] if whole else [])]
+            for place, better in zip(coarse, values, strict=True):
+                found[place] = better
+        return [one.spectrum(by_rounding=one.dtype == torch.float32) for one in found]
+
+    def _passed(
+        self,
+        names: Sequence[str],
+        data: MapStyle,
+        task: str,
+        groups: Sequence[torch.Tensor],
+        dtype: torch.dtype,
+        whole: bool = True,
+    ) -> dict[str, OnePass]:
+        """One pass of some of the models over the data, or over the rows of the groups alone."""
+        where = torch.device("cpu") if self.device.type == "mps" and dtype == torch.float64 else self.device
+        numbers = torch.arange(len(data)) if whole else torch.cat(list(groups)).unique()
+        rows = data if whole else Subset(cast("Dataset[Any]", data), numbers.tolist())
+        seen = {name: OnePass(groups, dtype, whole) for name in names}
+        models = {name: self._in_precision(name, dtype, where) for name in names}
+        again = ", again in float64" if len(names) == 1 else ""
+        with ExitStack() as stack:
+            if self.prefix is not None:
+                self.prefix.model.to(where)
+                for one in models.values():
+                    stack.enter_context(self.prefix.of(one).bypassed())
+            start = 0
+            for found, labels in feature_batches(
+                models,
+                rows,
+                batch_size=self.batch_size,
+                device=where,
+                dtype=dtype,
+                prefix=self.prefix,
+                progress=f"{' and '.join(names)} model, {task} images{again}" if self.progress else None,
+            ):
+                for name, (features, logits) in found.items():
+                    seen[name].update(numbers[start : start + len(logits)], features, logits, labels)
+                start += len(logits)
+        return seen
+
+    def _in_precision(self, name: str, dtype: torch.dtype, where: torch.device) -> nn.Module:
+        """The model itself if it already fits, else a copy in that precision on that device."""
+        model = self.models[name]
+        own = next(model.parameters())
+        if own.dtype == dtype and own.device == where:
+            return model
+        if (name, dtype) not in self._ready:
+            self._ready[name, dtype] = copy.deepcopy(model).to(where, dtype)
+        return self._ready[name, dtype]

@@ -1,0 +1,130 @@
+"""What RIR reads of a model and a task, in one pass over the data, and where float32 is too coarse for it.
+
+Features are made in float32 first. Its floor is its rounding, eps·‖X‖_F, which moves no singular value by more than a
+few times as much; values that decide a condition number are trusted from :data:`NEAR` times the floor on, and what has
+one below that is measured again in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hf_immunize.errors import InputError
+from hf_immunize.spectra.eigen import rank_floor
+from hf_immunize.spectra.factor import FeatureFactor
+from hf_immunize.spectra.spectrum import Spectrum, cut
+
+__all__ = ["NEAR", "OnePass", "Values", "is_too_coarse"]
+
+#: A singular value this many times above the floor of float32 is known to a thousandth.
+NEAR = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """All singular values of features (n, d), the largest first, float64.
+
+    Attributes:
+        live: columns that are not zero for every sample.
+        dtype: in which the features were computed.
+    """
+
+    values: torch.Tensor
+    n: int
+    d: int
+    live: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, factor: FeatureFactor, dtype: torch.dtype) -> Values:
+        """Of all rows of a factor."""
+        return cls(factor.singular_values(), factor.n_samples, factor.n_features, int(factor.live.sum()), dtype)
+
+    @property
+    def floor(self) -> float:
+        """The rounding of the features, as a singular value."""
+        return torch.finfo(self.dtype).eps * float(torch.linalg.vector_norm(self.values))
+
+    def spectrum(self, by_rounding: bool = False) -> Spectrum:
+        """Those above max(n, d)·eps·s_1; or above the rounding alone, where what decides lies far above it."""
+        largest = float(self.values[0])
+        relative = self.floor / largest if by_rounding and largest > 0 else rank_floor(self.n, self.d, self.dtype)
+        return cut(self.values.flip(0).square(), self.n, self.d, relative, min(self.n, self.d))
+
+
+def is_too_coarse(found: Values, initial: Spectrum | None = None) -> bool:
+    """Whether a singular value that decides lies near the floor of the precision, or under it.
+
+    Args:
+        found: of a model.
+        initial: θ0's, whose rank is the index that decides; None where the model is θ0 itself, of which every
+            direction counts that its samples and its live features can have.
+    """
+    index = min(found.n, found.live) if initial is None else initial.rank
+    if index < 1:
+        return False
+    return float(found.values[index - 1]) < NEAR * found.floor
+
+
+class OnePass:
+    """Collects what RIR needs of one model and one task while its features go by.
+
+    Args:
+        groups: row numbers of each group.
+        dtype: in which the features are computed.
+        whole: whether all rows are wanted too.
+
+    """
+
+    def __init__(self, groups: Sequence[torch.Tensor], dtype: torch.dtype, whole: bool = True) -> None:
+        self._groups, self._dtype = list(groups), dtype
+        self._wanted = torch.cat(self._groups).unique() if self._groups else torch.empty(0, dtype=torch.long)
+        self._rows: list[torch.Tensor] = []
+        self._factor: FeatureFactor | None = None
+        self._is_whole = whole
+        self._right = 0
+        self._labels: set[int] = set()
+        self._n_labelled = self._n_classes = 0
+
+    def update(
+        self, numbers: torch.Tensor, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor | None
+    ) -> None:
+        """Adds a batch: row numbers in ascending order, features (n, d), logits (n, classes) and labels (n,)."""
+        picked = torch.isin(numbers, self._wanted)
+        self._rows.append(features[picked.to(features.device)].cpu())
+        if self._is_whole:
+            self._factor = self._factor or FeatureFactor(features.shape[1])
+            self._factor.update(features)
+        if labels is not None:
+            self._right += int((logits.argmax(1) == labels).sum())
+            self._labels |= set(labels.unique().tolist())
+            self._n_labelled, self._n_classes = self._n_labelled + len(labels), logits.shape[1]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of samples whose largest logit is their label; None without labels.
+
+        Raises:
+            InputError: labels that the model has no logit for.
+        """
+        if not self._n_labelled:
+            return None
+        if not 0 <= min(self._labels) <= max(self._labels) < self._n_classes:
+            raise InputError(f"labels from {min(self._labels)} to {max(self._labels)}, {self._n_classes} classes.")
+        return self._right / self._n_labelled
+
+    def groups(self) -> Iterable[Values]:
+        """Of each group."""
+        rows = torch.cat(self._rows)
+        for group in self._groups:
+            factor = FeatureFactor(rows.shape[1])
+            factor.update(rows[torch.searchsorted(self._wanted, group)])
+            yield Values.of(factor, self._dtype)
+
+    def whole(self) -> Values:
+        """Of all rows."""
+        assert self._factor is not None, "all rows are there where they were wanted"
+        return Values.of(self._factor, self._dtype)
