@@ -1,12 +1,12 @@
-"""Speed of what this project adds, as ratios measured in one run.
+"""What immunizing and measuring cost, as ratios measured side by side in one run.
 
-    python scripts/benchmark.py            # prints a table; --json FILE keeps it
+    python scripts/benchmark.py                    # every part; hours on one slow core
+    python scripts/benchmark.py --only steps ratio # some parts; the others keep their figures
 
-* a training step with the regularizers over the same step without them: the same two batches, forward and backward;
-* the closed-form regularizers over autograd through an eigendecomposition of the d × d Hessian;
-* streaming a Gram: rows a second.
-
-Steps alternate between the two sides, and each figure is a median, so that a noisy machine disturbs both alike.
+Figures are processor time on a CPU and time by the clock on a GPU; the sides of a ratio alternate. benchmark.json is
+written to --output_dir part by part, each with the hardware and the commit that made it, and README.md from it. A part
+that this commit has already measured on this hardware is left out, so that a run that was stopped goes on where it was;
+--again measures it once more.
 """
 
 from __future__ import annotations
@@ -14,129 +14,150 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torch.nn.functional as F
+from datasets import disable_progress_bars
+from speed import measuring, runs, steps
+from speed.timing import figure, pictures
 
-from hf_immunize.models.head import features_and_logits
-from hf_immunize.models.trainable import keep_still, select_trainable
-from hf_immunize.objectives.registry import get_objective
 from hf_immunize.release.record import library_versions
-from hf_immunize.spectra.regularizers import FLOOR, features_r_ill, features_r_well
-from hf_immunize.spectra.spectrum import FeatureGram
+
+ROOT = Path(__file__).resolve().parents[1]
+Rows = list[dict[str, Any]]
 
 
-def alternate(sides: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each side, measured in turns after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
-        for name, side in sides.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            side()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+def parts(device: torch.device, repeats: int) -> dict[str, Callable[[], Rows]]:
+    """Name of a part → what measures it."""
 
+    def run(architecture: str, asked: str, size: int = 64, n: int = 512, batch: int = 64) -> Callable[[], Rows]:
+        return lambda: [runs.whole_run(architecture, size, n, batch, asked, 1, device)]
 
-def training_step(architecture: str, image_size: int, batch: int, repeats: int, device: torch.device) -> dict[str, Any]:
-    """One step with the objective ``condition`` and one without, on the same primary and harmful batch."""
-    torch.manual_seed(0)
-    model = timm.create_model(architecture, num_classes=10).to(device)
-    images = torch.randn(2 * batch, 3, image_size, image_size, device=device)
-    labels = torch.randint(10, (batch,), device=device)
-    selection = select_trainable(model, "last", images)
-    model.train()
-    keep_still(model)
-    objective = get_objective("condition")
-
-    def step(regularized: bool) -> None:
-        model.zero_grad()
-        features, logits = features_and_logits(model, images)
-        loss = F.cross_entropy(logits[:batch], labels)
-        if regularized:
-            loss = loss + sum(objective(features[:batch], features[batch:]).values())
-        else:
-            # The harmful rows stay in the graph, as the comparison asks for the same two batches.
-            loss = loss + 0.0 * features[batch:].sum()
-        loss.backward()
-
-    sides = {"with": lambda: step(True), "without": lambda: step(False)}
-    times = alternate(sides, repeats, device)
-    return {
-        "case": f"{architecture}, {batch} + {batch} images at {image_size} px, {selection.n_parameters:,} trained",
-        "with_ms": 1e3 * times["with"],
-        "without_ms": 1e3 * times["without"],
-        "ratio": times["with"] / times["without"],
+    found = {
+        "steps": lambda: [
+            steps.training_step("resnet18", 64, 64, repeats, device),
+            steps.training_step("tf_efficientnet_lite0", 64, 64, repeats, device),
+        ],
+        "step-vit": lambda: [steps.training_step("vit_base_patch16_224", 224, 16, 2, device)],
+        "published": lambda: [steps.published_step(max(1, repeats // 5), device)],
+        "linear": lambda: [steps.linear_step(max(1, repeats // 5))],
+        "closed-form": lambda: [
+            steps.closed_form(64, 768, repeats, device),
+            steps.closed_form(64, 512, repeats, device),
+            steps.gram(4096, 768, repeats, device),
+        ],
+        "run-resnet": run("resnet18", "<= 1.0"),
+        "run-vit": run("vit_tiny_patch16_224", "<= 0.8"),
+        "run-lite0": run("tf_efficientnet_lite0", "<= 0.7"),
+        "run-vit-224": run("vit_tiny_patch16_224", "<= 0.6", 224, 128, 16),
+        "ratio": lambda: measuring.ratio_over_extraction(10_000, 1_000, 1, device),
+        "memory-ratio": lambda: [_memory("RIR of n images a task", "ratio", ["10000", "100000"])],
+        "memory-train": _memory_of_training,
+        "processes": lambda: [runs.pair_of_processes()],
     }
+    if device.type == "cuda":
+        found["step-vit"] = lambda: [steps.training_step("vit_base_patch16_224", 224, 256, repeats, device)]
+    return found
 
 
-def closed_form(n: int, d: int, repeats: int, device: torch.device) -> dict[str, Any]:
-    """R_ill and R_well of n × d features, forward and backward, against autograd through a d × d `eigvalsh`."""
-    torch.manual_seed(0)
-    features = torch.randn(n, d, device=device, requires_grad=True)
-
-    def ours() -> None:
-        features.grad = None
-        (features_r_ill(features) + features_r_well(features)).backward()
-
-    def autograd() -> None:
-        features.grad = None
-        rows = features.double()
-        values = torch.linalg.eigvalsh(rows.mT @ rows)[-min(n, d) :]
-        shares = values / values.mean()
-        ((1 + shares / FLOOR).log10().mean() - shares.log10().mean()).backward()
-
-    times = alternate({"closed form": ours, "autograd": autograd}, repeats, device)
-    return {
-        "case": f"R_ill + R_well of {n} × {d} features, forward and backward",
-        "closed_form_ms": 1e3 * times["closed form"],
-        "autograd_ms": 1e3 * times["autograd"],
-        "speed_up": times["autograd"] / times["closed form"],
-    }
+def _memory_of_training() -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        saved = []
+        for n in (5_000, 50_000):
+            # The same few pictures again and again: what counts is how many rows there are.
+            few = pictures(500, 36, runs.CLASSES)
+            few.select([row % len(few) for row in range(n)]).flatten_indices().save_to_disk(f"{folder}/{n}")
+            saved.append(f"{folder}/{n}")
+        return [_memory("60 steps of a training on 5,000 and 50,000 pictures", "train", saved)]
 
 
-def gram(rows: int, d: int, repeats: int, device: torch.device) -> dict[str, Any]:
-    """A streamed float64 Gram of float32 features."""
-    features = torch.randn(rows, d, device=device)
-    times = alternate({"update": lambda: FeatureGram(d).update(features)}, repeats, device)
-    return {"case": f"FeatureGram.update, {rows} × {d} rows", "rows_a_second": rows / times["update"]}
+def _memory(what: str, child: str, given: list[str]) -> dict[str, Any]:
+    """Peak memory of a process with the second of two sizes over that with the first."""
+    peaks = [_child(child, one) for one in given]
+    return figure(f"peak memory: {what}, larger over smaller", peaks[1] / peaks[0], "<= 1.05", peaks_mib=peaks)
+
+
+def _child(*given: str) -> float:
+    command = [sys.executable, __file__, "--child", *given]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return float(next(line for line in shown.splitlines() if line.startswith("child ")).split()[1])
+
+
+def _as_child(name: str, *given: str) -> float:
+    if name == "ratio":
+        return measuring.memory_of_ratio(int(given[0]))
+    if name == "train":
+        return runs.memory_of_training(given[0])
+    return runs.throughput(int(given[0]), int(given[1]))
+
+
+def _commit() -> str:
+    shown = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
+    return (shown.stdout.strip() or "unknown") + (" with changes" if changed.strip() else "")
+
+
+def _hardware(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()} CPU"
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def as_markdown(kept: dict[str, Any]) -> str:
+    """The table, a line a figure, with what each part was measured on."""
+    lines = ["# Speed and memory", "", "`python scripts/benchmark.py` measures it and writes this page.", ""]
+    lines += ["| what | figure | asked | on | commit |", "|---|---|---|---|---|"]
+    for part in kept.values():
+        for row in part["rows"]:
+            asked = {None: "", True: f"{row['asked']}", False: f"{row['asked']}, not reached"}[row["reached"]]
+            lines.append(f"| {row['what']} | {row['value']:.3g} | {asked} | {part['hardware']} | {part['commit']} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Runs all cases and prints them."""
-    parser = argparse.ArgumentParser(description="Speed of the regularizers, as ratios measured in one run.")
+    """Measures the parts that were asked for, and writes the table after each."""
+    parser = argparse.ArgumentParser(description="benchmark.py: what immunizing and measuring cost, as ratios.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--only", nargs="+", metavar="PART", help="parts to measure; all unless given")
+    parser.add_argument("--again", action="store_true", help="measure also what this commit has measured already")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "model_cards" / "benchmark")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    disable_progress_bars()
+    if options.child:
+        print(f"child {_as_child(*options.child)}")
+        return
     device = torch.device(options.device)
-    results = [
-        training_step("tf_efficientnet_lite0", 64, 64, options.repeats, device),
-        training_step("tf_efficientnet_lite0", 128, 32, options.repeats, device),
-        training_step("resnet18", 64, 64, options.repeats, device),
-        closed_form(64, 768, options.repeats, device),
-        closed_form(64, 512, options.repeats, device),
-        gram(4096, 768, options.repeats, device),
-    ]
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{hardware}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of {options.repeats}")
-    for row in results:
-        figures = ", ".join(f"{key} {value:,.3g}" for key, value in row.items() if key != "case")
-        print(f"{row['case']}: {figures}")
-    if options.json:
-        options.json.write_text(
-            json.dumps({"hardware": hardware, "versions": library_versions(), "results": results}, indent=2) + "\n"
-        )
+    known = parts(device, options.repeats)
+    unknown = sorted(set(options.only or ()) - set(known))
+    if unknown:
+        parser.error(f"unknown parts {', '.join(unknown)}; there are {', '.join(known)}")
+    target = options.output_dir / "benchmark.json"
+    kept: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    made_by = {"commit": _commit(), "hardware": _hardware(device), "versions": library_versions()}
+    for name in options.only or known:
+        before = kept.get(name, {})
+        if not options.again and all(before.get(key) == value for key, value in made_by.items()):
+            continue
+        print(f"{name} …", file=sys.stderr)
+        kept[name] = made_by | {"rows": known[name]()}
+        kept = {one: kept[one] for one in known if one in kept}
+        for row in kept[name]["rows"]:
+            print(f"{row['what']}: {row['value']:.3g} {'(' + row['asked'] + ')' if row['asked'] else ''}")
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        (options.output_dir / "README.md").write_text(as_markdown(kept), encoding="utf-8")
 
 
 if __name__ == "__main__":
