@@ -1,8 +1,9 @@
 """What RIR reads of a model and a task, in one pass over the data, and where float32 is too coarse for it.
 
-Features are made in float32 first. Its floor is its rounding, eps·‖X‖_F, which moves no singular value by more than a
-few times as much; values that decide a condition number are trusted from :data:`NEAR` times the floor on, and what has
-one below that is measured again in float64.
+Features are made in float32 first, and decomposed in float64. The floor of float32 is then the rounding of the
+features, eps·‖X‖_F, whatever n. It moves a singular value by a small part of itself, since it points in no direction.
+Values that decide a condition number are trusted from :data:`NEAR` times the floor on; what has one below that is
+measured again in float64.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from hf_immunize.spectra.spectrum import Spectrum, cut
 
 __all__ = ["NEAR", "OnePass", "Values", "is_too_coarse"]
 
-#: A singular value this many times above the floor of float32 is known to a thousandth.
-NEAR = 1000.0
+#: A singular value so many times above the floor of float32 is known to a ten-thousandth.
+NEAR = 200.0
 
 
 @dataclass(frozen=True, eq=False)
