@@ -173,17 +173,21 @@ def shared_prefix(model: nn.Module, other: nn.Module, images: torch.Tensor) -> F
     if repr(one) != repr(two) or shapes[0] != shapes[1]:
         return None
     differ = {name for name, value in mine.items() if not torch.equal(value, theirs[name].to(value))}
-    holders = {name.rpartition(".")[0] for name in differ}
+    # Statistics differ where the parameters beside them may not: a module is another one with all that it holds.
+    apart = {name.rpartition(".")[0] for name in differ}
     twin = copy.deepcopy(one).to(images.device, torch.float32)
-    for name, parameter in twin.named_parameters(remove_duplicate=False):
-        # Statistics differ where the parameters beside them may not.
-        parameter.requires_grad_(name.rpartition(".")[0] in holders)
-    if not all(any(one.requires_grad for one in twin.get_submodule(name).parameters(False)) for name in holders):
-        return None
-    try:
-        return FrozenPrefix(twin, images.float())
-    except InputError:
-        return None
+    while apart:
+        for name, parameter in twin.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(any(name.startswith(f"{holder}.") for holder in apart))
+        try:
+            if all(any(part.requires_grad for part in twin.get_submodule(name).parameters()) for name in apart):
+                return FrozenPrefix(twin, images.float())
+        except InputError:
+            pass
+        # Inside a block one tensor may not be enough; in front of it, it is.
+        wider = {name.rpartition(".")[0] or name for name in apart}
+        apart = set() if wider == apart else wider
+    return None
 
 
 class CachedActivations(Dataset):

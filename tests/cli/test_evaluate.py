@@ -16,8 +16,9 @@ def test_evaluation_prints_rir_accuracy_and_what_was_measured_on(world, released
     capsys.readouterr()
     assert main([*given, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    protocol = {"groups": 3, "group_size": 8, "group_size_asked": 8, "seed": 0, "dtype": "float64"}
+    protocol = {"groups": 3, "group_size": 8, "group_size_asked": 8, "seed": 0, "dtype": "float32"}
     assert values["rir"]["protocol"] == protocol
+    assert values["rir"]["precision"]["initial_harmful"] == {"groups": {"float32": 3}, "all_samples": "float32"}
     # The primary data have a test split, the harmful ones have not.
     assert (values["rir"]["n_primary"], values["rir"]["n_harmful"]) == (16, 40)
     record = ImmunizationRecord.load(released)
