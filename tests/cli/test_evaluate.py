@@ -16,9 +16,10 @@ def test_evaluation_prints_rir_accuracy_and_what_was_measured_on(world, released
     capsys.readouterr()
     assert main([*given, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    protocol = {"groups": 3, "group_size": 8, "group_size_asked": 8, "seed": 0, "dtype": "float32"}
-    assert values["rir"]["protocol"] == protocol
-    assert values["rir"]["precision"]["initial_harmful"] == {"groups": {"float32": 3}, "all_samples": "float32"}
+    protocol = {"groups": 3, "group_size": 8, "group_size_asked": 8, "seed": 0}
+    assert values["rir"]["protocol"] == protocol | {"dtype": "float32, float64 where needed"}
+    # LayerNorm leaves out one direction of 32, and what is left of it in float32 is rounding.
+    assert values["rir"]["precision"]["initial_harmful"] == {"groups": {"float32": 3}, "all_samples": "float64"}
     # The primary data have a test split, the harmful ones have not.
     assert (values["rir"]["n_primary"], values["rir"]["n_harmful"]) == (16, 40)
     record = ImmunizationRecord.load(released)
