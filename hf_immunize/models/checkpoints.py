@@ -97,7 +97,11 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
     if folder.exists():
         raise InputError(f"{given} is a file. Give the folder that holds config.json and model.safetensors.")
     if given.startswith(("/", ".", "~")) or given.count("/") > 1 or os.path.isabs(given):
-        raise MissingFileError(f"There is no folder {given}. Give an existing folder, or a Hub id written user/name.")
+        below = given.split("/", 2)[2] if re.fullmatch(r"[\w-][^/]*(/[^/]+){2,}", given) else None
+        raise MissingFileError(
+            f"There is no folder {given}. Give an existing folder, or a Hub id written user/name."
+            + (f" Of a repository fetch {below} first (hf download), and give its folder." if below else "")
+        )
     timm_only = bool(_TIMM_PREFIX.match(given))
     repo_id, revision = split_revision(_TIMM_PREFIX.sub("", given), revision)
     repo_id = _timm_hub_id(repo_id) or repo_id

@@ -155,8 +155,12 @@ def _check_model(model: nn.Module, image_processor: Any) -> None:
         raise InputTypeError(
             f"Cannot save {type(model).__name__}: it is neither a transformers model nor made by timm.create_model."
         )
+    # A buffer may be a bound that is infinite by design; NaN is one nowhere.
+    weights_of = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     bad = [
-        name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and (not value.isfinite().all() if name in weights_of else value.isnan().any())
     ]
     if bad:
         raise InputError(

@@ -271,6 +271,9 @@ MEMBERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "xcit": ("xcit_nano_12_p8_224", 32, {"img_size": 32, "depth": 3}),
 }
 
+#: Kept as they are made: under other weights their activations grow without bound.
+FRESH = {"nextvit"}
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -306,7 +309,7 @@ class Backbone:
             inner = getattr(model.config, "vision_config", model.config)
             channels, size = getattr(inner, "num_channels", 3), getattr(inner, "image_size", 64)
         size = self.image_size or (size[0] if isinstance(size, (list, tuple)) else size)
-        return spread(model.eval()), (channels, size, size)
+        return model.eval() if self.group in FRESH else spread(model.eval()), (channels, size, size)
 
 
 def spread(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ The table of the same is model_cards/backbones/README.md; a quarter of it runs e
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -22,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
 from paper.backbones import MEMBERS, timm_backbones, transformers_backbones  # noqa: E402
-from sweep_backbones import Refusal, check  # noqa: E402
+from sweep_backbones import Refusal, check, page  # noqa: E402
 
+TABLE = ROOT / "model_cards" / "backbones"
 #: What takes more than images, and what needs a package that is not there.
 REFUSED = {
     "ImageGPTForImageClassification": "takes input_ids",
@@ -87,6 +89,17 @@ def test_every_class_and_every_module_is_there():
     }
     assert {one.group for one in BACKBONES} == classes | set(timm.list_modules())
     assert all(name in timm.list_models(module=module) for module, (name, _, _) in MEMBERS.items())
+
+
+def test_the_table_is_that_of_the_rows():
+    values = json.loads((TABLE / "backbones.json").read_text(encoding="utf-8"))
+    assert (TABLE / "README.md").read_text(encoding="utf-8") == page(values["rows"], values["versions"])
+    results = {key.partition("/")[2]: row["result"] for key, row in values["rows"].items()}
+    for name, result in results.items():
+        if name in REFUSED:
+            assert result.startswith(f"refused: {name} {REFUSED[name]}"), name
+        else:
+            assert result == "works" or result.startswith("not built"), (name, result)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ def test_wrong_places_say_so(tmp_path, vit_folder):
         load_model(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         load_model("./absent")
+    for name in ("me/model/initial", "me/model@v1/initial"):
+        with pytest.raises(FileNotFoundError, match=r"Of a repository fetch initial first \(hf download\)"):
+            load_model(name)
     with pytest.raises(ValueError, match="is empty"):
         load_model("")
     (tmp_path / "adapter").mkdir()
