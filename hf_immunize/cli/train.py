@@ -15,7 +15,7 @@ from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, writing
 from hf_immunize.objectives.registry import OBJECTIVES
-from hf_immunize.release.hub import push_to_hub
+from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
@@ -66,6 +66,9 @@ def run(given: Sequence[str], command: str) -> int:
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
     attackers = options.attackers or None
+    repo_id = options.hub_model_id or folder.name
+    if options.push_to_hub and args.should_save:
+        check_can_push(repo_id, token=options.hub_token)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stdout_for_results(options.json))
         if args.should_save:
@@ -97,9 +100,7 @@ def run(given: Sequence[str], command: str) -> int:
             finished.save(folder, keep=options.keep, overwrite=options.overwrite or goes_on)
     status = finish(folder, finished.record, options.json)
     if options.push_to_hub:
-        commit = push_to_hub(
-            folder, options.hub_model_id or folder.name, private=options.hub_private_repo, token=options.hub_token
-        )
+        commit = push_to_hub(folder, repo_id, private=options.hub_private_repo, token=options.hub_token)
         say([f"pushed: {commit.commit_url}"])
     return status
 

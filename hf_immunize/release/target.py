@@ -102,9 +102,10 @@ def move_into_place(unfinished: Path, folder: Path) -> None:
         _take_along(folder, unfinished)
         shutil.copymode(folder, unfinished)
     else:
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o777 & ~umask)
+        unfinished.chmod(_allowed(0o777))
+    for path in unfinished.rglob("*.safetensors"):
+        # Their writer makes files that nobody else may read.
+        path.chmod(_allowed(0o666))
     aside = _aside(folder)
     # Between these two renames nothing but a kill comes, and the next claim mends what that leaves.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -120,6 +121,12 @@ def move_into_place(unfinished: Path, folder: Path) -> None:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _allowed(mode: int) -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
 
 
 def _take_along(folder: Path, unfinished: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -34,7 +35,10 @@ def test_the_folder_is_whole_and_nothing_lies_beside_it(tmp_path):
     assert record.files["model.safetensors"] == weights
     assert set(record.files) == set(names(folder)) - {"README.md", "immunization.json"}
     assert replace(record, files={}) == sample_record()
-    assert folder.stat().st_mode & 0o700 == 0o700
+    umask = os.umask(0)
+    os.umask(umask)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o666 & ~umask}
 
 
 def test_a_timm_folder_keeps_preprocessing_in_config_json(tmp_path):
