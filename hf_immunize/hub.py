@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from huggingface_hub import constants, errors
 
-from hf_immunize.errors import HubConnectionError, InputError
+from hf_immunize.errors import HubConnectionError, InputError, UserError
 
 __all__ = ["LONGEST_WAIT", "hub_errors", "patiently", "split_revision"]
 
@@ -71,6 +71,9 @@ def hub_errors(repo_id: str, revision: str | None = None, *, writing: bool = Fal
     """Turns the client's errors about ``repo_id`` into ``ValueError`` or ``ConnectionError`` with what to do."""
     try:
         yield
+    except UserError:
+        # It says already what to do, in words of its own.
+        raise
     except errors.HFValidationError as error:
         raise InputError(f"{repo_id!r} is not a valid Hub id: {error} Write it as user/name.") from error
     except errors.GatedRepoError as error:

@@ -116,3 +116,12 @@ def test_nothing_else_is_waited_for_and_no_longer_than_the_limit(monkeypatch):
         call(refused(429, {"Retry-After": "301"}))
     with pytest.raises(ConnectionError, match="push again"), hub_errors("me/x", writing=True):
         call(ConnectionResetError("broken"))
+
+
+def test_what_says_already_what_to_do_is_left_as_it_is():
+    """The answer of the Hub behind it would be told in its place otherwise."""
+    said = InputError("me/model holds no config.json")
+    said.__cause__ = errors.RemoteEntryNotFoundError("404", response=answer(404))
+    with pytest.raises(InputError) as caught, hub_errors(REPO):
+        raise said
+    assert caught.value is said
