@@ -161,7 +161,11 @@ def published_claims(release: Released) -> Iterator[Claim]:
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     figures = tuple(sorted({one.rsplit("/", 1)[-1] for one in re.findall(r"\]\((figures/[^)\s]+)\)", text)}))
-    own = create_model_card(release.record, release.name, figures=figures)
+    # A folder may have been renamed since its card was written; a repository has one name.
+    title = re.search(r"^# (.+)$", generated_text(text) or "", re.MULTILINE)
+    renamed = release.revision is None and title is not None
+    name = title[1].replace("\\", "").strip() if renamed and title else release.name
+    own = create_model_card(release.record, name, figures=figures)
     yield _card_claim(release.record, text, str(own))
     try:
         data = ModelCard(text, ignore_metadata_errors=True).data.to_dict()

@@ -74,6 +74,19 @@ def test_a_changed_digit_is_seen(release, file, old, new, differs):
     assert {name for name, status in statuses(release).items() if status == "differs"} == differs
 
 
+def test_a_folder_may_be_renamed(release):
+    for name in ("lite0-v2_7", "7"):
+        release = release.rename(release.with_name(name))
+        assert set(statuses(release).values()) == {"holds"}
+
+
+def test_a_title_hides_no_figure(release):
+    """A card that is called by a figure says that figure in no other place."""
+    card = release / "README.md"
+    card.write_text(card.read_text().replace("\n# release\n", "\n# 96.4\n"))
+    assert statuses(release)["the card says what the record says"] == "differs"
+
+
 def test_a_record_that_was_changed_under_its_card_is_seen(release):
     record = find_release(release).record
     record.results["primary_accuracy"]["immunized"] = 0.999
