@@ -54,7 +54,10 @@ logits. Seconds are those of one busy CPU core. A quarter runs in the tests, all
 How the head is found, and what the features are for each kind of it (several heads, auxiliary outputs, MLP heads,
 convolutions, dropout), stands in `hf_immunize/models/head.py`; how the last stage is found in
 `hf_immunize/models/last_stage.py`. Base models and image towers without a head get one on their pooled output:
-`hf_immunize/models/pooled.py`."""
+`hf_immunize/models/pooled.py`.
+
+Not in the table: timm's nextvit. With the random weights that it draws itself its features are constant, and with larger
+ones its gradients overflow, so that nothing was seen of it either way."""
 HEADER = (
     "| backbone | parameters | image | head | d | what trains | seconds | result |\n|---|---|---|---|---|---|---|---|"
 )
