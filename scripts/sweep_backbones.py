@@ -56,8 +56,8 @@ convolutions, dropout), stands in `hf_immunize/models/head.py`; how the last sta
 `hf_immunize/models/last_stage.py`. Base models and image towers without a head get one on their pooled output:
 `hf_immunize/models/pooled.py`.
 
-Not in the table: timm's nextvit. With the random weights that it draws itself its features are constant, and with larger
-ones its gradients overflow, so that nothing was seen of it either way."""
+Not in the table: timm's nextvit. With the random weights that it draws itself its features are constant, and with
+larger ones its gradients overflow, so that nothing was seen of it either way."""
 HEADER = (
     "| backbone | parameters | image | head | d | what trains | seconds | result |\n|---|---|---|---|---|---|---|---|"
 )
