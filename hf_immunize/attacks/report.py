@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_immunize.attacks.attacker import ATTACKERS
 
-__all__ = ["MODELS", "REPORT_NAME", "AttackReport", "largest", "word"]
+__all__ = ["MODELS", "REPORT_NAME", "AttackReport", "largest", "save_json", "word"]
 
 REPORT_NAME = "attacks.json"
 MODELS = ("initial", "control", "immunized", "scratch")
@@ -111,12 +111,7 @@ class AttackReport:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``attacks.json`` into ``folder``, whole or not at all, and returns its path."""
-        path = Path(folder) / REPORT_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        return path
+        return save_json(Path(folder) / REPORT_NAME, self.to_dict())
 
     def rows(self) -> list[dict[str, Any]]:
         """For each attacker at its largest budget: name, kind, samples, steps, accuracies by model, recovery, cost."""
@@ -159,6 +154,15 @@ class AttackReport:
             if any(spent):
                 lines.append(f"{label} took {sum(spent):.0f} s on {len(models)} models.")
         return "\n".join(lines)
+
+
+def save_json(path: Path, values: Mapping[str, Any]) -> Path:
+    """Writes a file whole or not at all, with its folder, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
 
 
 def word(count: int | None) -> str:

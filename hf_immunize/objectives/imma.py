@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn import functional
 
 from hf_immunize.errors import InputError
-from hf_immunize.objectives.objective import Objective, checked_weight
+from hf_immunize.objectives.objective import Objective, checked_count, checked_positive, checked_weight
 
 __all__ = ["IMMA"]
 
@@ -48,13 +46,9 @@ class IMMA(Objective):
     ) -> None:
         checked_weight("lambda_primary", lambda_primary)
         super().__init__(0.0, lambda_harmful, scale_free)
-        if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 1:
-            raise InputError(f"inner_steps must be a whole number of at least 1, got {inner_steps!r}.")
-        if inner_learning_rate is not None and not (math.isfinite(inner_learning_rate) and inner_learning_rate > 0):
-            raise InputError(
-                f"inner_learning_rate must be positive and finite, got {inner_learning_rate!r}. None takes 1/L."
-            )
-        self.inner_steps = inner_steps
+        self.inner_steps = checked_count("inner_steps", inner_steps)
+        if inner_learning_rate is not None:
+            checked_positive("inner_learning_rate", inner_learning_rate)
         self.inner_learning_rate = inner_learning_rate
         self.n_classes = n_classes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from hf_immunize.errors import InputError
-from hf_immunize.objectives.objective import ModelObjective, StepView
+from hf_immunize.objectives.objective import ModelObjective, StepView, checked_count, checked_positive
 
 __all__ = ["LTO"]
 
@@ -50,11 +49,8 @@ class LTO(ModelObjective):
         first_order: bool = False,
     ) -> None:
         super().__init__(lambda_primary, lambda_harmful, scale_free)
-        if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 1:
-            raise InputError(f"inner_steps must be a whole number of at least 1, got {inner_steps!r}.")
-        if not (math.isfinite(inner_learning_rate) and inner_learning_rate > 0):
-            raise InputError(f"inner_learning_rate must be positive and finite, got {inner_learning_rate!r}.")
-        self.inner_steps, self.inner_learning_rate = inner_steps, inner_learning_rate
+        self.inner_steps = checked_count("inner_steps", inner_steps)
+        self.inner_learning_rate = checked_positive("inner_learning_rate", inner_learning_rate)
         self.first_order = first_order
 
     def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:

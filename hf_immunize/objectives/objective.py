@@ -15,7 +15,16 @@ import torch
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ModelObjective", "Objective", "Parts", "StepView", "checked_weight", "weighted"]
+__all__ = [
+    "ModelObjective",
+    "Objective",
+    "Parts",
+    "StepView",
+    "checked_count",
+    "checked_positive",
+    "checked_weight",
+    "weighted",
+]
 
 
 #: Name of a part -> its weighted value and its derivative by each eigenvalue of its Hessian.
@@ -158,4 +167,16 @@ def weighted(weight: float, term: tuple[torch.Tensor, torch.Tensor]) -> tuple[to
 def checked_weight(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise InputError(f"{name} must be a finite number of at least 0, got {value!r}. Use 0 to leave the part out.")
+    return float(value)
+
+
+def checked_count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def checked_positive(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be positive and finite, got {value!r}.")
     return float(value)

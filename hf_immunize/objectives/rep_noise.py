@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
 from hf_immunize.errors import InputError
-from hf_immunize.objectives.objective import ModelObjective, StepView, checked_weight
+from hf_immunize.objectives.objective import ModelObjective, StepView, checked_positive, checked_weight
+from hf_immunize.objectives.ridge import ridge_head
 
 __all__ = ["RepNoise", "gaussian_mmd"]
 
@@ -52,9 +52,7 @@ class RepNoise(ModelObjective):
         checked_weight("lambda_primary", lambda_primary)
         super().__init__(0.0, lambda_harmful, scale_free)
         self.ascent = checked_weight("ascent", ascent)
-        if not (math.isfinite(penalty) and penalty > 0):
-            raise InputError(f"penalty must be positive and finite, got {penalty!r}.")
-        self.penalty = penalty
+        self.penalty = checked_positive("penalty", penalty)
 
     def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
         """See :meth:`ModelObjective.of_step`; the parts are ``noise`` and ``ascent``."""
@@ -103,8 +101,4 @@ def _ridge_error(features: torch.Tensor, labels: torch.Tensor, penalty: float) -
     rows = features.double()
     targets = functional.one_hot(labels.long()).double()
     x, y = rows - rows.detach().mean(dim=0), targets - targets.mean(dim=0)
-    fixed = x.detach()
-    gram = fixed @ fixed.mT
-    ridge = penalty * gram.diagonal().mean() + torch.finfo(rows.dtype).tiny
-    head = fixed.mT @ torch.linalg.solve(gram + ridge * torch.eye(len(fixed), dtype=x.dtype, device=x.device), y)
-    return (x @ head - y).square().mean()
+    return (x @ ridge_head(x.detach(), y, penalty) - y).square().mean()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn import functional
 
 from hf_immunize.errors import InputError
-from hf_immunize.objectives.objective import Objective
+from hf_immunize.objectives.objective import Objective, checked_positive
 from hf_immunize.spectra.regularizers import features_r_well
 
-__all__ = ["Ridge", "ridge_alignment"]
+__all__ = ["Ridge", "ridge_alignment", "ridge_head"]
 
 
 class Ridge(Objective):
@@ -41,9 +39,7 @@ class Ridge(Objective):
         penalty: float = 0.1,
     ) -> None:
         super().__init__(lambda_primary, lambda_harmful, scale_free)
-        if not (math.isfinite(penalty) and penalty > 0):
-            raise InputError(f"penalty must be positive and finite, got {penalty!r}.")
-        self.penalty = penalty
+        self.penalty = checked_positive("penalty", penalty)
 
     def __call__(
         self,
@@ -92,11 +88,19 @@ def ridge_alignment(features: torch.Tensor, labels: torch.Tensor, penalty: float
     return (_predicted(rows, targets, first, second, penalty) + _predicted(rows, targets, second, first, penalty)) / 2
 
 
+def ridge_head(rows: torch.Tensor, targets: torch.Tensor, penalty: float) -> torch.Tensor:
+    """The head (d, m) that ridge regression fits to centred rows (n, d) and targets (n, m), from the n × n Gram.
+
+    The penalty is in units of the mean eigenvalue of the Gram.
+    """
+    gram = rows @ rows.mT
+    ridge = penalty * gram.diagonal().mean() + torch.finfo(rows.dtype).tiny
+    penalised = gram + ridge * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+    return rows.mT @ torch.linalg.solve(penalised, targets)
+
+
 def _predicted(rows: torch.Tensor, targets: torch.Tensor, fit: slice, other: slice, penalty: float) -> torch.Tensor:
     mean, centre = rows[fit].mean(dim=0), targets[fit].mean(dim=0)
     x, z, y = rows[fit] - mean, rows[other] - mean, targets[fit] - centre
-    gram = x @ x.mT
-    ridge = penalty * gram.diagonal().mean() + torch.finfo(rows.dtype).tiny
-    coefficients = torch.linalg.solve(gram + ridge * torch.eye(len(x), dtype=x.dtype, device=x.device), y)
-    predictions, wanted = (z @ x.mT) @ coefficients, targets[other] - centre
+    predictions, wanted = z @ ridge_head(x, y, penalty), targets[other] - centre
     return (predictions * wanted).sum() / wanted.square().sum().clamp_min(torch.finfo(rows.dtype).tiny)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
+from hf_immunize.attacks.report import save_json
 from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.packaged import packaged_task
 from hf_immunize.data.streams import is_stream
@@ -88,12 +88,7 @@ class Verification:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``verification.json`` into ``folder``, whole or not at all, and returns its path."""
-        path = Path(folder) / VERIFICATION_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        return path
+        return save_json(Path(folder) / VERIFICATION_NAME, self.to_dict())
 
     def __str__(self) -> str:
         at = f" at {self.revision}" if self.revision else ""

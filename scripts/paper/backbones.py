@@ -271,8 +271,8 @@ MEMBERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "xcit": ("xcit_nano_12_p8_224", 32, {"img_size": 32, "depth": 3}),
 }
 
-#: Kept as they are made: under other weights their activations grow without bound.
-FRESH = {"nextvit"}
+#: Variance of random weights times their fan-in, where activations grow without bound under the 2 of all others.
+GAIN = {"nextvit": 1.0}
 
 
 @dataclass(frozen=True)
@@ -309,15 +309,16 @@ class Backbone:
             inner = getattr(model.config, "vision_config", model.config)
             channels, size = getattr(inner, "num_channels", 3), getattr(inner, "image_size", 64)
         size = self.image_size or (size[0] if isinstance(size, (list, tuple)) else size)
-        return model.eval() if self.group in FRESH else spread(model.eval()), (channels, size, size)
+        return spread(model.eval(), GAIN.get(self.group, 2.0)), (channels, size, size)
 
 
-def spread(model: nn.Module) -> nn.Module:
+def spread(model: nn.Module, gain: float = 2.0) -> nn.Module:
     """Other weights than those of a fresh model, which leave some with features of 1e-24 and empty heads."""
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(noise * (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else parameter + noise / 50)
+            scale = (gain / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.02
+            parameter.copy_(noise * scale if parameter.ndim > 1 else parameter + noise * scale)
     return model
 
 

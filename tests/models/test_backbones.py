@@ -1,6 +1,6 @@
 """Every kind of image classifier that transformers and timm have, each through one whole run.
 
-The table of the same is model_cards/backbones/README.md; a quarter of it runs each time, the rest under ``slow``.
+The table of the same is model_cards/backbones/README.md; a sixth of it runs each time, the rest under ``slow``.
 """
 
 from __future__ import annotations
