@@ -1,4 +1,4 @@
-"""Attackers that change the features: fine-tuning of the last block, of all weights, or of low-rank adapters.
+"""How attackers fine-tune, whatever they train.
 
 Every one puts a new head for the harmful classes on the features, behind a batch normalisation without weights, and
 tries SGD and AdamW at several rates. After the first budgets of steps only the settings with the best validation
@@ -18,14 +18,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hf_immunize.attacks.attacker import AttackTask, Fit, Fits, attacker
+from hf_immunize.attacks.attacker import AttackTask, Fit, Fits
 from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import unwrap
-from hf_immunize.models.head import features_and_logits, find_head
-from hf_immunize.models.trainable import keep_still, select_trainable
+from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.trainable import keep_still
 
-__all__ = ["HarmfulClassifier"]
+__all__ = [
+    "SURVIVORS",
+    "HarmfulClassifier",
+    "Setting",
+    "batches_of",
+    "fine_tune",
+    "fresh",
+    "sample_of",
+    "training_mode",
+]
 
 
 @dataclass(frozen=True)
@@ -44,24 +52,10 @@ class Setting:
     still: bool = False
 
 
-#: For the last block, whose steps are cheap; for all weights; for low-rank adapters.
-TAIL_GRID = (
-    *(Setting("SGD", rate) for rate in (0.01, 0.03, 0.1)),
-    *(Setting("AdamW", rate) for rate in (3e-4, 1e-3, 3e-3)),
-)
-WHOLE_GRID = (
-    Setting("SGD", 0.01, still=True),
-    Setting("SGD", 0.1),
-    Setting("AdamW", 3e-4, still=True),
-    Setting("AdamW", 1e-3),
-)
-ADAPTER_GRID = (Setting("SGD", 0.01), Setting("SGD", 0.03), Setting("AdamW", 3e-4), Setting("AdamW", 1e-3))
 BATCH = 16
-#: Settings that go on after the first and after the second budget of steps; of all weights fewer, the costliest.
-SURVIVORS, SURVIVORS_WHOLE = (3, 1), (2, 1)
+#: Settings that go on after the first and after the second budget of steps.
+SURVIVORS = (3, 1)
 EVAL_BATCH = 32
-LORA_RANK = 8
-PRIMARY_STEPS, PRIMARY_RATE = 30, 1e-3
 
 
 class HarmfulClassifier(nn.Module):
@@ -77,68 +71,10 @@ class HarmfulClassifier(nn.Module):
         return self.head(self.norm(features_and_logits(self.backbone, batch)[0].float()))
 
 
-def _fresh(task: AttackTask) -> nn.Module:
+def fresh(task: AttackTask) -> nn.Module:
     """A copy of the model to train, which every view but ``features`` has."""
     assert task.model is not None
     return task.model()
-
-
-@attacker("last block", short="last-block", view="tail")
-def last_block(task: AttackTask) -> Fits:
-    """Fine-tuning of the last block and a new head."""
-    yield from _fine_tune(task, _fresh(task), TAIL_GRID, SURVIVORS)
-
-
-@attacker("last block, re-initialised", short="reinit", view="tail")
-def reinitialised(task: AttackTask) -> Fits:
-    """The last block's weights drawn anew, then fine-tuned with a new head: what training did to it is gone."""
-    model = _fresh(task)
-    torch.manual_seed(task.seed)
-    trained = {name.rpartition(".")[0] for name, one in model.named_parameters() if one.requires_grad}
-    for name, module in model.named_modules():
-        if name in trained and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS)
-
-
-@attacker("primary task first, then the last block", short="primary-first", view="tail", needs_primary=True)
-def primary_first(task: AttackTask) -> Fits:
-    """The last block trained on the primary task alone for 30 steps, then on the harmful task."""
-    model = _fresh(task)
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=PRIMARY_RATE)
-    _mode(model)
-    device = next(model.parameters()).device
-    for batch in _batches(task.primary, PRIMARY_STEPS, task.seed, device):
-        optimizer.zero_grad()
-        F.cross_entropy(features_and_logits(model, batch)[1], batch["labels"]).backward()
-        optimizer.step()
-    yield from _fine_tune(task, model, TAIL_GRID, SURVIVORS)
-
-
-@attacker("all weights", short="all-weights", view="images")
-def all_weights(task: AttackTask) -> Fits:
-    """Fine-tuning of every weight and a new head."""
-    model = _fresh(task)
-    select_trainable(model, "all", _sample(task, model))
-    yield from _fine_tune(task, model, WHOLE_GRID, SURVIVORS_WHOLE)
-
-
-@attacker("LoRA", short="lora", view="images", requires=("peft", "attacks"))
-def lora(task: AttackTask) -> Fits:
-    """Low-rank adapters of rank 8 on every linear layer and ungrouped convolution (Hu et al., arXiv 2106.09685)."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    model = _fresh(task)
-    head = find_head(model, _sample(task, model))
-    targets = [
-        name
-        for name, module in unwrap(model).named_modules()
-        if name not in head.names
-        and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
-    ]
-    torch.manual_seed(task.seed)
-    config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=targets)
-    yield from _fine_tune(task, inject_adapter_in_model(config, model), ADAPTER_GRID, SURVIVORS)
 
 
 class _Run:
@@ -155,11 +91,11 @@ class _Run:
         else:
             self.optimizer = torch.optim.AdamW(trained, lr=setting.rate, fused=True)
         self.device = next(self.classifier.parameters()).device
-        self.batches = _batches(task.rows, task.checkpoints[-1], task.seed, self.device, task.labels)
+        self.batches = batches_of(task.rows, task.checkpoints[-1], task.seed, self.device, task.labels)
         self.accuracy = 0.0
 
     def advance(self, steps: int) -> None:
-        _mode(self.classifier.backbone, self.still)
+        training_mode(self.classifier.backbone, self.still)
         self.classifier.norm.train()
         for _ in range(steps):
             batch = next(self.batches)
@@ -175,8 +111,18 @@ class _Run:
         return torch.cat([self.classifier(_on(batch, self.device)).cpu() for batch in loader])
 
 
-def _fine_tune(task: AttackTask, model: nn.Module, grid: Sequence[Setting], survivors: tuple[int, int]) -> Fits:
-    sample = _sample(task, model)
+def fine_tune(
+    task: AttackTask, model: nn.Module, grid: Sequence[Setting], survivors: tuple[int, int] = SURVIVORS
+) -> Fits:
+    """Fits of what of the model trains, by every setting.
+
+    Args:
+        task: of which data, steps and seed are taken.
+        model: to train; settings have a copy each.
+        grid: the settings.
+        survivors: how many of them go on after the first and after the second budget of steps.
+    """
+    sample = sample_of(task, model)
     with torch.no_grad():
         n_features = features_and_logits(model, sample)[0].shape[1]
     torch.manual_seed(task.seed)
@@ -233,7 +179,7 @@ def _trained_norms(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _mode(model: nn.Module, still: bool = False) -> None:
+def training_mode(model: nn.Module, still: bool = False) -> None:
     """What trains in training mode, its batch statistics too unless ``still``; what is frozen stands still."""
     model.train()
     keep_still(model)
@@ -242,7 +188,7 @@ def _mode(model: nn.Module, still: bool = False) -> None:
             module.training = True
 
 
-def _batches(
+def batches_of(
     data: Any, steps: int, seed: int, device: torch.device, labels: torch.Tensor | None = None
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches in epochs drawn by the seed; the labels are the given ones or the data's own."""
@@ -264,6 +210,6 @@ def _on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def _sample(task: AttackTask, model: nn.Module) -> dict[str, torch.Tensor]:
+def sample_of(task: AttackTask, model: nn.Module) -> dict[str, torch.Tensor]:
     batch = collate_images([task.rows[index] for index in range(min(2, len(task.rows)))])
     return _on(batch, next(model.parameters()).device)

@@ -6,31 +6,15 @@ import copy
 
 import pytest
 import torch
+from planted import fits_of
 from samples import tiny_timm, tiny_vit
 from tiny import Images, Skips, TinyNet
-from torch.utils.data import Subset
 
 from hf_immunize import run_attacks
 from hf_immunize.attacks import ATTACKERS, Budgets
-from hf_immunize.attacks.attacker import AttackTask
 from hf_immunize.attacks.report import largest
 
 FINETUNING = [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"]
-
-
-def fits_of(name, *, settings=None, answers=()):
-    """Settings and steps of the fits that a fine-tuning attacker yields, told the given validation accuracies."""
-    torch.manual_seed(0)
-    data = Images(24, n_classes=2)
-    task = AttackTask(data, data.y, 2, (1, 2, 3), 0, lambda: TinyNet().eval(), data, settings)
-    attack, found = ATTACKERS[name](task), []
-    fit = next(attack)
-    try:
-        while True:
-            found.append((fit.setting, fit.steps))
-            fit = attack.send(answers[len(found) - 1] if len(found) <= len(answers) else 0.0)
-    except StopIteration:
-        return found
 
 
 def test_fine_tuning_goes_on_with_the_settings_of_the_best_validation_accuracy():
@@ -42,30 +26,10 @@ def test_fine_tuning_goes_on_with_the_settings_of_the_best_validation_accuracy()
     assert found[6:] == [(names[3], 2), (names[1], 2), (names[4], 2), (names[1], 3)]
 
 
-def test_the_best_with_batch_normalisation_still_and_without_both_go_on():
-    names = [name for name, _ in fits_of("all weights")[:4]]
-    assert [name.endswith("BatchNorm still") for name in names] == [True, False, True, False]
-    found = fits_of("all weights", answers=(0.1, 0.7, 0.2, 0.8, 0.5, 0.9))
-    assert found[4:] == [(names[3], 2), (names[2], 2), (names[2], 3), (names[3], 3)]
-
-
 def test_with_further_seeds_only_what_was_chosen_runs_each_to_its_last_budget():
     names = [name for name, _ in fits_of("last block")[:6]]
     found = fits_of("last block", settings={names[0]: 1, names[4]: 3})
     assert found == [(names[0], 1), (names[4], 1), (names[4], 2), (names[4], 3)]
-
-
-def test_batch_normalisation_stands_still_where_a_setting_says_so():
-    torch.manual_seed(0)
-    data = Images(32, n_classes=2)
-    task = AttackTask(data, data.y, 2, (3,), 0, lambda: TinyNet().eval())
-    before = TinyNet().blocks[0].norm.running_mean
-    moved = {}
-    for fit in ATTACKERS["all weights"](task):
-        backbone = fit.scores.__self__.classifier.backbone
-        moved[fit.setting] = not torch.equal(backbone.blocks[0].norm.running_mean, before)
-    assert len(moved) == 4
-    assert all(did_move != name.endswith("BatchNorm still") for name, did_move in moved.items())
 
 
 @pytest.mark.parametrize("name", FINETUNING)
@@ -89,25 +53,6 @@ def test_fine_tuning_works_on_backbones_of_each_kind(name, family):
     found = report.attackers[name]["accuracy"]
     assert found["initial"] == found["immunized"]
     assert largest(found["initial"])["mean"] > report.chance + 0.1
-
-
-def test_fine_tuning_brings_back_what_no_probe_finds():
-    """The last block maps everything to one point: heads see nothing, who trains the block sees all."""
-    torch.manual_seed(0)
-    base = TinyNet().eval()
-    dead = copy.deepcopy(base)
-    with torch.no_grad():
-        dead.widen.weight.zero_()
-        dead.widen.bias.fill_(1.0)
-    images = Images(480, seed=0)
-    data, test = Subset(images, range(300)), Subset(images, range(300, 480))
-    budgets = Budgets((None,), (30,), (None,), (20, 60), seeds=(0,))
-    report = run_attacks(
-        dead, base, data, test, attackers=["probes", "last block, re-initialised"], budgets=budgets, scratch=False
-    )
-    assert report.verdict["outcome"]["probe"] == "held"
-    assert "last block, re-initialised" in report.verdict["broken_by"]
-    assert "broken by: last block, re-initialised" in report.verdict["text"]
 
 
 class Views(TinyNet):
