@@ -50,7 +50,7 @@ from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, UserError
-from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.measure import MOST_ATTACKED
 from hf_immunize.release.privacy import redact_tokens

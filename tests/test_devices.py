@@ -14,8 +14,9 @@ from hf_immunize import ImmunizationArguments
 from hf_immunize.data.images import collate_images
 from hf_immunize.models import extraction, frozen_prefix
 from hf_immunize.models import head as heads
+from hf_immunize.models.activations import CachedActivations
 from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.frozen_prefix import CachedActivations, FrozenPrefix
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.training.batches import joined

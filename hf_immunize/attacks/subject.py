@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import View
 from hf_immunize.data.images import collate_images
+from hf_immunize.models.activations import ActivationStore, CachedActivations
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
-from hf_immunize.models.frozen_prefix import ActivationStore, CachedActivations, FrozenPrefix
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.trainable import select_trainable
 
 __all__ = ["KeptImages", "Material", "Redrawn", "Subject"]

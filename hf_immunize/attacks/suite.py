@@ -19,9 +19,9 @@ from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle
-from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import random_weights
 

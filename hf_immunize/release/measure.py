@@ -16,8 +16,8 @@ from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
 from hf_immunize.data.images import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.evaluation import Protocol, rir_report
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import Extracted, MapStyle
-from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.release.record import spectra_results
 
 __all__ = ["MOST_ATTACKED", "measure"]

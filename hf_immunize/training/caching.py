@@ -11,8 +11,9 @@ from torch import nn
 
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
-from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.random_numbers import undisturbed_random_numbers
 

@@ -19,8 +19,8 @@ from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.errors import InputError, writing
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of, name_classes
-from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.loading import LoadedModel
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.hub import push_to_hub

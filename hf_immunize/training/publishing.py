@@ -15,10 +15,10 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_immunize.errors import InputError
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import name_classes
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
-from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.measure import measure

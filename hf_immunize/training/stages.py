@@ -15,8 +15,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.data.images import collate_images
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
-from hf_immunize.models.frozen_prefix import ActivationStore
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.carried import data_digest, model_digest

@@ -17,9 +17,10 @@ from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.images import collate_images
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError, UserError
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import ACTIVATIONS, unwrap
-from hf_immunize.models.frozen_prefix import ActivationStore, FrozenPrefix
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
 from hf_immunize.objectives.objective import ModelObjective, Objective

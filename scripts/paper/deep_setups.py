@@ -29,7 +29,7 @@ from hf_immunize.data.images import ImageInputs, collate_images
 from hf_immunize.data.packaged import images_dataset, mnist, rotated, split_by_class
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.errors import OutputExistsError
-from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.packaged import efficientnet_lite0
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.trainer import ImmunizationTrainer

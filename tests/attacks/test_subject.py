@@ -12,7 +12,7 @@ from tiny import Images, Skips, TinyNet
 from hf_immunize import run_attacks
 from hf_immunize.attacks import Budgets
 from hf_immunize.attacks.subject import Redrawn, Subject
-from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.activations import ActivationStore
 
 
 def test_frozen_parts_that_are_the_same_run_once():

@@ -11,7 +11,7 @@ from samples import tiny_timm
 from tiny import Images, Skips, TinyNet
 from trainers import arguments, tiny_vit, trainer
 
-from hf_immunize.models.frozen_prefix import ActivationStore
+from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.training import caching
 from hf_immunize.training.caching import cached_streams
