@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_immunize import ImmunizationArguments
 from hf_immunize.data.images import collate_images
-from hf_immunize.models import extraction, frozen_prefix
+from hf_immunize.models import activations, extraction
 from hf_immunize.models import head as heads
 from hf_immunize.models.activations import CachedActivations
 from hf_immunize.models.extraction import extract_features
@@ -42,7 +42,7 @@ def batches(data, batch_size, collate_fn, num_workers):
 @pytest.fixture
 def on_fake_cuda(monkeypatch):
     """A model on a fake ``cuda`` and its frozen part, found on a real twin: probing reads values, which fakes lack."""
-    for module in (frozen_prefix, extraction):
+    for module in (activations, extraction):
         monkeypatch.setattr(module, "DataLoader", batches)
     images = torch.randn(4, 3, 8, 8)
     twin = TinyNet().eval()

@@ -123,7 +123,7 @@ class Subject:
         model, rows = copy.deepcopy(self.model).to(where, self.dtype).eval(), self.sets[split]
         bypassed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         prefix = self._prefix
-        if prefix is not None and self._shares_with_theta_zero():
+        if prefix is not None and self._shares_with_theta_zero() and self.activations.fits(prefix, rows)[0]:
             rows, bypassed = self._activations_of(prefix, split), prefix.of(model).bypassed()
         with bypassed:
             return extract_features(
@@ -172,11 +172,11 @@ class Subject:
 
     @cached_property
     def _tail(self) -> Material:
-        """The frozen part run once; the whole model and the images where it cannot be split."""
+        """The frozen part run once; the whole model and the images where it cannot be, or finds no room."""
         # A name of its own, not self, for what the material's function keeps: a subject that nobody needs must go at
         # once, with its activations.
         prefix = self._prefix
-        if prefix is None:
+        if prefix is None or not self.activations.fits(prefix, *self.sets.values())[0]:
             model = self._copy()
             rows = next(iter(self.sets.values()))
             few = collate_images([rows[index] for index in range(min(2, len(rows)))])["pixel_values"].to(self.device)

@@ -13,7 +13,7 @@ from hf_immunize.data.decoding import CorruptPictureError, open_picture
 from hf_immunize.data.images import ImageInputs, undecoded
 from hf_immunize.data.names import class_names
 
-__all__ = ["MOST_FINGERPRINTED", "rows_fingerprint", "same_rows"]
+__all__ = ["MOST_FINGERPRINTED", "pictures_digest", "rows_fingerprint", "same_rows"]
 
 #: Rows that are read for a fingerprint; of more rows so many are drawn, by seed 0.
 MOST_FINGERPRINTED = 5_000
@@ -49,6 +49,14 @@ def rows_fingerprint(rows: Dataset, image_column: str, label_column: str | None 
     return digest.hexdigest()[:16]
 
 
+def pictures_digest(rows: Dataset, image_column: str) -> str:
+    """SHA-256 of every picture, in the order of the rows: of the bytes of its file, which nothing decodes."""
+    digest = hashlib.sha256()
+    for content in _contents(rows, image_column, as_files=True):
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
 def same_rows(first: Any, second: Any) -> bool:
     """Whether two data sets of model inputs are one: the same object, or as many rows with the same first pictures."""
     if first is second:
@@ -61,10 +69,10 @@ def same_rows(first: Any, second: Any) -> bool:
     return len({rows_fingerprint(one.data.select(few), one.image_column) for one in (first, second)}) == 1
 
 
-def _contents(rows: Dataset, column: str) -> Iterator[bytes]:
+def _contents(rows: Dataset, column: str, as_files: bool = False) -> Iterator[bytes]:
     for picture in undecoded(rows.with_format(None), column)[column]:
         content = _file(picture)
-        if content is not None and not content.startswith(_LOSSLESS):
+        if content is not None and (as_files or not content.startswith(_LOSSLESS)):
             yield content
             continue
         try:

@@ -129,7 +129,7 @@ class FrozenPrefix:
 
     def digest(self) -> bytes:
         """What tells two frozen parts apart: the structure, and every weight and statistic outside what trains."""
-        digest = hashlib.blake2b(f"{self.model!r} {self._early} {self._cut}".encode())
+        digest = hashlib.blake2b(f"{type(self.model)} {self.model!r} {self._early} {self._cut}".encode())
         named = self.model.named_parameters(remove_duplicate=False)
         trained = {name for name, parameter in named if parameter.requires_grad}
         holders = {name.rpartition(".")[0] for name in trained}

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
 from hf_immunize.errors import InputError
+from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.registry import OBJECTIVES, get_objective
 from hf_immunize.training.unserved import check_served
 
@@ -89,8 +90,15 @@ class ImmunizationArguments(TrainingArguments):
     cache_frozen: Literal["auto", "on", "off"] = field(
         default="auto",
         metadata={
-            "help": "Run the frozen part once per image and keep its activations in memory: auto where nothing random "
-            "stands before what trains and it pays; on insists, off never does."
+            "help": "Run the frozen part once per image and keep its activations: auto where nothing random stands "
+            "before what trains, it pays, and there is room; on insists, off never does."
+        },
+    )
+    cache_frozen_gb: float = field(
+        default=MOST_ON_DISK / 1e9,
+        metadata={
+            "help": "Gigabytes of activations on disk, in the assets of the Hugging Face cache, where they take more "
+            "than 1 GiB; never more than half of what is free there."
         },
     )
     resume_from_checkpoint: str | None = field(
@@ -145,6 +153,8 @@ class ImmunizationArguments(TrainingArguments):
         if unknown:
             raise InputError(f"include_for_metrics can hold inputs and loss, got {', '.join(sorted(unknown))}.")
         check_served(self)
+        if not self.cache_frozen_gb >= 0:
+            raise InputError(f"cache_frozen_gb must be 0 or more, got {self.cache_frozen_gb}.")
         if self.cache_frozen not in ("auto", "on", "off"):
             raise InputError(f"cache_frozen must be 'auto', 'on' or 'off', got {self.cache_frozen!r}.")
         # A misspelt objective is said now, with the nearest one.

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from hf_immunize.data.streams import is_stream
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, OutputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.random_numbers import undisturbed_random_numbers
 
-__all__ = ["MOST_BYTES", "cached_streams"]
+__all__ = ["cached_streams"]
 
-#: Activations of one run that are kept in memory.
-MOST_BYTES = 4 * 2**30
+logger = logging.get_logger(__name__)
 
 
 @undisturbed_random_numbers()
@@ -36,8 +36,8 @@ def cached_streams(
     """The primary and the harmful stream (or None) as a training reads them.
 
     Under ``cache_frozen="auto"`` activations take the place of images where they are the same each time (rows of a
-    data set and an image processor, no transform of one's own), where an image is read more than once, and where they
-    fit in memory.
+    data set and an image processor, no transform of one's own), where an image is read more than once, and where there
+    is room for them in memory or on disk.
 
     Args:
         model: the classifier, its trainable parameters chosen.
@@ -51,27 +51,32 @@ def cached_streams(
         the split model or None, the streams, and a sentence that says which and why.
 
     Raises:
-        InputError: ``cache_frozen="on"`` where the model cannot be split, or with a stream.
+        InputError: ``cache_frozen="on"`` where the model cannot be split or there is no room, or with a stream.
+        OutputError: ``cache_frozen="on"`` where the cache cannot be written.
     """
     reason = _reason_against(model, streams, sample, args, own_collator)
     if reason is not None:
         return None, list(streams), f"Frozen part with every step: {reason}."
+    given = [one for one in streams if one is not None]
+    label = None if args.disable_tqdm else "frozen part"
+    options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
     try:
         prefix = FrozenPrefix(model, sample)
+        fits, told = store.fits(prefix, *given)
+        if not fits:
+            raise InputError(f"{told}. Raise cache_frozen_gb (--cache_frozen_gb) where there is room.")
     except InputError as error:
         if args.cache_frozen == "on":
             raise
         return None, list(streams), f"Frozen part with every step: {error}"
-    given = [one for one in streams if one is not None]
-    an_image = prefix(sample["pixel_values"][:1])
-    size = sum(len(one) for one in given) * an_image.numel() * an_image.element_size()
-    if size > MOST_BYTES and args.cache_frozen == "auto":
-        told = f"its activations take {size / 1e9:.1f} GB, more than {MOST_BYTES / 1e9:.1f} GB"
-        return None, list(streams), f"Frozen part with every step: {told} (cache_frozen='on' keeps them all the same)."
-    label = None if args.disable_tqdm else "frozen part"
-    options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
-    cached = [None if one is None else store.of(prefix, one, progress=label, **options) for one in streams]
-    return prefix, cached, f"Frozen part run once for each image, {size / 1e6:.0f} MB of activations in memory."
+    try:
+        cached = [None if one is None else store.of(prefix, one, progress=label, **options) for one in streams]
+    except OutputError as error:
+        if args.cache_frozen == "on":
+            raise
+        logger.warning(f"Frozen part with every step: {error}")
+        return None, list(streams), "Frozen part with every step: its activations could not be written."
+    return prefix, cached, f"Frozen part run once for each image: {told}."
 
 
 def _reason_against(

@@ -180,7 +180,7 @@ def immunize(
         data = {task: model_inputs(one, base, processor) for task, one in sources.items()}
         data["primary"] = tuple(in_order_of(network, one, "the primary data") for one in data["primary"])
         check_head(network, data["primary"])
-        store = ActivationStore() if activations is None else activations
+        store = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
         fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None
         origin = [base.name, base.revision] if isinstance(base, LoadedModel) else None

@@ -180,7 +180,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
         self._theta_zero = ThetaZero(unwrap(self.model))
-        self._activations = ActivationStore() if activations is None else activations
+        self._activations = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         self._prefix: FrozenPrefix | None = None
         self._own_collator = data_collator is not None
         self._ratio = RatioInMidRun()

@@ -8,12 +8,15 @@ import re
 import pytest
 import torch
 from samples import tiny_timm
-from tiny import Images, Skips, TinyNet
+from tiny import Images, Skips, TinyNet, picture_dataset
 from trainers import arguments, tiny_vit, trainer
 
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.errors import OutputError
+from hf_immunize.models import activation_files, activations
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.trainable import select_trainable
-from hf_immunize.training import caching
 from hf_immunize.training.caching import cached_streams
 
 
@@ -30,7 +33,8 @@ def decided(tmp_path, *, model=None, streams=None, own_collator=False, more=None
     select_trainable(model, "last", images)
     sample = {"pixel_values": images, **(more or {})}
     args = arguments(tmp_path, **changes)
-    return cached_streams(model, streams, sample, args, ActivationStore(), own_collator=own_collator)
+    store = ActivationStore(args.cache_frozen_gb * 1e9, folder=tmp_path / "kept")
+    return cached_streams(model, streams, sample, args, store, own_collator=own_collator)
 
 
 def test_images_that_are_read_more_than_once_are_run_once(tmp_path):
@@ -69,12 +73,35 @@ def test_each_reason_against_it_is_said(tmp_path, given, reason):
     assert re.search(reason, note), note
 
 
-def test_activations_beyond_memory_are_kept_only_where_that_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(caching, "MOST_BYTES", 1_000)
+def test_activations_beyond_memory_lie_on_disk_and_beyond_that_there_are_none(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(activations, "MOST_IN_MEMORY", 1_000)
+    given = {"streams": [Still(64, seed=1), Still(40, seed=2, labels=False)]}
+    prefix, found, note = decided(tmp_path, **given)
+    assert prefix is not None
+    assert note.endswith("0.00307 MB an image, 104 images, 0.000319 GB of activations, 0.000319 GB of it on disk.")
+    assert found[0].rows.path.parent == tmp_path / "kept"
+    prefix, found, note = decided(tmp_path, cache_frozen_gb=2e-4, **given)
+    assert prefix is None
+    assert found == given["streams"]
+    assert "0.000319 GB of activations, of which 0.0002 GB may lie on disk" in note
+    with pytest.raises(ValueError, match=r"of which 0.0002 GB may lie on disk.*Raise cache_frozen_gb"):
+        decided(tmp_path, cache_frozen_gb=2e-4, cache_frozen="on")
+    with pytest.raises(ValueError, match="cache_frozen_gb must be 0 or more"):
+        decided(tmp_path, cache_frozen_gb=-1.0)
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run_that_did_not_insist(tmp_path, monkeypatch):
+    monkeypatch.setattr(activations, "MOST_IN_MEMORY", 1_000)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(activation_files.os, "fsync", full)
     prefix, _, note = decided(tmp_path)
     assert prefix is None
-    assert "more than 0.0 GB" in note
-    assert decided(tmp_path, cache_frozen="on")[0] is not None
+    assert note == "Frozen part with every step: its activations could not be written."
+    with pytest.raises(OutputError, match="No space left on device"):
+        decided(tmp_path, cache_frozen="on")
 
 
 def test_whoever_insists_is_told_where_it_cannot_be(tmp_path):
@@ -83,8 +110,16 @@ def test_whoever_insists_is_told_where_it_cannot_be(tmp_path):
         decided(tmp_path, model=Skips().eval(), cache_frozen="on")
 
 
+def same_weights(one, other, atol=1e-6):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("most", [0, 2**30], ids=["disk", "memory"])
 @pytest.mark.parametrize("build", [tiny_vit, tiny_timm], ids=["ViT", "ResNet"])
-def test_cached_and_uncached_training_give_the_same_weights(tmp_path, build):
+def test_cached_and_uncached_training_give_the_same_weights(tmp_path, monkeypatch, build, most):
+    monkeypatch.setattr(activations, "MOST_IN_MEMORY", most)
+    monkeypatch.setattr(activation_files, "cached_assets_path", lambda *_, **__: tmp_path)
     start, trained = build(), {}
     for mode in ("on", "off"):
         trained[mode] = copy.deepcopy(start)
@@ -93,11 +128,27 @@ def test_cached_and_uncached_training_give_the_same_weights(tmp_path, build):
         )
         run.train()
         assert (run._prefix is not None) == (mode == "on")
-    moved = 0.0
-    for (name, before), a, b in zip(
-        start.state_dict().items(), trained["on"].state_dict().values(), trained["off"].state_dict().values(),
-        strict=True,
-    ):  # fmt: skip
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
-        moved = max(moved, (a - before).abs().max().item())
-    assert moved > 1e-4
+    same_weights(trained["on"], trained["off"])
+    with pytest.raises(AssertionError):
+        same_weights(trained["on"], start, atol=1e-4)
+
+
+def test_a_run_goes_on_with_activations_from_disk(tmp_path, monkeypatch):
+    """From the checkpoint in its middle, in another trainer on data read anew."""
+    monkeypatch.setattr(activations, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(activation_files, "cached_assets_path", lambda *_, **__: tmp_path)
+    start, processor = tiny_vit(), TimmImageProcessor({"input_size": (3, 8, 8)})
+    made, write = [], activations.write_rows
+    monkeypatch.setattr(activations, "write_rows", lambda *args: made.append(1) or write(*args))
+
+    def run(checkpoint=None):
+        model = copy.deepcopy(start)
+        data = [ImageInputs(picture_dataset(48, seed=seed), processor) for seed in (1, 2)]
+        one = trainer(tmp_path / "run", model, *data, save_strategy="steps", save_steps=3)
+        one.train(resume_from_checkpoint=checkpoint)
+        assert one._prefix is not None
+        return model
+
+    whole = run()
+    same_weights(run(str(tmp_path / "run" / "checkpoint-3")), whole, atol=0)
+    assert len(made) == 2, "both data sets once for both runs"
