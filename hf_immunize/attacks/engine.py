@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker
 from hf_immunize.attacks.exact import exact_steps
 from hf_immunize.attacks.judging import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
-from hf_immunize.attacks.report import MODELS, AttackReport
+from hf_immunize.attacks.report import CEILINGS, MODELS, AttackReport
 from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
@@ -75,11 +75,14 @@ def attack_subjects(
             exact[name] = exact_steps(features, labels["train"], n_classes)
     found: Outcomes = {}
     if benign is not None:
-        last = Budgets(budgets.samples[-1:], budgets.steps[-1:], seeds=budgets.seeds)
-        probes = _strongest_probes(outcomes, attackers, last)
+        # The largest budgets; of fine-tuning one of fewer steps too.
+        parts = budgets.samples[-1:], budgets.steps[-1:], budgets.finetune_samples[-1:], budgets.finetune_steps[-2:]
+        last = Budgets(*parts, seeds=budgets.seeds)
+        compared = [name for name in subjects if name not in CEILINGS]
+        chosen = [ATTACKERS[name] for name in _strongest(outcomes, attackers, last, compared)]
         for name, subject in benign.items():
             label = f"benign task on the {name} model" if progress else None
-            found |= _outcomes(probes, name, subject, known, classes, last, label)
+            found |= _outcomes(chosen, name, subject, known, classes, last, label)
     test_counts = torch.bincount(labels["test"])
     return {
         method: summarise(
@@ -157,22 +160,18 @@ def _outcomes(
     return found
 
 
-def _strongest_probes(outcomes: Outcomes, attackers: Sequence[Attacker], last: Budgets) -> list[Attacker]:
-    """The probes that are the strongest on some model at the largest budget: the benign task is probed with them."""
-    (count,), (step,) = last.samples, last.steps
-    models = {key[1] for key in outcomes}
+def _strongest(outcomes: Outcomes, attackers: Sequence[Attacker], last: Budgets, models: Iterable[str]) -> list[str]:
+    """Of each kind those that are the strongest on some model at the largest budget: they get the benign task."""
+    found: dict[str, None] = {}
     probes = [one for one in attackers if one.kind == "probe"]
-    if not probes:
-        return [ATTACKERS[name] for name in BENIGN_PROBES]
+    for own in (probes, [one for one in attackers if one.kind != "probe"]):
+        for model in models if own else ():
+            (count,), steps = last.of(own[0])
 
-    def strongest(model: str) -> Attacker:
-        def accuracy(attacker: Attacker) -> float:
-            return sum(float(one.correct.double().mean()) for one in outcomes[attacker.name, model, count, step])
-
-        return max(probes, key=accuracy)
-
-    best = {strongest(model).name for model in models}
-    return [one for one in probes if one.name in best]
+            by_name = {one.name: outcomes[one.name, model, count, steps[-1]] for one in own}
+            accuracy = {name: sum(float(fit.correct.double().mean()) for fit in fits) for name, fits in by_name.items()}
+            found[max(by_name, key=accuracy.__getitem__)] = None
+    return [*(() if probes else BENIGN_PROBES), *found]
 
 
 def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict[str, torch.Tensor]:

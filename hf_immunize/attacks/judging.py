@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from hf_immunize.attacks.attacker import Attacker, AttackTask, View
 from hf_immunize.attacks.subject import Material
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["VALIDATION_SHARE", "Budgets", "Draw", "Outcome", "budget_rows", "judge", "split_rows"]
+__all__ = ["VALIDATION_SHARE", "Budgets", "Draw", "Outcome", "Trial", "budget_rows", "judge", "split_rows"]
 
 #: Share of the training rows that an attacker chooses by, and the most of them.
 VALIDATION_SHARE, MOST_VALIDATION = 0.2, 1000
@@ -67,6 +67,15 @@ class Budgets:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One setting that an attacker tried, stopped where its validation accuracy is highest: that, and on test rows."""
+
+    setting: str
+    validation: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an attacker reaches within a number of steps.
 
@@ -74,11 +83,13 @@ class Outcome:
         setting: the fit that it chose by validation accuracy.
         validation_accuracy: of that fit.
         correct: which test rows it gets right, (m,) of bool.
+        trials: all settings within these steps, in the order tried; one that was dropped, as it was last seen.
     """
 
     setting: str
     validation_accuracy: float
     correct: torch.Tensor
+    trials: tuple[Trial, ...] = ()
 
 
 def split_rows(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,8 +207,19 @@ def judge(
             f"The attacker {attacker.name!r} yielded no fit within {steps[0]} steps. It must yield one at every "
             "checkpoint of its task."
         )
-    # Of equal validation accuracies the earlier stop.
-    return {step: max((one for one in fits if one[1] <= step), key=lambda one: (one[0], -one[1]))[2] for step in steps}
+    return {step: _chosen([one for one in fits if one[1] <= step]) for step in steps}
+
+
+def _chosen(fits: Sequence[tuple[float, int, Outcome]]) -> Outcome:
+    """The best by validation accuracy, of equals the earlier stop; and the best of each setting, as trials."""
+
+    def best(among: Sequence[tuple[float, int, Outcome]]) -> Outcome:
+        return max(among, key=lambda one: (one[0], -one[1]))[2]
+
+    settings = dict.fromkeys(outcome.setting for _, _, outcome in fits)
+    tried = [best([one for one in fits if one[2].setting == setting]) for setting in settings]
+    trials = (Trial(one.setting, one.validation_accuracy, float(one.correct.double().mean())) for one in tried)
+    return replace(best(fits), trials=tuple(trials))
 
 
 def _checkpoints(steps: Sequence[int]) -> tuple[int, ...]:

@@ -11,10 +11,12 @@ from typing import Any
 
 from hf_immunize.attacks.attacker import ATTACKERS
 
-__all__ = ["MODELS", "REPORT_NAME", "AttackReport", "largest", "save_json", "word"]
+__all__ = ["CEILINGS", "MODELS", "REPORT_NAME", "AttackReport", "largest", "last_improvement", "save_json", "word"]
 
 REPORT_NAME = "attacks.json"
-MODELS = ("initial", "control", "immunized", "scratch")
+#: What an attacker has without the release, in words.
+CEILINGS = {"scratch": "random weights", "primary_only": "the primary task alone", "public": "public weights"}
+MODELS = ("initial", "control", "immunized", *CEILINGS)
 _KINDS = ("probe", "fine-tuning")
 
 
@@ -34,7 +36,8 @@ class AttackReport:
         slowdown: attacker → steps that it needs on θ0 and on θᴵ to reach 90 % of its own accuracy on θ0, their
             ``ratio``, and whether that is ``at_least``.
         cost_ratio: kind → ``steps`` and ``samples`` that the worst case needs on θᴵ over θ0 to reach 90 % of θ0's.
-        selectivity: model → worst case of the probes on the benign task; ``cost`` against the control.
+        selectivity: model → worst case of the probes on the benign task; ``cost`` against the control. Under
+            ``fine-tuning``: steps → the same of the strongest fine-tuning attackers.
         exact_steps: model → share of the excess least-squares loss left → steps of gradient descent at 1/L; of random
             weights those of the last seed.
         verdict: see :func:`hf_immunize.attacks.verdict.verdict`.
@@ -43,6 +46,9 @@ class AttackReport:
         n_train, n_test: harmful rows given to attack with (validation rows among them) and to judge by.
         budgets: as given.
         notes: what a reader must know of this run, in sentences.
+        uplift: what the release adds to what an attacker has anyway, see
+            :func:`hf_immunize.attacks.uplift.uplift_over_ceilings`; empty in reports of before it was measured.
+        trials: see :func:`hf_immunize.attacks.trials.best_so_far`; likewise.
         seconds: attacker → what it took on all models with all seeds, on that machine.
     """
 
@@ -60,6 +66,8 @@ class AttackReport:
     n_test: int
     budgets: dict[str, Any]
     notes: list[str]
+    uplift: dict[str, Any] = field(default_factory=dict)
+    trials: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
@@ -99,6 +107,20 @@ class AttackReport:
             model: _sorted(one, lambda share: -float(share))
             for model, one in _sorted(values["exact_steps"], MODELS.index).items()
         }
+        uplift = dict(values.get("uplift") or {})
+        if uplift:
+            uplift["worst_case"] = {
+                kind: _by_model(one) for kind, one in _sorted(uplift["worst_case"], _KINDS.index).items()
+            }
+            single = _sorted(uplift["attackers"], place).items()
+            uplift["attackers"] = {name: _by_budget(one) for name, one in single}
+        trials = {
+            kind: {model: _sorted(one[model], int) for model in sorted(one, key=MODELS.index)}
+            for kind, one in _sorted(values.get("trials") or {}, _KINDS.index).items()
+        }
+        benign = dict(values["selectivity"])
+        if "fine-tuning" in benign:
+            benign["fine-tuning"] = _sorted(benign["fine-tuning"], int)
         ordered = {
             "attackers": attackers,
             "worst_case": worst,
@@ -106,6 +128,9 @@ class AttackReport:
             "slowdown": _sorted(values["slowdown"], place),
             "cost_ratio": cost,
             "exact_steps": exact,
+            "selectivity": benign,
+            "uplift": uplift,
+            "trials": trials,
         }
         return cls(**{**values, **ordered})
 
@@ -134,26 +159,55 @@ class AttackReport:
 
     def __str__(self) -> str:
         models = self.models
-        lines = ["attacker".ljust(42) + "".join(model.rjust(11) for model in models) + "   recovery   steps θᴵ/θ0"]
-        for row in self.rows():
-            cells = "".join(f"{100 * row['accuracy'][model]['mean']:9.1f} %" for model in models)
-            lines.append(row["name"].ljust(42) + cells + _share(row["recovery"]).rjust(11) + _slow(row["slowdown"]))
-        for kind, label in (("probe", "strongest probe"), ("fine-tuning", "strongest fine-tuning")):
-            if kind in self.worst_case:
-                last = {model: largest(self.worst_case[kind][model]) for model in models}
-                lines.append(label.ljust(42) + "".join(f"{100 * last[model]['mean']:9.1f} %" for model in models))
-        if self.selectivity:
-            cells = "".join(
-                f"{100 * self.selectivity[model]['mean']:9.1f} %" if model in self.selectivity else " " * 11
-                for model in models
-            )
-            lines.append("benign task, strongest probe".ljust(42) + cells)
+        lines = ["attacker".ljust(42) + "".join(one.rjust(13) for one in models) + "   recovery   steps θᴵ/θ0"]
+
+        def row(label: str, means: Mapping[str, Any], end: str = "") -> None:
+            cells = (f"{100 * means[one]['mean']:.1f} %" if one in means else "" for one in models)
+            lines.append((label.ljust(42) + "".join(cell.rjust(13) for cell in cells) + end).rstrip())
+
+        for one in self.rows():
+            row(one["name"], one["accuracy"], _share(one["recovery"]).rjust(11) + _slow(one["slowdown"]))
+        for kind, by_model in self.worst_case.items():
+            row(f"strongest {kind}", {model: largest(by) for model, by in by_model.items()})
+        if "cost" in self.selectivity:
+            row("benign task, strongest probe", self.selectivity)
+        for steps, means in self.selectivity.get("fine-tuning", {}).items():
+            row(f"benign task, fine-tuned for {steps} steps", means)
+        lines += self._searched()
         lines += ["", self.verdict["text"], *self.notes]
         for kind, label in (("probe", "The probes"), ("fine-tuning", "The fine-tuning attackers")):
             spent = [self.seconds.get(name, 0.0) for name, one in self.attackers.items() if one["kind"] == kind]
             if any(spent):
                 lines.append(f"{label} took {sum(spent):.0f} s on {len(models)} models.")
         return "\n".join(lines)
+
+    def _searched(self) -> list[str]:
+        """Uplift at each budget of steps, and where the search of each kind improved last."""
+        lines = []
+        for kind, by_model in self.uplift.get("worst_case", {}).items():
+            said = []
+            for model, by_budget in by_model.items():
+                steps, cells = zip(*list(by_budget.values())[-1].items(), strict=True)
+                said.append(f"{model} {' / '.join(format(100 * cell['value'], '.1f') for cell in cells)}")
+            lines.append(f"uplift by {kind}, points after {' / '.join(steps)} steps: {'; '.join(said)}")
+        return [*lines, *(one for kind in self.trials if (one := last_improvement(self.trials[kind])))]
+
+
+def last_improvement(trials: Mapping[str, Any]) -> str | None:
+    """After how many settings the search on the immunized model improved last, at its largest number of steps.
+
+    Args:
+        trials: of one kind, see :func:`hf_immunize.attacks.trials.best_so_far`.
+    """
+    steps, search = list(trials["immunized"].items())[-1]
+    if not search["improvements"]:
+        return None
+    last = search["improvements"][-1]
+    by = last["attacker"] + (f": {last['setting']}" if last["setting"] else "")
+    return (
+        f"At {int(steps):,} steps the search on the immunized model improved last with setting {last['trial']} of "
+        f"{search['tried']} ({by})."
+    )
 
 
 def save_json(path: Path, values: Mapping[str, Any]) -> Path:
@@ -181,14 +235,14 @@ def _sorted(values: Mapping[str, Any], key: Callable[[str], Any]) -> dict[str, A
 
 def _by_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """Model → samples → steps → cell, models in their order and budgets ascending."""
+    return {model: _by_budget(values[model]) for model in sorted(values, key=MODELS.index)}
 
+
+def _by_budget(values: Mapping[str, Any]) -> dict[str, Any]:
     def size(budget: str) -> float:
         return float("inf") if budget == "all" else int(budget)
 
-    return {
-        model: {count: _sorted(values[model][count], size) for count in sorted(values[model], key=size)}
-        for model in sorted(values, key=MODELS.index)
-    }
+    return {count: _sorted(values[count], size) for count in sorted(values, key=size)}
 
 
 def _share(recovery: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
-from hf_immunize.attacks.report import AttackReport
+from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.images import collate_images
 from hf_immunize.data.inputs import as_inputs
@@ -42,6 +42,8 @@ def run_attacks(
     test: MapStyle,
     *,
     control: nn.Module | None = None,
+    primary_only: nn.Module | None = None,
+    public: nn.Module | None = None,
     primary: MapStyle | None = None,
     benign_train: MapStyle | None = None,
     benign_test: MapStyle | None = None,
@@ -53,7 +55,7 @@ def run_attacks(
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> AttackReport:
-    """Attacks a model, the model that it started from, a control and random weights, all in the same way.
+    """Attacks a model, the model that it started from, a control, and what an attacker has anyway, all in the same way.
 
     Args:
         model: the immunized classifier, θᴵ.
@@ -61,14 +63,18 @@ def run_attacks(
         train: harmful images with labels, to attack with; a fifth is what an attacker chooses by.
         test: harmful images with labels, to judge by.
         control: a model of the same training with λ = 0.
+        primary_only: a network of the primary task alone, trained from random weights. Like random weights and
+            ``public`` it is a ceiling: what an attacker has without the release, over which uplift is counted.
+        public: the public weights that θ0 descends from, of any architecture that reads the same inputs.
         primary: primary images with labels, for the attacker that trains on them first; it is left out without them.
-        benign_train: images with labels of a task that training never saw; the probes are run on it too.
+        benign_train: images with labels of a task that training never saw; the strongest probes, and with fine-tuning
+            attackers the strongest of those, are run on it too.
         benign_test: likewise, to judge by.
         image_processor: needed for raw images.
         attackers: ``"probes"``, ``"finetuning"``, ``"all"``, or names of :data:`hf_immunize.attacks.ATTACKERS`.
         budgets: samples, steps and seeds.
         scratch: also attack the same architecture with random weights, drawn anew for every seed: the reference of a
-            recovery.
+            recovery, and a ceiling.
         batch_size: of the forward passes.
         device: where the models run; their own if not given.
         progress: show progress bars.
@@ -79,7 +85,8 @@ def run_attacks(
         ModuleNotFoundError: an attacker's package is not installed.
         BrokenAttackerError: an attacker that fails the self-check.
     """
-    models = {"initial": base_model, "immunized": model} | ({} if control is None else {"control": control})
+    beside = {"control": control, "primary_only": primary_only, "public": public}
+    models = {"initial": base_model, "immunized": model} | {k: one for k, one in beside.items() if one is not None}
     suite = AttackSuite(
         models,
         train,
@@ -105,7 +112,7 @@ class AttackSuite:
     beside them.
 
     Args:
-        models: ``initial``, perhaps ``control``, and further models under any name.
+        models: ``initial``, perhaps ``control``, ``primary_only`` and ``public``, and further models under any name.
         train: harmful images with labels, to attack with.
         test: likewise, to judge by.
         activations: of the same data, from a training.
@@ -151,7 +158,7 @@ class AttackSuite:
         for role in ("train", "test"):
             _check_labelled(sets[role], f"harmful {role}")
         if any(one.needs_primary for one in self.attackers):
-            _check_primary(models["initial"], sets["primary"])
+            _check_primary(models.values(), sets["primary"])
         for name, one in models.items():
             _check_weights(name, one)
         store = ActivationStore() if activations is None else activations
@@ -164,12 +171,19 @@ class AttackSuite:
             peers: list[Subject] = []
             found = {}
             for name in sorted(models, key=lambda one: one != "initial"):
-                found[name] = Subject(models[name], of, activations=store, progress=label(name), peers=peers, **common)
+                # A ceiling hides nothing under float32's rounding.
+                dtype = torch.float32 if name in CEILINGS else torch.float64
+                options: dict[str, Any] = {
+                    "activations": store,
+                    "progress": label(name),
+                    "peers": peers,
+                    "dtype": dtype,
+                }
+                found[name] = Subject(models[name], of, **options, **common)
                 peers.append(found[name])
 
             def random(seed: int) -> Subject:
                 drawn = _scratch_of(models["initial"], sets["train"], batch_size, seed)
-                # Random weights hide nothing under float32's rounding.
                 return Subject(drawn, of, dtype=torch.float32, progress=label("scratch"), **common)
 
             if not scratch:
@@ -183,7 +197,9 @@ class AttackSuite:
             benign_sets = kept(train=benign_train, test=benign_test)
             for role, images in benign_sets.items():
                 _check_labelled(images, f"benign {role}")
-            self.benign = subjects(benign_sets, "benign")
+            # For the attacker that trains on the primary task first.
+            shared = {role: one for role, one in sets.items() if role == "primary"}
+            self.benign = subjects(benign_sets | shared, "benign")
 
     def features(self, model: str, split: str = "test") -> Extracted:
         """Features, logits and labels of the harmful images of a split under a model."""
@@ -238,8 +254,8 @@ def attack_features(
     """The probes on features already extracted: model → ``train`` and ``test`` → features and labels.
 
     Args:
-        extracted: of the harmful task, for ``initial``, ``immunized`` and perhaps ``control`` and ``scratch``, which
-            may be a function from a seed to its features instead.
+        extracted: of the harmful task, for ``initial``, ``immunized`` and perhaps ``control``, ``primary_only``,
+            ``public`` and ``scratch``, which may be a function from a seed to its features instead.
         benign: of a benign task, likewise.
         attackers: probes only.
         budgets: samples, steps and seeds.
@@ -268,14 +284,14 @@ def _check_labelled(data: MapStyle, name: str) -> None:
         )
 
 
-def _check_primary(model: nn.Module, primary: KeptImages) -> None:
+def _check_primary(models: Iterable[nn.Module], primary: KeptImages) -> None:
     """An attacker trains the model's own head on the primary labels."""
     _check_labelled(primary, "primary")
-    own = next(model.parameters())
     few = collate_images([primary[index] for index in range(min(2, len(primary)))])["pixel_values"]
-    sample = few.to(own.device, own.dtype)
     labels = [int(primary[index]["labels"]) for index in range(len(primary))]
-    check_labels(labels, find_head(model, sample).n_classes, "primary")
+    for model in models:
+        own = next(model.parameters())
+        check_labels(labels, find_head(model, few.to(own.device, own.dtype)).n_classes, "primary")
 
 
 def _check_weights(name: str, model: nn.Module) -> None:

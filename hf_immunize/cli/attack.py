@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Subset
 
 from hf_immunize.attacks.attacker import choose_attackers
@@ -40,6 +41,8 @@ TASKS = {
     "primary": "For the attacker that trains on it first",
     "benign": "A task that training never saw, to see what the immunization costs there",
 }
+#: Models that are attacked beside the two, in the words of the options.
+BESIDE = ("control", "primary_only", "public")
 
 
 def parser() -> VerbParser:
@@ -81,18 +84,22 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
         loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
         models = {
             name: load_model(getattr(options, name), **loading)
-            for name in ("model", "base", "control")
+            for name in ("model", "base", *BESIDE)
             if getattr(options, name) is not None
         }
         models["base"].require_processor()
+        for name in ("primary_only", "public"):
+            if name in models:
+                _check_reads_alike(models[name], models["base"], name)
         named = [task for task in TASKS if getattr(options, task) is not None]
         sets = {task: _inputs(options, task, models["base"], release) for task in named}
         fit_on, judge_by = sets.get("benign", (None, None))
+        beside: dict[str, Any] = {name: models[name].model for name in BESIDE if name in models}
         return run_attacks(
             models["model"].model,
             models["base"].model,
             *sets["harmful"],
-            control=models["control"].model if "control" in models else None,
+            **beside,
             primary=sets["primary"][0] if "primary" in sets else None,
             benign_train=fit_on,
             benign_test=judge_by,
@@ -102,6 +109,21 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
             batch_size=options.batch_size,
             device="cuda" if torch.cuda.is_available() else None,
             progress=not options.json,
+        )
+
+
+def _check_reads_alike(model: LoadedModel, base: LoadedModel, name: str) -> None:
+    """All models are given what θ0's processor makes: a ceiling that reads pictures otherwise would look too low."""
+    if model.image_processor is None:
+        say([f"{name}: it holds no image processor, and is taken to read what that of θ0 makes."])
+        return
+    ramp = Image.fromarray(np.arange(3 * 64 * 64, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3))
+    own, given = model.preprocess(ramp), base.preprocess(ramp)
+    if own.shape != given.shape or not torch.allclose(own, given, atol=1e-4):
+        raise InputError(
+            f"The image processor of --{name} prepares pictures otherwise than that of --base (size, mean or scale), "
+            "and all models are attacked on the same inputs. Save the model with the processor of --base, if it can "
+            "read such inputs, and name that folder."
         )
 
 

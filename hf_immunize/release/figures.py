@@ -39,6 +39,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     "control": {"label": "control (λ = 0)", "color": "#6B6B6B", "linestyle": "-.", "marker": "s"},
     "immunized": {"label": "immunized", "color": "#D55E00", "linestyle": "-", "marker": "D"},
     "scratch": {"label": "random weights", "color": "#009E73", "linestyle": ":", "marker": "^"},
+    "primary_only": {"label": "primary task alone", "color": "#CC79A7", "linestyle": (0, (5, 1, 1, 1)), "marker": "v"},
+    "public": {"label": "public weights", "color": "#E69F00", "linestyle": (0, (8, 2)), "marker": "P"},
 }
 _INK = "#222222"
 _GRID = "#DDDDDD"

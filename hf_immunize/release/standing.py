@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_immunize.attacks.report import AttackReport, largest
-from hf_immunize.attacks.verdict import verdict
+from hf_immunize.attacks.verdict import verdict_of
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.release.claims import compare_results
 from hf_immunize.release.record import ImmunizationRecord
@@ -99,7 +99,7 @@ def standing(results: Mapping[str, Any]) -> Standing:
     ratio = ((results.get("rir") or {}).get("immunized") or {}).get("rir")
     attacks = AttackReport.from_dict(results["attacks"]) if results.get("attacks") else None
     benign = (attacks.selectivity or {}) if attacks else {}
-    follows: dict[str, Any] = _verdict(attacks) if attacks else {"text": ""}
+    follows: dict[str, Any] = verdict_of(attacks.to_dict()) if attacks else {"text": ""}
     return Standing(
         rir=ratio["mean"] if ratio else None,
         bound=ratio["bound"] if ratio else "exact",
@@ -112,17 +112,6 @@ def standing(results: Mapping[str, Any]) -> Standing:
         benign_cost=benign.get("cost"),
         against="θ0" if benign.get("against") == "initial" else "the control",
         verdict=follows["text"],
-    )
-
-
-def _verdict(attacks: AttackReport) -> dict[str, Any]:
-    return verdict(
-        attacks.recovery,
-        attacks.slowdown,
-        {name: one["kind"] for name, one in attacks.attackers.items()},
-        (attacks.selectivity or {}).get("cost"),
-        against=(attacks.selectivity or {}).get("against", "control"),
-        reference=attacks.reference,
     )
 
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from hf_immunize.attacks.report import MODELS, AttackReport
+from hf_immunize.attacks.report import CEILINGS, MODELS, AttackReport
 from hf_immunize.attacks.verdict import KINDS
 from hf_immunize.errors import InputError
+from hf_immunize.release.shapes import (
+    Check,
+    a_list,
+    a_number,
+    budget,
+    each,
+    mapping_of,
+    maybe,
+    one_of,
+    refuse_unless,
+    steps,
+    text,
+    unless_empty,
+)
 from hf_immunize.spectra.ratio import SIGN
 
 __all__ = ["check_record"]
-
-#: Raises InputError where a value, named by the second argument, is none that stands there.
-Check = Callable[[Any, str], None]
 
 
 def check_record(values: Any) -> None:
@@ -37,150 +47,101 @@ def check_record(values: Any) -> None:
 def _check_tables(attacks: Mapping[str, Any], place: str) -> None:
     """Each table has every model, and every model the same budgets."""
     unknown = set(attacks) - {one.name for one in fields(AttackReport)}
-    _refuse_unless(not unknown, place, f"it has no {', '.join(map(str, unknown))}"[:200])
+    refuse_unless(not unknown, place, f"it has no {', '.join(map(str, unknown))}"[:200])
     names = list(attacks["attackers"])
-    _refuse_unless(bool(names), f"{place}.attackers", "none")
+    refuse_unless(bool(names), f"{place}.attackers", "none")
     for part in ("recovery", "slowdown"):
-        _refuse_unless(sorted(attacks[part]) == sorted(names), f"{place}.{part}", "other attackers than attackers has")
+        refuse_unless(sorted(attacks[part]) == sorted(names), f"{place}.{part}", "other attackers than attackers has")
     models = set(attacks["attackers"][names[0]]["accuracy"])
-    _refuse_unless({"initial", "immunized"} <= models, f"{place}.attackers", "no attack on initial and immunized")
+    refuse_unless({"initial", "immunized"} <= models, f"{place}.attackers", "no attack on initial and immunized")
     tables = {f"attackers.{name}": one["accuracy"] for name, one in attacks["attackers"].items()}
     tables |= {f"worst_case.{kind}": one for kind, one in attacks["worst_case"].items()}
     for name, by_model in tables.items():
-        _refuse_unless(set(by_model) == models, f"{place}.{name}", f"not the models {', '.join(sorted(models))}")
+        refuse_unless(set(by_model) == models, f"{place}.{name}", f"not the models {', '.join(sorted(models))}")
         budgets = [{count: sorted(cells) for count, cells in one.items()} for one in by_model.values()]
         same = all(one == budgets[0] for one in budgets) and budgets[0] and all(budgets[0].values())
-        _refuse_unless(bool(same), f"{place}.{name}", "not the same budgets on every model")
+        refuse_unless(bool(same), f"{place}.{name}", "not the same budgets on every model")
     kinds = {one["kind"] for one in attacks["attackers"].values()}
-    for part in ("worst_case", "cost_ratio"):
-        _refuse_unless(set(attacks[part]) == kinds, f"{place}.{part}", f"not the kinds {', '.join(sorted(kinds))}")
+    for part in ("worst_case", "cost_ratio", *(["trials"] if attacks.get("trials") else [])):
+        refuse_unless(set(attacks[part]) == kinds, f"{place}.{part}", f"not the kinds {', '.join(sorted(kinds))}")
+    for kind, by_model in (attacks.get("trials") or {}).items():
+        steps_of = [sorted(one) for one in by_model.values()]
+        same = set(by_model) == models and all(one == steps_of[0] and one for one in steps_of)
+        refuse_unless(same, f"{place}.trials.{kind}", "not the same steps on every model")
+    if attacks.get("uplift"):
+        _check_uplift(attacks, models, f"{place}.uplift")
 
 
-def _refuse_unless(holds: bool, place: str, found: str) -> None:
-    if not holds:
-        raise InputError(f"{place} cannot be: {found}.")
+def _check_uplift(attacks: Mapping[str, Any], models: set[str], place: str) -> None:
+    """It has the models that are no ceilings, all attackers, and the budgets of the worst case."""
+    uplift, names = attacks["uplift"], set(attacks["attackers"])
+    fits = set(uplift["ceilings"]) == models & set(CEILINGS) and set(uplift["attackers"]) == names
+    refuse_unless(fits and set(uplift["worst_case"]) == set(attacks["worst_case"]), place, "not what was attacked")
+    for kind, by_model in uplift["worst_case"].items():
+        refuse_unless(set(by_model) == models - set(CEILINGS), f"{place}.{kind}", "other models")
+        tables = [
+            *by_model.values(),
+            *(one for name, one in uplift["attackers"].items() if _kind(attacks, name) == kind),
+        ]
+        budgets = {count: set(cells) for count, cells in attacks["worst_case"][kind]["immunized"].items()}
+        same = all({count: set(cells) for count, cells in one.items()} == budgets for one in tables)
+        refuse_unless(same, f"{place}.{kind}", "other budgets than those of the worst case")
 
 
-def _number(low: float = -math.inf, high: float = math.inf, *, whole: bool = False, none: bool = False) -> Check:
-    """A number within bounds, which belong to it; never NaN."""
-
-    def check(value: Any, place: str) -> None:
-        if value is None and none:
-            return
-        fits = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool)
-        kind = "a whole number" if whole else "a number"
-        _refuse_unless(fits and low <= value <= high, place, f"{str(value)[:60]!r} is not {kind} from {low} to {high}")
-
-    return check
+def _kind(attacks: Mapping[str, Any], attacker: str) -> str:
+    return attacks["attackers"][attacker]["kind"]
 
 
-def _one_of(*allowed: Any) -> Check:
-    def check(value: Any, place: str) -> None:
-        _refuse_unless(value in allowed, place, f"{str(value)[:60]!r} is none of {', '.join(map(str, allowed))}")
-
-    return check
-
-
-def _text(value: Any, place: str) -> None:
-    _refuse_unless(isinstance(value, str), place, f"{str(value)[:60]!r} is no text")
-
-
-def _budget(value: Any, place: str) -> None:
-    fits = isinstance(value, str) and (value == "all" or (value.isascii() and value.isdigit() and len(value) < 16))
-    _refuse_unless(fits, place, f"{str(value)[:60]!r} is no budget")
-
-
-def _maybe(check: Check) -> Check:
-    return lambda value, place: None if value is None else check(value, place)
-
-
-def _each(check: Check, key: Check = _text) -> Check:
-    """A mapping whose keys and values all pass."""
-
-    def checked(values: Any, place: str) -> None:
-        _refuse_unless(isinstance(values, Mapping), place, "no mapping")
-        for name, value in values.items():
-            key(name, f"{place}, key {str(name)[:60]!r}")
-            check(value, f"{place}.{name}")
-
-    return checked
-
-
-def _list(check: Check) -> Check:
-    def checked(values: Any, place: str) -> None:
-        _refuse_unless(isinstance(values, (list, tuple)), place, "no list")
-        for index, value in enumerate(values):
-            check(value, f"{place}[{index}]")
-
-    return checked
-
-
-def _of(parts: Mapping[str, Check], **optional: Check) -> Check:
-    """A mapping with all of ``parts`` and perhaps the optional ones; what else it holds is shown nowhere."""
-
-    def checked(values: Any, place: str) -> None:
-        _refuse_unless(isinstance(values, Mapping), place, "no mapping")
-        missing = [name for name in parts if name not in values]
-        _refuse_unless(not missing, place, f"{', '.join(missing)} is missing")
-        for name, check in {**parts, **optional}.items():
-            if name in values:
-                check(values[name], f"{place}.{name}")
-
-    return checked
-
-
-_SHARE = _number(0, 1)
-_COUNT = _number(0, 2**53, whole=True)
-_RATIO = _number(0)
-_BOUND = _one_of(*SIGN)
-_FLAG = _one_of(True, False)
-_MODEL = _one_of(*MODELS)
-_KIND = _one_of(*KINDS)
+_SHARE = a_number(0, 1)
+_COUNT = a_number(0, 2**53, whole=True)
+_RATIO = a_number(0)
+_BOUND = one_of(*SIGN)
+_FLAG = one_of(True, False)
+_MODEL = one_of(*MODELS)
+_KIND = one_of(*KINDS)
 _FOUR = tuple(f"{model}_{task}" for model in ("immunized", "initial") for task in ("harmful", "primary"))
 _RATIOS = ("rir", "rir_i", "rir_ii")
 
-_GROUPED = _of({"mean": _RATIO, "bound": _BOUND}, spread=_maybe(_RATIO), median=_maybe(_RATIO))
-_ALL_SAMPLES = _of(
+_GROUPED = mapping_of({"mean": _RATIO, "bound": _BOUND}, spread=maybe(_RATIO), median=maybe(_RATIO))
+_ALL_SAMPLES = mapping_of(
     {
         **dict.fromkeys(_RATIOS, _RATIO),
         **{f"{name}_bound": _BOUND for name in _RATIOS},
         "precision_limited": _FLAG,
         **{f"{name}_{part}": _COUNT for name in _FOUR for part in ("rank", "n_samples", "n_features")},
-        **{f"{name}_condition_number": _number(1) for name in _FOUR},
+        **{f"{name}_condition_number": a_number(1) for name in _FOUR},
     }
 )
-_RIR = _of(
+_RIR = mapping_of(
     {
-        "protocol": _of({"groups": _COUNT, "group_size": _COUNT}),
+        "protocol": mapping_of({"groups": _COUNT, "group_size": _COUNT}),
         **dict.fromkeys(_RATIOS, _GROUPED),
-        "ranks": _of(dict.fromkeys(_FOUR, _COUNT)),
+        "ranks": mapping_of(dict.fromkeys(_FOUR, _COUNT)),
         "precision_limited": _FLAG,
         "n_harmful": _COUNT,
         "n_primary": _COUNT,
     },
-    all_samples=_maybe(_ALL_SAMPLES),
+    all_samples=maybe(_ALL_SAMPLES),
 )
-_SPECTRA = _of({"ranks": _each(_COUNT)}, **dict.fromkeys(_FOUR, _list(_SHARE)))
+_SPECTRA = mapping_of({"ranks": each(_COUNT)}, **dict.fromkeys(_FOUR, a_list(_SHARE)))
 _CELL = {"mean": _SHARE, "low": _SHARE, "high": _SHARE}
-_STEPS = _maybe(_budget)
-_OUTCOME = _one_of("held", "weakened", "broken", "undecided", "not tried")
-_COST = _of({"initial": _STEPS, "immunized": _STEPS, "reached": _FLAG, "ratio": _maybe(_RATIO), "target": _SHARE})
-_REACHED = _number(none=True)
+_STEPS = maybe(budget)
+_OUTCOME = one_of("held", "weakened", "broken", "undecided", "not tried")
+_COST = mapping_of({"initial": _STEPS, "immunized": _STEPS, "reached": _FLAG, "ratio": maybe(_RATIO), "target": _SHARE})
+_REACHED = a_number(none=True)
 
 
 def _by_model(cell: Check) -> Check:
     """Model → samples → steps → cell."""
-    return _each(_each(_each(cell, _budget), _budget), _MODEL)
+    return each(each(each(cell, budget), budget), _MODEL)
 
 
 def _selectivity(values: Any, place: str) -> None:
-    mean, against = _of({"mean": _SHARE}), _one_of("control", "initial")
+    mean, against = mapping_of({"mean": _SHARE}), one_of("control", "initial")
     if values:
-        _of(
-            {**dict.fromkeys(("initial", "immunized"), mean), "cost": _number(-1, 1), "against": against},
-            control=mean,
-            scratch=mean,
-        )(values, place)
+        needed = {**dict.fromkeys(("initial", "immunized"), mean), "cost": a_number(-1, 1), "against": against}
+        further = dict.fromkeys(("control", *CEILINGS), mean)
+        mapping_of(needed, **further, **{"fine-tuning": each(mapping_of(needed, **further), steps)})(values, place)
 
 
 def _share_left(value: Any, place: str) -> None:
@@ -191,65 +152,86 @@ def _share_left(value: Any, place: str) -> None:
 
 
 def _exact_steps(values: Any, place: str) -> None:
-    _each(_each(_number(0, whole=True, none=True), _share_left), _MODEL)(values, place)
+    each(each(a_number(0, whole=True, none=True), _share_left), _MODEL)(values, place)
     shares = [sorted(one) for one in values.values()]
-    _refuse_unless(not values or "initial" in values, place, "no steps on initial")
-    _refuse_unless(all(one == shares[0] for one in shares), place, "not the same shares on every model")
+    refuse_unless(not values or "initial" in values, place, "no steps on initial")
+    refuse_unless(all(one == shares[0] for one in shares), place, "not the same shares on every model")
 
 
-_VERDICT = _of(
+_VERDICT = mapping_of(
     {
-        "text": _text,
-        "outcome": _of(dict.fromkeys(KINDS, _OUTCOME)),
-        "thresholds": _of(dict.fromkeys(("broken", "held", "slowed"), _number())),
+        "text": text,
+        "outcome": mapping_of(dict.fromkeys(KINDS, _OUTCOME)),
+        "thresholds": mapping_of(dict.fromkeys(("broken", "held", "slowed"), a_number())),
     }
 )
-_ATTACKS = _of(
+_UPLIFT = {
+    "value": a_number(-1, 1),
+    "low": a_number(-1, 1),
+    "high": a_number(-1, 1),
+    "ceiling": one_of(*CEILINGS),
+    "attacker": text,
+}
+_SEARCH = mapping_of(
     {
-        "attackers": _each(_of({"kind": _KIND, "accuracy": _by_model(_of(_CELL))})),
-        "worst_case": _each(_by_model(_of(_CELL | {"attacker": _text})), _KIND),
-        "recovery": _each(
-            _of({"value": _REACHED, "low": _REACHED, "high": _REACHED, "samples": _budget, "steps": _COUNT})
+        "tried": _COUNT,
+        "improvements": a_list(
+            mapping_of({"trial": _COUNT, "attacker": text, "setting": text, "validation": _SHARE, "accuracy": _SHARE})
         ),
-        "slowdown": _each(_COST),
-        "cost_ratio": _each(_each(_COST, _one_of("steps", "samples")), _KIND),
+    }
+)
+_ATTACKS = mapping_of(
+    {
+        "attackers": each(mapping_of({"kind": _KIND, "accuracy": _by_model(mapping_of(_CELL))})),
+        "worst_case": each(_by_model(mapping_of(_CELL | {"attacker": text})), _KIND),
+        "recovery": each(
+            mapping_of({"value": _REACHED, "low": _REACHED, "high": _REACHED, "samples": budget, "steps": _COUNT})
+        ),
+        "slowdown": each(_COST),
+        "cost_ratio": each(each(_COST, one_of("steps", "samples")), _KIND),
         "selectivity": _selectivity,
         "exact_steps": _exact_steps,
         "verdict": _VERDICT,
         "chance": _SHARE,
-        "reference": _one_of("scratch", "chance"),
+        "reference": one_of("scratch", "chance"),
         "n_train": _COUNT,
         "n_test": _COUNT,
-        "budgets": _of({"seeds": _list(_number(whole=True))}),
-        "notes": _list(_text),
+        "budgets": mapping_of({"seeds": a_list(a_number(whole=True))}),
+        "notes": a_list(text),
     },
-    seconds=_each(_RATIO),
+    uplift=unless_empty(
+        mapping_of(
+            {
+                "ceilings": a_list(one_of(*CEILINGS)),
+                "worst_case": each(_by_model(mapping_of(_UPLIFT)), _KIND),
+                "attackers": each(each(each(mapping_of(_UPLIFT), budget), budget)),
+            }
+        )
+    ),
+    trials=each(each(each(_SEARCH, steps), _MODEL), _KIND),
+    seconds=each(_RATIO),
 )
-
-
-def _unless_empty(check: Check) -> Check:
-    return lambda value, place: check(value, place) if value else None
 
 
 _PAIR = {"initial": _SHARE, "immunized": _SHARE}
-_RESULTS = _of(
+_RESULTS = mapping_of(
     {},
-    primary_accuracy=_unless_empty(_of(_PAIR, control=_SHARE)),
-    rir=_unless_empty(_of({"immunized": _RIR}, control=_RIR)),
-    spectra=_unless_empty(_SPECTRA),
-    attacks=_unless_empty(_ATTACKS),
+    primary_accuracy=unless_empty(mapping_of(_PAIR, control=_SHARE, primary_only=_SHARE)),
+    rir=unless_empty(mapping_of({"immunized": _RIR}, control=_RIR)),
+    spectra=unless_empty(_SPECTRA),
+    attacks=unless_empty(_ATTACKS),
 )
-_LINE = _maybe(_text)
-_NUMBER_OF = _maybe(_COUNT)
+_LINE = maybe(text)
+_NUMBER_OF = maybe(_COUNT)
 
 
 def _commit(value: Any, place: str) -> None:
     fits = value is None or (isinstance(value, str) and re.fullmatch(r"[\w./-]{1,100}", value) is not None)
-    _refuse_unless(fits, place, f"{str(value)[:60]!r} is no revision")
+    refuse_unless(fits, place, f"{str(value)[:60]!r} is no revision")
 
 
-_DATA = _of(
-    {"name": _text},
+_DATA = mapping_of(
+    {"name": text},
     revision=_commit,
     license=_LINE,
     hub_id=_LINE,
@@ -258,36 +240,36 @@ _DATA = _of(
     eval_split=_LINE,
     n_train=_NUMBER_OF,
     n_eval=_NUMBER_OF,
-    classes=_maybe(_list(_text)),
-    source=_maybe(_one_of("hub", "local", "package", "object")),
+    classes=maybe(a_list(text)),
+    source=maybe(one_of("hub", "local", "package", "object")),
     fingerprint=_LINE,
     eval_fingerprint=_LINE,
-    arguments=_of(
+    arguments=mapping_of(
         {},
         **dict.fromkeys(("split", "eval_split", "config", "image_column", "label_column", "package"), _LINE),
         **dict.fromkeys(("max_train_samples", "max_eval_samples"), _NUMBER_OF),
-        labels=_one_of("needed", "optional", "unused"),
+        labels=one_of("needed", "optional", "unused"),
         seed=_COUNT,
         skip_corrupt=_FLAG,
         streaming=_FLAG,
         turned=_FLAG,
-        classes=_list(_COUNT),
+        classes=a_list(_COUNT),
     ),
 )
-_SETTINGS = _each(lambda value, place: None)
-_RECORD = _of(
-    {"base_model": _text, "primary": _DATA, "harmful": _DATA},
-    benign=_maybe(_DATA),
+_SETTINGS = each(lambda value, place: None)
+_RECORD = mapping_of(
+    {"base_model": text, "primary": _DATA, "harmful": _DATA},
+    benign=maybe(_DATA),
     base_model_revision=_commit,
     architecture=_LINE,
     command=_LINE,
     license=_LINE,
     objective=_SETTINGS,
-    trainable=_of({}, n_parameters=_COUNT, n_total=_COUNT),
+    trainable=mapping_of({}, n_parameters=_COUNT, n_total=_COUNT),
     training=_SETTINGS,
     seeds=_SETTINGS,
-    versions=_each(_text),
-    files=_each(_text),
-    input_shape=_maybe(_list(_COUNT)),
+    versions=each(text),
+    files=each(text),
+    input_shape=maybe(a_list(_COUNT)),
     results=_RESULTS,
 )

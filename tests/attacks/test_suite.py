@@ -72,13 +72,15 @@ def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
         Images(90, seed=5),
         Images(60, seed=5),
         control=copy.deepcopy(base),
+        primary_only=random_weights(base, seed=9),
+        public=copy.deepcopy(base),
         primary=Images(30, seed=1),
         benign_train=Images(60, n_classes=2, seed=8),
         benign_test=Images(30, n_classes=2, seed=8),
         attackers="all",
         budgets=QUICK,
     )
-    assert report.models == ["initial", "control", "immunized", "scratch"]
+    assert report.models == ["initial", "control", "immunized", "scratch", "primary_only", "public"]
     assert list(report.attackers) == [one.name for one in choose_attackers("all")]
     for one in report.attackers.values():
         # The control is the initial model here, and is found to be.
@@ -89,7 +91,16 @@ def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
     assert report.selectivity["cost"] == pytest.approx(
         report.selectivity["control"]["mean"] - report.selectivity["immunized"]["mean"]
     )
-    assert set(report.exact_steps) == {"initial", "control", "immunized", "scratch"}
+    assert set(report.exact_steps) == set(report.models)
+    # The public weights are the initial model's here, so that it adds nothing to them.
+    assert report.uplift["ceilings"] == ["scratch", "primary_only", "public"]
+    for by_model in report.uplift["worst_case"].values():
+        assert all(cell["value"] <= 1e-12 for by_steps in by_model["initial"].values() for cell in by_steps.values())
+    tuned = report.selectivity["fine-tuning"]
+    assert list(tuned) == ["2", "6"]
+    for means in tuned.values():
+        assert set(means) == {*report.models, "against", "cost"}
+        assert means["cost"] == pytest.approx(means["control"]["mean"] - means["immunized"]["mean"])
     for one, kept in zip(two_models, before, strict=True):
         assert all(torch.equal(value, kept[name]) for name, value in one.state_dict().items())
     assert set(report.seconds) == set(report.attackers)

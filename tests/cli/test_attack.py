@@ -65,6 +65,38 @@ def test_attack_writes_a_report_and_a_figure_and_prints_the_verdict(world, tmp_p
     assert printed == json.loads((tmp_path / "out" / "attacks.json").read_text())
 
 
+def test_what_an_attacker_has_anyway_is_attacked_alike(world, tmp_path, capsys):
+    more = ["--attackers", "ridge", "--public", str(world / "base"), "--primary_only", str(world / "model")]
+    assert main(command(world, *more, "--json")) == 0
+    out, _ = capsys.readouterr()
+    report = AttackReport.from_dict(json.loads(out))
+    assert report.models == ["initial", "immunized", "scratch", "primary_only", "public"]
+    assert report.uplift["ceilings"] == ["scratch", "primary_only", "public"]
+    # All three are the same weights here.
+    cells = report.uplift["worst_case"]["probe"]["immunized"]["all"].values()
+    assert all(cell["value"] <= 0 for cell in cells)
+    assert "The release gives an attacker nothing beyond" in report.verdict["text"]
+    assert "Not measured" not in report.verdict["text"]
+
+
+def test_a_ceiling_that_reads_pictures_otherwise_is_refused(world, tmp_path, capsys):
+    model, processor = tiny_vit(("crow", "owl"))
+    processor.image_mean = [0.1, 0.2, 0.3]
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "other")
+    assert main(command(world, "--attackers", "ridge", "--public", str(tmp_path / "other"))) == 1
+    assert "image processor of --public prepares pictures otherwise" in capsys.readouterr().err
+
+
+def test_budgets_of_many_steps_are_taken(world, capsys):
+    given = [*command(world, "--attackers", "last-block", "--json"), "--finetune_samples", "5", "--finetune_steps"]
+    assert main([*given, "1", "3", "300"]) == 0
+    report = AttackReport.from_dict(json.loads(capsys.readouterr().out))
+    assert list(report.worst_case["fine-tuning"]["immunized"]["5"]) == ["1", "3", "300"]
+    assert list(report.trials["fine-tuning"]["immunized"]) == ["1", "3", "300"]
+    assert "At 300 steps the search" in str(report)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
