@@ -11,7 +11,7 @@ from tiny import Images, TinyNet
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_immunize import ImmunizationArguments
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.models import activations, extraction
 from hf_immunize.models import head as heads
 from hf_immunize.models.activations import CachedActivations

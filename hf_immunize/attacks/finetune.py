@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import keep_still

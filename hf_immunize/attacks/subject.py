@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import View
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.models.activations import ActivationStore, CachedActivations
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
 from hf_immunize.models.frozen_prefix import FrozenPrefix

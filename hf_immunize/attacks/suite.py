@@ -14,7 +14,7 @@ from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import DRAWN

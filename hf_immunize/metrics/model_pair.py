@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.metrics.precision import OnePass, Values, is_too_coarse
 from hf_immunize.models.extraction import MapStyle, feature_batches
 from hf_immunize.models.frozen_prefix import shared_prefix

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.fingerprint import pictures_digest
-from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.errors import writing
 from hf_immunize.models.activation_files import FolderOfRows, MappedRows, write_rows
 from hf_immunize.models.extraction import MapStyle

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.head import features_and_logits

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.subject import Subject
 from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.evaluation import Protocol, rir_report
 from hf_immunize.models.activations import ActivationStore

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, cast
 from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
 
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.columns import LabelUse
-from hf_immunize.data.images import collate_images
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import first_samples, is_stream

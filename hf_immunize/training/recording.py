@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.fingerprint import rows_fingerprint
-from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
 from hf_immunize.models.loading import LoadedModel

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.trainer_utils import SaveStrategy
 
 from hf_immunize.attacks.judging import Budgets
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.fingerprint import same_rows
-from hf_immunize.data.images import collate_images
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError, UserError
 from hf_immunize.models.activations import ActivationStore

@@ -24,8 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.idx import load_idx_split
-from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.packaged import images_dataset, mnist, rotated, split_by_class
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.errors import OutputExistsError

@@ -21,7 +21,8 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_immunize import ImmunizationArguments, ImmunizationTrainer
-from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.collate import collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.models.trainable import select_trainable
 

@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 from samples import tiny_vit
 from tiny import picture_dataset
 
-from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.collate import collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.sources import load_images
 from hf_immunize.data.task import load_task
 
@@ -129,18 +130,3 @@ def test_greyscale_pictures_become_what_the_model_reads(tmp_path):
     image = inputs[0]["pixel_values"]
     assert image.shape == (3, 32, 32)
     assert torch.equal(image[0], image[2])
-
-
-def test_samples_of_every_form_are_stacked():
-    image = torch.randn(3, 4, 4)
-    for sample in ({"pixel_values": image, "labels": 2}, (image, 2), {"pixel_values": image, "label": torch.tensor(2)}):
-        batch = collate_images([sample, sample])
-        assert torch.equal(batch["pixel_values"], torch.stack([image, image]))
-        assert batch["labels"].tolist() == [2, 2]
-        assert batch["labels"].dtype == torch.int64
-    mask = torch.ones(5)
-    assert collate_images([{"pixel_values": image, "mask": mask}] * 2)["mask"].shape == (2, 5)
-    with pytest.raises(ValueError, match=r"Images of different shapes in one batch.*Resize"):
-        collate_images([(image, 0), (torch.randn(1, 4, 4), 0)])
-    with pytest.raises(ValueError, match=r"got image, label.*processing_class=image_processor"):
-        collate_images([{"image": image, "label": 0}])

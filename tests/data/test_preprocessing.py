@@ -14,7 +14,8 @@ from tiny import picture_dataset
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 
-from hf_immunize.data.images import ImageInputs, collate_images
+from hf_immunize.data.collate import collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.preprocessing import TimmImageProcessor, channels_of, to_channels
 from hf_immunize.models.loading import load_model

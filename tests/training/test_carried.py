@@ -10,7 +10,7 @@ import torch
 from tiny import Images, TinyNet
 from trainers import arguments
 
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.training.carried import data_digest, model_digest, options_of, refuse_others
 
 

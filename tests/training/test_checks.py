@@ -10,7 +10,7 @@ from samples import tiny_timm, tiny_vit
 from tiny import Images, TinyNet, picture_dataset
 from trainers import arguments, trainer
 
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.training.checks import (
     check_evaluation,
     check_gradients,

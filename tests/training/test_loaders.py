@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from tiny import Images
 from trainers import arguments
 
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.training.loaders import training_loader
 from hf_immunize.training.streaming import PairedStream
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from tiny import Images
 from torch.utils.data import DataLoader
 
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.training.pairing import PairedBatchSampler, PairedCollator, PairedDataset
 
 

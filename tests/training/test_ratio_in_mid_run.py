@@ -12,7 +12,7 @@ from tiny import Images
 from trainers import arguments, trainer
 
 from hf_immunize import evaluate_immunization
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.trainable import select_trainable

@@ -1,0 +1,61 @@
+"""Samples of any form → one batch of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hf_immunize.errors import InputError
+
+__all__ = ["collate_images"]
+
+
+def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
+    """Stacks samples: mappings with ``pixel_values`` (and ``labels``), or pairs of image and label.
+
+    Samples of cached ``activations`` in place of ``pixel_values`` are stacked likewise.
+
+    Raises:
+        ValueError: images of different shapes, or samples without images.
+    """
+    rows = [_as_mapping(sample) for sample in samples]
+    source = "activations" if "activations" in rows[0] else "pixel_values"
+    if isinstance(rows[0][source], Image.Image):
+        raise InputError(
+            "A sample holds a picture where numbers were expected. Give the data set a transform to tensors "
+            "(torchvision: transform=…), or pass a datasets.Dataset of pictures and processing_class=image_processor."
+        )
+    images = [torch.as_tensor(row[source]) for row in rows]
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise InputError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")
+    batch = {source: torch.stack(images)}
+    for key in rows[0]:
+        if key in ("labels", "label"):
+            batch["labels"] = torch.as_tensor([_whole(row[key]) for row in rows])
+        elif key != source and isinstance(rows[0][key], torch.Tensor):
+            batch[key] = torch.stack([row[key] for row in rows])
+    return batch
+
+
+def _whole(label: Any) -> int:
+    try:
+        return int(label)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"A label must be one whole number, got {str(label)[:60]!r}. Number the classes, or leave the labels out."
+        ) from error
+
+
+def _as_mapping(sample: Any) -> dict[str, Any]:
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return {"pixel_values": sample[0], "labels": sample[1]}
+    if hasattr(sample, "keys") and ("pixel_values" in sample or "activations" in sample):
+        return dict(sample)
+    found = ", ".join(sample) if hasattr(sample, "keys") else type(sample).__name__
+    raise InputError(
+        f"A sample must hold 'pixel_values' (and 'labels'), or be a pair (image, label); got {found}. For raw images "
+        "pass processing_class=image_processor."
+    )

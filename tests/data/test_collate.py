@@ -1,0 +1,23 @@
+"""Samples of any form become one batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_immunize.data.collate import collate_images
+
+
+def test_samples_of_every_form_are_stacked():
+    image = torch.randn(3, 4, 4)
+    for sample in ({"pixel_values": image, "labels": 2}, (image, 2), {"pixel_values": image, "label": torch.tensor(2)}):
+        batch = collate_images([sample, sample])
+        assert torch.equal(batch["pixel_values"], torch.stack([image, image]))
+        assert batch["labels"].tolist() == [2, 2]
+        assert batch["labels"].dtype == torch.int64
+    mask = torch.ones(5)
+    assert collate_images([{"pixel_values": image, "mask": mask}] * 2)["mask"].shape == (2, 5)
+    with pytest.raises(ValueError, match=r"Images of different shapes in one batch.*Resize"):
+        collate_images([(image, 0), (torch.randn(1, 4, 4), 0)])
+    with pytest.raises(ValueError, match=r"got image, label.*processing_class=image_processor"):
+        collate_images([{"image": image, "label": 0}])
