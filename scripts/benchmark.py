@@ -3,42 +3,37 @@
     python scripts/benchmark.py                    # every part; hours on one slow core
     python scripts/benchmark.py --only steps ratio # some parts; the others keep their figures
 
-Figures are processor time on a CPU and time by the clock on a GPU; the sides of a ratio alternate. benchmark.json is
-written to --output_dir part by part, each with the hardware and the commit that made it, and README.md from it. A part
-that this commit has already measured on this hardware is left out, so that a run that was stopped goes on where it was;
---again measures it once more.
+Figures are processor time; the sides of a ratio alternate. benchmark.json is written to --output_dir part by part, each
+with the hardware and the commit that made it, and README.md from it. A part that this commit has already measured on
+this hardware is left out, so that a run that was stopped goes on where it was; --again measures it once more.
+benchmark_gpu.py does the same on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import disable_progress_bars
 from speed import measuring, runs, steps
-from speed.timing import figure, pictures
-
-from hf_immunize.release.record import library_versions
-
-ROOT = Path(__file__).resolve().parents[1]
-Rows = list[dict[str, Any]]
+from speed.pictures import pictures
+from speed.table import Rows, measure_parts, options_of_table
+from speed.timing import figure
 
 
-def parts(device: torch.device, repeats: int) -> dict[str, Callable[[], Rows]]:
+def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
     """Name of a part → what measures it."""
+    device = torch.device("cpu")
 
     def run(architecture: str, asked: str, size: int = 64, n: int = 512, batch: int = 64) -> Callable[[], Rows]:
         return lambda: [runs.whole_run(architecture, size, n, batch, asked, 1, device)]
 
-    found = {
+    return {
         "steps": lambda: [
             steps.training_step("resnet18", 64, 64, repeats, device),
             steps.training_step("tf_efficientnet_lite0", 64, 64, repeats, device),
@@ -60,9 +55,6 @@ def parts(device: torch.device, repeats: int) -> dict[str, Callable[[], Rows]]:
         "memory-train": _memory_of_training,
         "processes": lambda: [runs.pair_of_processes()],
     }
-    if device.type == "cuda":
-        found["step-vit"] = lambda: [steps.training_step("vit_base_patch16_224", 224, 256, repeats, device)]
-    return found
 
 
 def _memory_of_training() -> Rows:
@@ -96,68 +88,18 @@ def _as_child(name: str, *given: str) -> float:
     return runs.throughput(int(given[0]), int(given[1]))
 
 
-def _commit() -> str:
-    shown = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
-    return (shown.stdout.strip() or "unknown") + (" with changes" if changed.strip() else "")
-
-
-def _hardware(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()} CPU"
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def as_markdown(kept: dict[str, Any]) -> str:
-    """The table, a line a figure, with what each part was measured on."""
-    lines = ["# Speed and memory", "", "`python scripts/benchmark.py` measures it and writes this page.", ""]
-    lines += ["| what | figure | asked | on | commit |", "|---|---|---|---|---|"]
-    for part in kept.values():
-        for row in part["rows"]:
-            asked = {None: "", True: f"{row['asked']}", False: f"{row['asked']}, not reached"}[row["reached"]]
-            lines.append(f"| {row['what']} | {row['value']:.3g} | {asked} | {part['hardware']} | {part['commit']} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Measures the parts that were asked for, and writes the table after each."""
     parser = argparse.ArgumentParser(description="benchmark.py: what immunizing and measuring cost, as ratios.")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--only", nargs="+", metavar="PART", help="parts to measure; all unless given")
-    parser.add_argument("--again", action="store_true", help="measure also what this commit has measured already")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "model_cards" / "benchmark")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    options_of_table(parser)
     options = parser.parse_args()
     disable_progress_bars()
     if options.child:
         print(f"child {_as_child(*options.child)}")
         return
-    device = torch.device(options.device)
-    known = parts(device, options.repeats)
-    unknown = sorted(set(options.only or ()) - set(known))
-    if unknown:
-        parser.error(f"unknown parts {', '.join(unknown)}; there are {', '.join(known)}")
-    target = options.output_dir / "benchmark.json"
-    kept: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    made_by = {"commit": _commit(), "hardware": _hardware(device), "versions": library_versions()}
-    for name in options.only or known:
-        before = kept.get(name, {})
-        if not options.again and all(before.get(key) == value for key, value in made_by.items()):
-            continue
-        print(f"{name} …", file=sys.stderr)
-        kept[name] = made_by | {"rows": known[name]()}
-        kept = {one: kept[one] for one in known if one in kept}
-        for row in kept[name]["rows"]:
-            print(f"{row['what']}: {row['value']:.3g} {'(' + row['asked'] + ')' if row['asked'] else ''}")
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-        (options.output_dir / "README.md").write_text(as_markdown(kept), encoding="utf-8")
+    measure_parts(parser, parts(options.repeats), torch.device("cpu"))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.tf32 import without_tf32
 
 __all__ = ["Extracted", "MapStyle", "extract_features", "feature_batches"]
 
@@ -83,6 +84,7 @@ def feature_batches(
             # For a batch at a time: nothing of this may hold while the caller runs.
             stack.enter_context(torch.no_grad())
             stack.enter_context(Float64Convolutions())
+            stack.enter_context(without_tf32())
             for one in models.values():
                 stack.enter_context(_evaluating(one))
             inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, torch.Tensor)}

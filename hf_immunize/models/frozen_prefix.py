@@ -19,6 +19,7 @@ from torch import nn
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.tf32 import without_tf32
 from hf_immunize.models.trainable import modules_before_training
 
 __all__ = ["FrozenPrefix", "shared_prefix"]
@@ -94,7 +95,8 @@ class FrozenPrefix:
         self.model.eval()
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
         try:
-            features_and_logits(self.model, images)
+            with without_tf32():
+                features_and_logits(self.model, images)
         except _Reached:
             pass
         finally:

@@ -16,7 +16,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from speed.timing import alternate, figure, pictures
+from speed.pictures import pictures
+from speed.timing import alternate, figure
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 

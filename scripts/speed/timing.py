@@ -1,19 +1,15 @@
-"""Processor time of two sides in turns, pictures to train on, and what a figure is beside what was asked of it."""
+"""Processor time of two sides in turns, and what a figure is beside what was asked of it."""
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PILImage
 
-__all__ = ["alternate", "figure", "pictures"]
+__all__ = ["alternate", "figure"]
 
 
 def alternate(sides: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
@@ -46,22 +42,3 @@ def figure(what: str, value: float, asked: str, **details: Any) -> dict[str, Any
         sign, bound = asked.split()
         good = value <= float(bound) if sign == "<=" else value >= float(bound)
     return {"what": what, "value": value, "asked": asked, "reached": good, **details}
-
-
-def pictures(n: int, size: int, n_classes: int, seed: int = 0) -> Dataset:
-    """JPEG pictures of which a brightness tells the class, under noise of every scale."""
-    rng = np.random.default_rng(seed)
-    labels = [int(label) for label in rng.integers(0, n_classes, n)]
-    rows = []
-    for label in labels:
-        pixels = 40 + 160 * label / n_classes + rng.normal(0, 20, (size, size, 3))
-        for cell in (size // 2, size // 8):
-            coarse = rng.normal(0, 30, (-(-size // cell), -(-size // cell), 3))
-            pixels += np.kron(coarse, np.ones((cell, cell, 1)))[:size, :size]
-        with io.BytesIO() as file:
-            PILImage.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-            rows.append({"bytes": file.getvalue(), "path": None})
-    names = [f"class {label}" for label in range(n_classes)]
-    return Dataset.from_dict(
-        {"image": rows, "label": labels}, features=Features({"image": Image(), "label": ClassLabel(names=names)})
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,31 +36,70 @@ def test_parts_are_kept_and_not_measured_twice(benchmark, monkeypatch, tmp_path,
     def part(name, value):
         return lambda: calls.append(name) or [benchmark.figure(f"figure of {name}", value, "<= 1.0")]
 
-    monkeypatch.setattr(benchmark, "parts", lambda *_: {"one": part("one", 0.5), "two": part("two", 2.0)})
-    monkeypatch.setattr(benchmark, "_commit", lambda: "abc")
+    def fails():
+        raise ValueError("no such thing")
+
+    known = {"broken": fails, "one": part("one", 0.5), "two": part("two", 2.0)}
+    monkeypatch.setattr(benchmark, "parts", lambda *_: known)
 
     def run(*given):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", "--output_dir", str(tmp_path), *given])
+        common = ["--output_dir", str(tmp_path), "--commit", "abc"]
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *common, *given])
         benchmark.main()
 
     run("--only", "two")
-    run()
+    with pytest.raises(SystemExit, match=r"1 parts failed: broken: ValueError: no such thing"):
+        run()
     assert calls == ["two", "one"]
     run("--only", "two", "--again")
     assert calls == ["two", "one", "two"]
     kept = json.loads((tmp_path / "benchmark.json").read_text())
-    assert list(kept) == ["one", "two"]
+    assert list(kept) == ["two", "one"]
     assert kept["one"]["commit"] == "abc"
     assert torch.__version__.startswith(kept["one"]["versions"]["torch"])
     page = (tmp_path / "README.md").read_text()
     assert "| figure of one | 0.5 | <= 1.0 |" in page
     assert "| figure of two | 2 | <= 1.0, not reached |" in page
-    monkeypatch.setattr(benchmark, "_commit", lambda: "def")
-    run("--only", "one")
+    run("--only", "one", "--commit", "def")
     assert calls[-1] == "one"
     with pytest.raises(SystemExit):
         run("--only", "thre")
-    assert "there are one, two" in capsys.readouterr().err
+    assert "there are broken, one, two" in capsys.readouterr().err
+
+
+_WITHOUT_DATA_SETS = """
+import runpy, sys
+for name in ("datasets", "evaluate", "pyarrow", "pandas", "peft", "matplotlib"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "scripts")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_figures_of_a_gpu_need_no_package_that_reads_data(tmp_path):
+    """On the CPU, with a tiny model: every part runs to its end."""
+    given = ["--device", "cpu", "--small", "--repeats", "1", "--output_dir", str(tmp_path)]
+    subprocess.run(
+        [sys.executable, "-c", _WITHOUT_DATA_SETS, "scripts/benchmark_gpu.py", *given],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    kept = json.loads((tmp_path / "benchmark.json").read_text())
+    rows = {name: part["rows"] for name, part in kept.items()}
+    assert {name: len(one) for name, one in rows.items()} == {
+        "gpu-matrix-rate": 1,
+        "gpu-step": 3,
+        "gpu-step-all": 3,
+        "gpu-eigenproblem": 2,
+        "gpu-ratio": 2,
+    }
+    assert all(row["value"] > 0 for one in rows.values() for row in one)
+    # A step in which all trains does about three times the work of a forward; the last stage alone little more than it.
+    work = [rows[name][2]["tera_operations_a_step"] for name in ("gpu-step-all", "gpu-step")]
+    assert 2 < work[0] / work[1] < 3
 
 
 def test_pictures_tell_their_classes_apart(benchmark):
