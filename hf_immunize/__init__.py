@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from hf_immunize.spectra.regularizers import features_r_ill, features_r_well, r_ill, r_well
     from hf_immunize.spectra.spectrum import FeatureGram, Spectrum, condition_number, spectrum
     from hf_immunize.training.arguments import ImmunizationArguments
+    from hf_immunize.training.finite import NonFiniteLossError
     from hf_immunize.training.immunize import Immunization, immunize
-    from hf_immunize.training.trainer import ImmunizationTrainer, NonFiniteLossError
+    from hf_immunize.training.trainer import ImmunizationTrainer
 
 __version__ = "0.1.0"
 
@@ -56,8 +57,9 @@ _HOMES = {
     "spectra.regularizers": ("features_r_ill", "features_r_well", "r_ill", "r_well"),
     "spectra.spectrum": ("FeatureGram", "Spectrum", "condition_number", "spectrum"),
     "training.arguments": ("ImmunizationArguments",),
+    "training.finite": ("NonFiniteLossError",),
     "training.immunize": ("Immunization", "immunize"),
-    "training.trainer": ("ImmunizationTrainer", "NonFiniteLossError"),
+    "training.trainer": ("ImmunizationTrainer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -57,9 +57,9 @@ from hf_immunize.release.privacy import redact_tokens
 from hf_immunize.release.record import library_versions
 from hf_immunize.spectra.ratio import SIGN
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.finite import NonFiniteLossError
 from hf_immunize.training.immunize import Immunization, immunize
 from hf_immunize.training.recording import data_facts
-from hf_immunize.training.trainer import NonFiniteLossError
 
 LAMBDA_PRIMARY, LAMBDA_HARMFUL = (0.25, 0.5, 1.0, 2.0), (0.1, 0.3, 1.0)
 STEPS, MAX_DROP = 100, 1.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,7 +15,7 @@ from transformers.utils import logging
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.streams import is_stream
-from hf_immunize.errors import InputError, InputTypeError, UserError
+from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import ACTIVATIONS, unwrap
@@ -31,7 +30,6 @@ from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
 from hf_immunize.training.checks import (
     check_evaluation,
-    check_gradients,
     check_model,
     check_objective,
     check_steps,
@@ -39,6 +37,7 @@ from hf_immunize.training.checks import (
     first_batches,
 )
 from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
+from hf_immunize.training.finite import FiniteSteps, NonFiniteLossError
 from hf_immunize.training.loaders import training_loader
 from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.publishing import Publishing
@@ -46,16 +45,12 @@ from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.seeing import step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 
-__all__ = ["ImmunizationTrainer", "NonFiniteLossError"]
+__all__ = ["ImmunizationTrainer"]
 
 logger = logging.get_logger(__name__)
 
 
-class NonFiniteLossError(UserError, FloatingPointError):
-    """The task loss or a regularizer is no longer a finite number."""
-
-
-class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
+class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Publishing):
     """Trains a classifier on its primary task while making harmful fits on its features slow (arXiv 2505.23760).
 
     The loss of a step is the primary task's cross-entropy plus the parts of the objective on the primary and the
@@ -266,33 +261,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, Publishing):
             )
         except (ValueError, torch.linalg.LinAlgError) as error:
             raise NonFiniteLossError(self._way_out(self.args.objective, str(error))) from error
-
-    def _check_finite(self, parts: dict[str, torch.Tensor]) -> None:
-        # One transfer from the device a step, not one for each part.
-        finite = torch.isfinite(torch.stack([part.detach().double() for part in parts.values()])).tolist()
-        for (name, part), good in zip(parts.items(), finite, strict=True):
-            if not good:
-                raise NonFiniteLossError(self._way_out(name, f"its value is {part.item()}"))
-
-    def _way_out(self, part: str, reason: str) -> str:
-        kept = "no checkpoint was written yet"
-        if self.args.output_dir and any(Path(self.args.output_dir).glob("checkpoint-*")):
-            kept = f"the checkpoints in {self.args.output_dir} are untouched; resume from the last one"
-        return (
-            f"Step {self.state.global_step + 1}: {part} is no longer finite ({reason}). λ_primary = "
-            f"{self.args.lambda_primary:g}, λ_harmful = {self.args.lambda_harmful:g}, learning rate = "
-            f"{self._get_learning_rate() if self.lr_scheduler is not None else self.args.learning_rate:g}. Lower the "
-            f"learning rate or the λ of that part, or set max_grad_norm=1.0; {kept}."
-        )
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
-        if self.state.global_step == 0:
-            check_gradients(unwrap(model))
-        norm = super()._get_grad_norm(model, grad_norm)
-        # Clipping would turn such a step into none without a word. With fp16 the scaler skips it and goes on.
-        if not self.args.fp16 and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            raise NonFiniteLossError(self._way_out("the gradient", f"its norm is {float(norm)}"))
-        return norm
 
     # --------------------------------------------------------------- logging
 
