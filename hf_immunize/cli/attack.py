@@ -28,7 +28,7 @@ from hf_immunize.data.task import load_task
 from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.certify import certified
-from hf_immunize.release.figures import ATTACKS_NAME, plot_attacks, save_figure
+from hf_immunize.release.figures import ATTACKS_NAME, TRIALS_NAME, plot_attacks, plot_trials, save_figure
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.release.target import claimed
 from hf_immunize.release.update import update_release
@@ -190,9 +190,11 @@ def _inputs(
 
 def _write(folder: Path, report: AttackReport) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    figure = plot_attacks(report)
-    assert figure is not None, "a report was given"
+    figures = {ATTACKS_NAME: plot_attacks(report), TRIALS_NAME: plot_trials(report)}
+    written = [report.save(folder)]
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        drawn = save_figure(figure, Path(unfinished) / ATTACKS_NAME)
-        os.replace(drawn, folder / ATTACKS_NAME)
-    return [report.save(folder), folder / ATTACKS_NAME]
+        for name, figure in figures.items():
+            if figure is not None:
+                os.replace(save_figure(figure, Path(unfinished) / name), folder / name)
+                written.append(folder / name)
+    return written

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from hf_immunize.attacks.attacker import attacker_choices
+from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = [
+    "CEILINGS_HELP",
     "AttackOptions",
     "EvaluateOptions",
     "GalleryOptions",
@@ -73,6 +75,12 @@ def _attackers(default: str) -> Any:
     )
 
 
+CEILINGS_HELP = (
+    "Train a network of the primary task alone too, and attack it and the weights before the fit as well: what an "
+    "attacker has anyway. Where attackers fine-tune unless given; --ceilings false leaves it out."
+)
+
+
 @dataclass
 class TrainOptions:
     """What ``train`` takes beside a training's arguments."""
@@ -85,6 +93,8 @@ class TrainOptions:
     fit_learning_rate: float | None = _option(None, "Learning rate of that fit; as --learning_rate unless given.")
     control: bool = _option(True, "Train the same steps with λ = 0 too, for comparison; --no_control leaves it out.")
     attackers: list[str] = _attackers("probes")
+    ceilings: bool | None = _option(None, CEILINGS_HELP)
+    ceiling_steps: int = _option(PRIMARY_ONLY_STEPS, "Steps of that network, all weights from random ones.")
     keep: list[str] | None = field(
         default=None,
         metadata=_said(
@@ -147,7 +157,7 @@ class AttackOptions:
     scratch: bool = _option(True, "Attack random weights too, the reference of a recovery and a ceiling.")
     max_samples: int = _option(5_000, "Images of each split at most.")
     batch_size: int = _option(64, "Images a forward pass.")
-    output_dir: str | None = _option(None, "attacks.json and attacks.png go here.")
+    output_dir: str | None = _option(None, "attacks.json, attacks.png and trials.png go here.")
     update_release: bool = _option(False, "Write the report into the record and the card of MODEL, a release's folder.")
     overwrite: bool = _option(False, "Replace an earlier attacks.json there.")
     skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")

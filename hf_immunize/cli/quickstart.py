@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_immunize.attacks.attacker import attacker_choices, choose_attackers
 from hf_immunize.cli.config import parse
+from hf_immunize.cli.options import CEILINGS_HELP
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
@@ -16,6 +17,7 @@ from hf_immunize.models.packaged import loaded_lite0
 from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
+from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = ["QUICKSTART", "parser", "quickstart", "run"]
 
@@ -43,6 +45,10 @@ class QuickstartOptions:
             "choices": attacker_choices(),
             "metavar": "NAME",
         },
+    )
+    ceilings: bool | None = field(default=None, metadata={"help": CEILINGS_HELP})
+    ceiling_steps: int = field(
+        default=PRIMARY_ONLY_STEPS, metadata={"help": "Steps of that network, all weights from random ones."}
     )
     keep: list[str] | None = field(
         default=None,
@@ -86,7 +92,13 @@ def run(given: Sequence[str], command: str) -> int:
     )
     with claimed(folder), stdout_for_results(options.json):
         finished = quickstart(
-            args, options.primary_classes, options.harmful_classes, attackers=options.attackers, command=command
+            args,
+            options.primary_classes,
+            options.harmful_classes,
+            attackers=options.attackers,
+            ceilings=options.ceilings,
+            ceiling_steps=options.ceiling_steps,
+            command=command,
         )
         finished.save(folder, keep=options.keep, overwrite=options.overwrite)
     return finish(folder, finished.record, options.json)

@@ -33,7 +33,7 @@ TASKS = {
 }
 
 #: What a run writes into the folder of its checkpoints.
-WRITTEN_BESIDE = ("checkpoint-*", "fit", "control", f"{MEASURED}-*", THETA_ZERO_NAME)
+WRITTEN_BESIDE = ("checkpoint-*", "fit", "control", "primary_only", f"{MEASURED}-*", THETA_ZERO_NAME)
 
 
 def parser() -> VerbParser:
@@ -90,6 +90,8 @@ def run(given: Sequence[str], command: str) -> int:
             fit_learning_rate=options.fit_learning_rate,
             control=options.control,
             attackers=attackers,
+            ceilings=options.ceilings,
+            ceiling_steps=options.ceiling_steps,
             token=options.hub_token,
             trust_remote_code=options.trust_remote_code,
             command=command_of(parser(), options),

@@ -10,9 +10,9 @@ import jinja2
 from huggingface_hub import ModelCard
 
 from hf_immunize.attacks.attacker import listed
-from hf_immunize.attacks.report import AttackReport, largest
+from hf_immunize.attacks.report import CEILINGS, AttackReport, largest, last_improvement
 from hf_immunize.release.card_metadata import RATIOS, card_metadata, rir_report
-from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
+from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, TRIALS_NAME, searched
 from hf_immunize.release.markup import cell, code, fenced, join, python_string
 from hf_immunize.release.merging import marked, merge_cards
 from hf_immunize.release.record import ImmunizationRecord
@@ -22,6 +22,7 @@ from hf_immunize.spectra.ratio import SIGN
 __all__ = ["create_model_card"]
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
+_NAMES = {"initial": "θ0", **CEILINGS}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PAPER = "https://arxiv.org/abs/2505.23760"
 
@@ -41,9 +42,10 @@ def create_model_card(
         a card whose generated part stands between two marks.
     """
     if figures is None:
-        figures = tuple(
-            name for name, key in ((SPECTRA_NAME, "spectra"), (ATTACKS_NAME, "attacks")) if record.results.get(key)
-        )
+        found = record.results.get("attacks") or {}
+        held = {SPECTRA_NAME: record.results.get("spectra"), ATTACKS_NAME: found}
+        held[TRIALS_NAME] = searched(found.get("trials") or {})
+        figures = tuple(name for name, one in held.items() if one)
     # The client renders a template without trimming its blocks, which would tear the tables apart.
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=False
@@ -57,6 +59,7 @@ def create_model_card(
         figures={name: f"{FIGURES_FOLDER}/{name}" for name in figures},
         spectra_name=SPECTRA_NAME,
         attacks_name=ATTACKS_NAME,
+        trials_name=TRIALS_NAME,
         rir_rows=_rir_rows(record),
         accuracy=record.results.get("primary_accuracy") or {},
         attacks=_attacks(record),
@@ -92,6 +95,8 @@ def _cannot_be_checked(record: ImmunizationRecord) -> str | None:
         data = getattr(record, task)
         if data.source != "package" and data.hub_dataset != data.name:
             missing.append(f"the {task} data")
+    if {"primary_only", "public"} & set((record.results.get("attacks") or {}).get("uplift", {}).get("ceilings", ())):
+        missing.append("the networks that uplift is counted over")
     if not missing:
         return None
     return f"{listed(missing)} {'is' if len(missing) == 1 and missing[0] == 'θ0' else 'are'} not published at a commit"
@@ -141,6 +146,7 @@ def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
             **row,
             "cells": [_with_interval(row["accuracy"][model]) for model in report.models],
             "recovery": _with_interval(row["recovery"] | {"mean": row["recovery"]["value"]}, percent=False),
+            "uplift": _uplift(largest(report.uplift["attackers"][row["name"]])) if report.uplift else None,
             "cost": _cost(row["slowdown"]) if _has_steps(report, row["name"]) else "–",
             "steps": row["steps"] if _has_steps(report, row["name"]) else "–",
             "state": state(row["recovery"]),
@@ -164,13 +170,37 @@ def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
     ]
     return {
         "report": report,
-        "models": [{"initial": "θ0", "scratch": "random weights"}.get(model, model) for model in report.models],
+        "models": [_NAMES.get(model, model) for model in report.models],
+        "uplift": _uplift_rows(report),
+        "uplift_models": [_NAMES.get(model, model) for model in report.models if model not in CEILINGS],
+        "ceilings": [what for name, what in CEILINGS.items() if name in report.models],
+        "unmeasured": [what for name, what in CEILINGS.items() if name not in report.models],
+        "names": _NAMES,
+        "searches": [one for trials in report.trials.values() if (one := last_improvement(trials))],
         "rows": rows,
         "worst": worst,
         "by_budget": by_budget,
         "fine_tuning": "fine-tuning" in report.worst_case,
         "cost_sentences": _cost_sentences(report),
     }
+
+
+def _uplift_rows(report: AttackReport) -> list[dict[str, Any]]:
+    """What each model adds to the largest ceiling, a row a kind of attackers and budget."""
+    rows = []
+    for kind, by_model in report.uplift.get("worst_case", {}).items():
+        for samples, by_steps in by_model["immunized"].items():
+            for steps, own in by_steps.items():
+                cells = [_uplift(by_budget[samples][steps]) for by_budget in by_model.values()]
+                level = report.worst_case[kind][own["ceiling"]][samples][steps]["mean"]
+                ceiling = f"{CEILINGS[own['ceiling']]}, {percent(level)}"
+                rows.append({"kind": kind, "samples": samples, "steps": steps, "ceiling": ceiling, "cells": cells})
+    return rows
+
+
+def _uplift(cell: dict[str, Any]) -> str:
+    value, low, high = (100 * cell[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.0f} to {high:+.0f})".replace("-", "−")
 
 
 def _has_steps(report: AttackReport, attacker: str) -> bool:

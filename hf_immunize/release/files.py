@@ -12,7 +12,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.pooled import HEAD_NAME
 from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME
-from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
+from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, TRIALS_NAME
 from hf_immunize.release.merging import CARD_NAME
 from hf_immunize.release.record import RECORD_NAME
 
@@ -31,7 +31,7 @@ _SHARD = r"model-\d{5}-of-\d{5}\.safetensors"
 _MODEL = "|".join(
     [*map(re.escape, (WEIGHTS_NAME, HEAD_NAME, WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)), _SHARD]
 )
-_DRAWN = "|".join(re.escape(f"{FIGURES_FOLDER}/{name}") for name in (SPECTRA_NAME, ATTACKS_NAME))
+_DRAWN = "|".join(re.escape(f"{FIGURES_FOLDER}/{name}") for name in (SPECTRA_NAME, ATTACKS_NAME, TRIALS_NAME))
 #: What a save may write, and what the next one may therefore remove: a stale shard would be loaded with new weights.
 _GENERATED = re.compile(
     rf"(?:(?:{'|'.join(BESIDE)})/)?(?:{_MODEL})|{_DRAWN}|{re.escape(EVAL_RESULTS_NAME)}|{RECORD_NAME}|{CARD_NAME}"

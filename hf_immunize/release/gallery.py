@@ -17,7 +17,7 @@ import jinja2
 from huggingface_hub import constants
 
 from hf_immunize.errors import InputError, OutputExistsError, UserError
-from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME
+from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, TRIALS_NAME
 from hf_immunize.release.released import Released, find_release
 from hf_immunize.release.standing import (
     Measured,
@@ -36,6 +36,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = {
     SPECTRA_NAME: "Eigenvalues of the harmful and the primary feature Hessian under θ0 and the immunized model",
     ATTACKS_NAME: "Harmful accuracy over the steps of the strongest attacker, a line a model",
+    TRIALS_NAME: "The best harmful accuracy so far against the number of settings tried, a line a model",
 }
 #: Bytes of a picture, and pixels of its sides: what a release draws has a tenth of that.
 LARGEST_FIGURE, WIDEST_FIGURE = 2**21, 4000

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from hf_immunize.attacks.judging import Budgets
+from hf_immunize.attacks.report import CEILINGS
 from hf_immunize.attacks.subject import Subject
 from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
 from hf_immunize.data.collate import collate_images
@@ -44,7 +45,8 @@ def measure(
     of seed 0, whatever the training's seed, so that runs compare.
 
     Args:
-        models: ``initial`` (θ0), ``immunized`` and, where there is one, ``control``.
+        models: ``initial`` (θ0), ``immunized`` and, where there is one, ``control``; beside them ceilings that are
+            attacked alone, ``primary_only`` (its primary accuracy is measured too) and ``public``.
         data: ``primary``, ``harmful`` and perhaps ``benign`` → training and evaluation data of model inputs. Attackers
             are fitted on the former and judged on the latter; the primary training data serve one attacker alone.
         attackers: as in :func:`hf_immunize.run_attacks`; None for none. They need harmful labels, and are left out
@@ -83,18 +85,20 @@ def measure(
             **common,
         )
 
-    def features(task: str) -> dict[str, Extracted]:
+    released = sorted((name for name in models if name not in CEILINGS), key=lambda one: one != "initial")
+
+    def features(task: str, names: Sequence[str]) -> dict[str, Extracted]:
         evaluation = data[task][1]
         if suite is not None and task == "harmful" and _limited(evaluation) is evaluation:
-            return {name: suite.features(name) for name in models}
+            return {name: suite.features(name) for name in names}
         peers: list[Subject] = []
-        names = sorted(models, key=lambda one: one != "initial")
         for name in names:
             label = f"{name} model, {task} images" if progress else None
             peers.append(Subject(models[name], {"test": evaluation}, progress=label, peers=peers, **common))
         return {name: one.extracted("test") for name, one in zip(names, peers, strict=True)}
 
-    primary, harmful = features("primary"), features("harmful")
+    primary = features("primary", [*released, *(["primary_only"] if "primary_only" in models else [])])
+    harmful = features("harmful", released)
     reports = {
         name: rir_report(
             harmful[name].features,
@@ -104,7 +108,7 @@ def measure(
             protocol=protocol,
         )
         for name in models
-        if name != "initial"
+        if name in released and name != "initial"
     }
     accuracy = {name: one.accuracy for name, one in primary.items()}
     whole = reports["immunized"].all_samples

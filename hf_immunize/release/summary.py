@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hf_immunize.attacks.report import AttackReport, largest
+from hf_immunize.attacks.report import CEILINGS, AttackReport, largest
+from hf_immunize.attacks.uplift import most_uplift
 from hf_immunize.attacks.verdict import THRESHOLDS
 from hf_immunize.release.card_metadata import rir_report
 from hf_immunize.release.record import ImmunizationRecord
@@ -71,13 +72,32 @@ def verdict_sentences(record: ImmunizationRecord) -> list[str]:
                 said += f" ({percent(best['control'])} after plain fine-tuning of the same model, the control)"
             if "scratch" in best:
                 said += f"; on random weights {percent(best['scratch'])}"
-        sentences.append(f"{said}.")
+        sentences.append(f"{said}.{_beyond(report, kind)}")
     if report.selectivity:
         cost = report.selectivity["cost"]
         against = "the control" if report.selectivity["against"] == "control" else "θ0"
         paid = f"costs {100 * cost:.1f} points" if cost > 0 else "costs nothing"
         sentences.append(f"A new head for an unrelated task that training never saw {paid} against {against}.")
+        tuned = report.selectivity.get("fine-tuning", {})
+        if tuned:
+            steps, most = max(tuned.items(), key=lambda one: one[1]["cost"])
+            points = f"costs up to {100 * most['cost']:.1f} points, at {int(steps):,} steps,"
+            paid = points if most["cost"] > 0 else "costs nothing"
+            sentences.append(f"Fine-tuning for that task {paid} against {against}.")
     return sentences
+
+
+def _beyond(report: AttackReport, kind: str) -> str:
+    """What that is beyond what an attacker has without the release; nothing where no ceiling was measured."""
+    if kind not in report.uplift.get("worst_case", {}):
+        return ""
+    best = most_uplift(report.uplift["worst_case"][kind]["immunized"])
+    ceiling = f"{CEILINGS[best['ceiling']]}, which an attacker has anyway"
+    points = f"{100 * best['value']:.1f} points at most, at {int(best['steps']):,} steps"
+    outcome = report.verdict.get("uplift", {}).get(kind)
+    if outcome == "nothing":
+        return f" That is nothing beyond {ceiling}."
+    return f" Beyond {ceiling}, that is {points}{'' if outcome == 'something' else ', within the error'}."
 
 
 def _ways(count: int) -> str:

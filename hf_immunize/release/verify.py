@@ -317,9 +317,12 @@ def _explained(
     if claim.status != "cannot be checked" or claim.why:
         return claim
     if not claim.asked:
-        control = "control" in claim.name and "control" not in offered
-        without = "The release carries no control (save it with keep=['control'])."
-        return dataclasses.replace(claim, why=without if control else "Attacks are repeated with attackers=….")
+        why = "Attacks are repeated with attackers=…."
+        if "control" in claim.name and "control" not in offered:
+            why = "The release carries no control (save it with keep=['control'])."
+        elif attackers is not None and any(word in claim.name for word in ("primary_only", "public", "uplift")):
+            why = "The release does not carry the models that uplift is counted over."
+        return dataclasses.replace(claim, why=why)
     order = ("immunized", "primary", "measuring", "initial", "harmful", "control", "benign")
     why = " ".join(reasons[name] for name in order if name in reasons)
     return dataclasses.replace(claim, why=why or "The record has it, and this measurement does not.")

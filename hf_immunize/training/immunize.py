@@ -18,6 +18,8 @@ from transformers.trainer_utils import SaveStrategy
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
+from hf_immunize.data.images import collate_images
+from hf_immunize.data.streams import first_samples
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of, name_classes
@@ -29,6 +31,7 @@ from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.given import Data, check_head, loaded_data, loaded_model, measurable, model_inputs
 from hf_immunize.training.locking import locked
+from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS, check_ceiling_steps
 from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
 from hf_immunize.training.stages import kept_results, measured_folder, train_all
 
@@ -46,6 +49,8 @@ class Immunization:
         model: the immunized classifier, θᴵ, in evaluation mode.
         initial: θ0, from which the immunization started.
         control: the same steps with λ = 0; None where it was not trained.
+        ceilings: what an attacker has without the release, as far as it was measured: ``primary_only`` and, where θ0
+            was fitted from other weights, ``public``.
         record: everything needed to repeat the run, and the results.
         image_processor: what prepares images for the model.
         notes: what was chosen for the user, in sentences.
@@ -57,6 +62,7 @@ class Immunization:
     record: ImmunizationRecord
     image_processor: Callable[..., Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    ceilings: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -110,6 +116,8 @@ def immunize(
     control: bool = True,
     attackers: str | Sequence[str] | None = "probes",
     budgets: Budgets = CARD_BUDGETS,
+    ceilings: bool | None = None,
+    ceiling_steps: int = PRIMARY_ONLY_STEPS,
     token: str | bool | None = None,
     trust_remote_code: bool = False,
     command: str | None = None,
@@ -135,6 +143,10 @@ def immunize(
         control: train the same steps with λ = 0 too, for comparison.
         attackers: as in :func:`hf_immunize.run_attacks`; None for none.
         budgets: what they may spend.
+        ceilings: train a network of the primary task alone, from random weights, and attack it and, with
+            ``fit_steps``, the model before the fit (the public weights) likewise: uplift is counted over the largest.
+            If not given, where an attacker fine-tunes. Random weights are attacked in any case.
+        ceiling_steps: of that training: all weights, AdamW, a cosine schedule from 1e-3.
         token: of the Hub.
         trust_remote_code: run a model's own code from the Hub; only for code that you have read.
         command: the command line that repeats the run, for the record.
@@ -155,8 +167,12 @@ def immunize(
         >>> run.save("immunized-vit")  # doctest: +SKIP
     """
     started = time.perf_counter()
-    if attackers is not None:
-        choose_attackers(attackers)
+    check_ceiling_steps(ceiling_steps)
+    fine_tuned = attackers is not None and any(one.kind == "fine-tuning" for one in choose_attackers(attackers))
+    if ceilings and attackers is None:
+        raise InputError(
+            "Ceilings are what attackers reach without the release. Choose attackers too, or ceilings=False."
+        )
     with contextlib.ExitStack() as stack:
         if args is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -184,13 +200,16 @@ def immunize(
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
         fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None
         origin = [base.name, base.revision] if isinstance(base, LoadedModel) else None
-        run, models = train_all(
+        wanted = fine_tuned if ceilings is None else ceilings
+        wanted = wanted and all("labels" in collate_images(first_samples(one, 1)) for one in data["harmful"])
+        run, models, alone = train_all(
             network,
             data,
             args,
             image_processor=processor,
             fit=fit,
             control=control,
+            ceiling_steps=ceiling_steps if wanted else None,
             activations=store,
             further_options={"fit": fit, "base_model": origin},
         )
@@ -215,6 +234,8 @@ def immunize(
     for one in models.values():
         name_classes(one, classes)
     facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=run.seconds, notes=notes)
+    if alone:
+        facts["training"]["primary_only"] = alone | {"accuracy": results["primary_accuracy"]["primary_only"]}
     if not args.resume_from_checkpoint:
         facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
     described = {task: data_facts(one) for task, one in sources.items()}
@@ -229,4 +250,5 @@ def immunize(
         record.results = ImmunizationRecord.load(kept).results
     for one in models.values():
         one.to("cpu")
-    return Immunization(models["immunized"], models["initial"], models.get("control"), record, processor, tuple(notes))
+    released = (models.pop("immunized"), models.pop("initial"), models.pop("control", None))
+    return Immunization(*released, record, processor, tuple(notes), models)

@@ -1,4 +1,4 @@
-"""The stages of one immunization (a fit, the run, its control, measuring), none of which is done twice at a resume."""
+"""The stages of one immunization (fit, run, control, ceilings, measuring), none of which is done twice at a resume."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.data.collate import collate_images
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.random_weights import random_weights
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.carried import data_digest, model_digest
 from hf_immunize.training.given import Pair
+from hf_immunize.training.primary_only import PrimaryOnlyTrainer, primary_only_arguments
 from hf_immunize.training.trainer import ImmunizationTrainer
 from hf_immunize.training.whole_checkpoints import last_whole
 
@@ -38,12 +40,13 @@ def train_all(
     image_processor: Callable[..., Any] | None = None,
     fit: Mapping[str, Any] | None = None,
     control: bool = True,
+    ceiling_steps: int | None = None,
     activations: ActivationStore | None = None,
     further_options: Mapping[str, Any] | None = None,
-) -> tuple[ImmunizationTrainer, dict[str, nn.Module]]:
-    """Fits where asked, immunizes, trains the control.
+) -> tuple[ImmunizationTrainer, dict[str, nn.Module], dict[str, Any]]:
+    """Fits where asked, immunizes, trains the control and the network of the primary task alone.
 
-    Each of the three has checkpoints of its own, so that a call that goes on (``args.resume_from_checkpoint``) does
+    Each of these has checkpoints of its own, so that a call that goes on (``args.resume_from_checkpoint``) does
     none of them twice.
 
     Args:
@@ -53,15 +56,21 @@ def train_all(
         image_processor: saved with the checkpoints.
         fit: ``steps`` and ``learning_rate`` of a plain fit of the primary task first, or None.
         control: train the same steps with λ = 0 too.
+        ceiling_steps: train the network of the primary task alone for so many steps, from random weights; None for no
+            ceilings.
         activations: of the frozen part that are there already.
         further_options: what decides the weights beside arguments and data.
 
     Returns:
-        the trainer, and the models ``initial`` (θ0), ``immunized`` and, where it was trained, ``control``.
+        the trainer; the models ``initial`` (θ0), ``immunized`` and, where they were asked for, ``control``,
+        ``primary_only`` and, with a fit, ``public``, the model as it was given; and what a record says of the training
+        of ``primary_only``.
     """
 
-    def trainer(one: nn.Module, of: ImmunizationArguments, harmful_too: bool) -> ImmunizationTrainer:
-        made = ImmunizationTrainer(
+    def trainer(
+        one: nn.Module, of: ImmunizationArguments, harmful_too: bool, kind: type[ImmunizationTrainer] | None = None
+    ) -> ImmunizationTrainer:
+        made = (kind or ImmunizationTrainer)(
             one,
             of,
             train_dataset=data["primary"][0],
@@ -74,14 +83,18 @@ def train_all(
         made.further_options = dict(further_options or {})
         return made
 
+    kept = "no" if args.save_strategy == SaveStrategy.NO else "steps"
+    saves = {"save_strategy": kept, "save_only_model": False, "save_total_limit": 2}
+
     def plain(name: str, **changes: Any) -> ImmunizationArguments:
-        saves = {"save_strategy": "no" if args.save_strategy == SaveStrategy.NO else "steps", "save_only_model": False}
-        return args.as_control(output_dir=str(work / name), save_total_limit=2, **saves, **changes)
+        return args.as_control(output_dir=str(work / name), **saves, **changes)
 
     def train(run: ImmunizationTrainer) -> None:
         there = goes_on is not None and last_whole(Path(run.args.output_dir or ".")) is not None
         run.train(resume_from_checkpoint=there)
 
+    # Training is in place, and a resume is given the model as it was.
+    as_given = None if ceiling_steps is None else copy.deepcopy(network)
     work, goes_on = Path(args.output_dir or "."), _checkpoint(args)
     # Everything is checked with the harmful data before a fit takes its minutes.
     run = trainer(network, args, True)
@@ -99,7 +112,18 @@ def train_all(
         models["control"] = copy.deepcopy(initial)
         train(trainer(models["control"], plain("control"), False))
         models["control"].eval()
-    return run, models
+    facts: dict[str, Any] = {}
+    if as_given is not None and ceiling_steps is not None:
+        models["primary_only"] = random_weights(as_given, seed=args.seed)
+        own = primary_only_arguments(args, work / "primary_only", ceiling_steps, **saves)
+        alone = trainer(models["primary_only"], own, False, PrimaryOnlyTrainer)
+        train(alone)
+        models["primary_only"].eval()
+        facts = {"steps": alone.state.global_step, "learning_rate": own.learning_rate, "optimizer": "AdamW"}
+        facts["seconds"] = round(alone.seconds, 1)
+        if fit is not None:
+            models["public"] = as_given.eval()
+    return run, models, facts
 
 
 def _checkpoint(args: ImmunizationArguments) -> str | bool | None:

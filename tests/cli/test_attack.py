@@ -47,7 +47,7 @@ def test_attack_writes_a_report_and_a_figure_and_prints_the_verdict(world, tmp_p
     ]
     assert main(command(world, *more)) == 0
     out = capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["attacks.json", "attacks.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["attacks.json", "attacks.png", "trials.png"]
     report = AttackReport.from_dict(json.loads((tmp_path / "out" / "attacks.json").read_text()))
     assert report.verdict["text"] in out
     assert report.models == ["initial", "immunized", "scratch"]

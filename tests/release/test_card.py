@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from samples import ACCURACY, attack_report, rir_report, sample_record
 
 from hf_immunize.release.card import create_model_card
-from hf_immunize.release.record import DatasetRecord
+from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 
 
 def test_nested_settings_are_written_out():
@@ -70,6 +70,35 @@ def test_fine_tuning_is_called_measured_only_where_it_was():
     accuracy = ACCURACY | {"last block": dict.fromkeys(("initial", "control", "immunized", "scratch"), 0.9)}
     record.results["attacks"] = attack_report(accuracy).to_dict()
     assert "fine-tuning the backbone (measured above)" in create_model_card(record, "me/immune").text
+
+
+def test_what_a_release_adds_to_what_an_attacker_has_anyway_is_told():
+    accuracy = {name: one | {"public": 0.6} for name, one in ACCURACY.items()}
+    accuracy["last block"] = {"initial": 0.9, "control": 0.9, "immunized": 0.5, "scratch": 0.4, "public": 0.6}
+    report = attack_report(accuracy).to_dict()
+    tuned = {name: {"attacker": "last block", "mean": 0.8} for name in ("initial", "control", "immunized")}
+    report["selectivity"] = (
+        tuned
+        | {"against": "control", "cost": 0.0}
+        | {"fine-tuning": {"300": tuned | {"against": "control", "cost": 0.125}}}
+    )
+    record = sample_record(training={"primary_only": {"steps": 600, "accuracy": 0.84}})
+    record.results["attacks"] = report
+    card = create_model_card(ImmunizationRecord.from_dict(record.to_dict()), "me/immune").text
+    # 68.4 % by the strongest head, 50 % by fine-tuning, where public weights give 60 %.
+    assert re.search(r"\| probe \| all \| 300 \| public weights, 60\.0 % \|.*\| \+8\.4 \(", card)
+    assert re.search(r"\| fine-tuning \| all \| 300 \| public weights, 60\.0 % \|.*\| −10\.0 \(", card)
+    assert "Not measured: the primary task alone; with them it could only be less." in card
+    assert "trained for 600 steps from random weights and gets 84.0 % of the primary images right" in card
+    assert "Beyond public weights, which an attacker has anyway, that is 8.4 points at most, at 300 steps." in card
+    assert "That is nothing beyond public weights, which an attacker has anyway." in card
+    assert "Not all can be measured again by others: the networks that uplift is counted over are not published" in card
+    assert "Fine-tuning for that task costs up to 12.5 points, at 300 steps, against the control." in card
+    assert "| 300 | 80.0 % | 80.0 % | 80.0 % | 12.5 |" in card
+    for block in re.findall(r"(?:^\|.*\n)+", card, flags=re.MULTILINE):
+        assert len({row.count("|") for row in block.splitlines()}) == 1, block
+    del report["uplift"]
+    assert "Uplift" not in create_model_card(record, "me/immune").text
 
 
 def test_bounds_and_precision_limits_are_marked():

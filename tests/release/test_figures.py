@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import ACCURACY, attack_report, sample_record
 
-from hf_immunize.release.figures import plot_attacks, plot_spectra, save_figures
+from hf_immunize.release.figures import plot_attacks, plot_spectra, plot_trials, save_figures
 
 
 def lines(axis):
@@ -34,7 +34,7 @@ def test_a_thinned_spectrum_keeps_its_true_indices():
 
 def test_attacks_show_the_worst_case_of_every_model_and_chance():
     figure = plot_attacks(attack_report())
-    (axis,) = figure.axes
+    axis, _ = figure.axes
     assert axis.get_title() == "heads on the frozen features"
     drawn = lines(axis)
     assert set(drawn) >= {"θ0 (initial)", "control (λ = 0)", "immunized", "random weights", "chance"}
@@ -54,7 +54,35 @@ def test_attacks_show_the_worst_case_of_every_model_and_chance():
 def test_each_kind_of_attacker_has_a_panel():
     accuracy = ACCURACY | {"last block": dict.fromkeys(("initial", "immunized", "scratch"), 0.9) | {"control": 0.8}}
     figure = plot_attacks(attack_report(accuracy))
-    assert [axis.get_title() for axis in figure.axes] == ["heads on the frozen features", "fine-tuning"]
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["heads on the frozen features", "fine-tuning"]
+
+
+def test_uplift_stands_below_where_there_are_ceilings():
+    everything = {name: one | {"primary_only": 0.5, "public": one["initial"] + 0.01} for name, one in ACCURACY.items()}
+    above, below = plot_attacks(attack_report(everything)).axes
+    assert lines(above).keys() >= {"primary task alone", "public weights"}
+    drawn = lines(below)
+    assert {name for name in drawn if not name.startswith("_")} == {"θ0 (initial)", "control (λ = 0)", "immunized"}
+    # The largest ceiling is the public weights' 96.4 % at 300 steps, half of that at 10.
+    np.testing.assert_allclose(drawn["immunized"], [[10, 34.2 - 48.2], [300, 68.4 - 96.4]], atol=1e-9)
+    assert below.get_title() == "over the largest of random weights, primary task alone, public weights"
+    bare = {name: {model: one[model] for model in ("initial", "immunized")} for name, one in ACCURACY.items()}
+    assert len(plot_attacks(attack_report(bare)).axes) == 1
+
+
+def test_the_best_so_far_is_a_staircase_over_settings():
+    report = attack_report()
+    assert plot_trials(report) is None
+    steps = {"tried": 9, "improvements": [search(1, 0.3), search(4, 0.7)]}
+    report.trials["probe"] = {model: {"10": steps | {"improvements": []}, "300": steps} for model in report.models}
+    (axis,) = plot_trials(report).axes
+    assert axis.get_title() == "heads, 300 steps"
+    stairs = lines(axis)["immunized"]
+    np.testing.assert_allclose(stairs, [[1, 30], [4, 70], [9, 70]])
+
+
+def search(trial, accuracy):
+    return {"trial": trial, "attacker": "L-BFGS", "setting": "", "validation": accuracy, "accuracy": accuracy}
 
 
 @pytest.mark.parametrize("results", [{}, {"spectra": {}, "attacks": {}}])

@@ -31,6 +31,7 @@ def call(folder, resume=None, **more):
     data = ((Images(48, seed=1), Images(32, seed=2)), (Images(40, seed=3), Images(24, seed=4)))
     args = few(folder, resume_from_checkpoint=resume, **more.pop("changes", {}))
     options = {"fit_steps": 3, "fit_learning_rate": 0.05, "attackers": "ridge regression", "budgets": QUICK}
+    options |= {"ceilings": more.get("attackers", "some") is not None, "ceiling_steps": 5}
     return immunize(more.pop("network", None) or start(), *data, args, **(options | more))
 
 
@@ -52,7 +53,7 @@ def done(monkeypatch):
 
     def counted(self, *args, **kwargs):
         folder = self.args.output_dir.rpartition("/")[2]
-        passes(folder if folder in ("fit", "control") else "run")
+        passes(folder if folder in ("fit", "control", "primary_only") else "run")
         return compute_loss(self, *args, **kwargs)
 
     def measured(*args, **kwargs):
@@ -67,11 +68,12 @@ def done(monkeypatch):
 @pytest.mark.parametrize(
     ("stage", "after", "again"),
     [
-        ("fit", 1, {"fit": 3, "run": 4, "control": 4, "measure": 1}),
-        ("fit", 2, {"fit": 1, "run": 4, "control": 4, "measure": 1}),
-        ("run", 1, {"run": 4, "control": 4, "measure": 1}),
-        ("run", 3, {"run": 2, "control": 4, "measure": 1}),
-        ("control", 3, {"control": 2, "measure": 1}),
+        ("fit", 1, {"fit": 3, "run": 4, "control": 4, "primary_only": 5, "measure": 1}),
+        ("fit", 2, {"fit": 1, "run": 4, "control": 4, "primary_only": 5, "measure": 1}),
+        ("run", 1, {"run": 4, "control": 4, "primary_only": 5, "measure": 1}),
+        ("run", 3, {"run": 2, "control": 4, "primary_only": 5, "measure": 1}),
+        ("control", 3, {"control": 2, "primary_only": 5, "measure": 1}),
+        ("primary_only", 3, {"primary_only": 3, "measure": 1}),
         ("measure", 0, {"measure": 1}),
         ("nothing", 0, {}),
     ],
@@ -93,7 +95,15 @@ def test_a_stage_that_is_finished_is_not_done_again(tmp_path, done, stage, after
     for name in ("initial", "model", "control"):
         for key, value in getattr(whole, name).state_dict().items():
             assert torch.equal(getattr(run, name).state_dict()[key], value), (name, key)
+    for name in ("primary_only", "public"):
+        for key, value in whole.ceilings[name].state_dict().items():
+            assert torch.equal(run.ceilings[name].state_dict()[key], value), (name, key)
+    # The public weights are those that were given, whatever the fit made of them in place.
+    assert all(
+        torch.equal(value, start().state_dict()[key]) for key, value in run.ceilings["public"].state_dict().items()
+    )
     assert results_of(run) == results_of(whole)
+    assert run.record.training["primary_only"].keys() == {"steps", "learning_rate", "optimizer", "seconds", "accuracy"}
     assert run.notes == whole.notes
     assert run.record.training["steps"] == 4
 
@@ -117,7 +127,7 @@ def test_what_is_measured_otherwise_is_measured_again(tmp_path, done):
     counts, _ = done
     call(tmp_path, control=False, attackers=None)
     counts.clear()
-    run = call(tmp_path, resume="last", control=False)
+    run = call(tmp_path, resume="last", control=False, ceilings=False)
     assert counts == {"measure": 1}
     assert "attacks" in run.results
 
