@@ -18,7 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
-from hf_immunize.data.images import collate_images
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.streams import first_samples
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.activations import ActivationStore
