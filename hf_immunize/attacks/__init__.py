@@ -1,7 +1,8 @@
 """Attackers: fits of the harmful task on a released model, and the suite that takes the worst case."""
 
+from hf_immunize.attacks import last_block as last_block
 from hf_immunize.attacks import probes as probes
-from hf_immunize.attacks import tails as tails
+from hf_immunize.attacks import repairs as repairs
 from hf_immunize.attacks import whole as whole
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker, AttackTask, Fit, attacker
 from hf_immunize.attacks.judging import Budgets

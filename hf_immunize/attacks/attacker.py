@@ -51,6 +51,8 @@ class AttackTask:
         primary: for attackers that ask for it, primary training rows of the same view, with labels.
         settings: where not None, what the first seed chose: setting → the last budget of steps that chose it. A costly
             attacker tunes once.
+        public: for attackers that ask for it, a function that gives a fresh copy of the public backbone; None on models
+            that stand for what an attacker has without it.
         known: what attackers of the same rows and labels worked out of them; see :meth:`once`.
     """
 
@@ -62,6 +64,7 @@ class AttackTask:
     model: Callable[[], nn.Module] | None = None
     primary: Any = None
     settings: Mapping[str, int] | None = None
+    public: Callable[[], nn.Module] | None = None
     known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
@@ -102,6 +105,8 @@ class Attacker:
         run: the attack.
         view: what it works on.
         needs_primary: whether it trains on primary data too.
+        needs_public: whether it starts from the public backbone too.
+        thorough: whether it belongs to the long search alone, the group ``thorough``.
         requires: a package that it needs, and the extra that brings it.
         description: the first line of its docstring.
         short: a name without spaces and commas, for the command line.
@@ -111,6 +116,8 @@ class Attacker:
     run: Callable[[AttackTask], Fits] = field(repr=False)
     view: View = "features"
     needs_primary: bool = False
+    needs_public: bool = False
+    thorough: bool = False
     requires: tuple[str, str] | None = None
     description: str = ""
     short: str = ""
@@ -126,6 +133,13 @@ class Attacker:
 
 #: Every attacker by its name, in the order of the tables.
 ATTACKERS: dict[str, Attacker] = {}
+#: Group → which attackers it holds.
+_GROUPS: dict[str, Callable[[Attacker], bool]] = {
+    "all": lambda one: not one.thorough,
+    "probes": lambda one: one.kind == "probe",
+    "finetuning": lambda one: one.kind == "fine-tuning" and not one.thorough,
+    "thorough": lambda one: True,
+}
 
 
 def attacker(
@@ -134,6 +148,8 @@ def attacker(
     short: str | None = None,
     view: View = "features",
     needs_primary: bool = False,
+    needs_public: bool = False,
+    thorough: bool = False,
     requires: tuple[str, str] | None = None,
 ) -> Callable[[Callable[[AttackTask], Fits]], Attacker]:
     """Registers the decorated function as an attacker of that name; the same name again replaces it.
@@ -152,7 +168,9 @@ def attacker(
     def register(run: Callable[[AttackTask], Fits]) -> Attacker:
         text = (run.__doc__ or name).strip().splitlines()[0]
         brief = short or re.sub(r"\W+", "-", name.lower()).strip("-")
-        ATTACKERS[name] = Attacker(name, run, view, needs_primary, requires, text, brief)
+        ATTACKERS[name] = Attacker(
+            name, run, view, needs_primary, needs_public, thorough, requires, description=text, short=brief
+        )
         return ATTACKERS[name]
 
     return register
@@ -166,7 +184,7 @@ def probe_names() -> list[str]:
 def attacker_choices() -> list[str]:
     """What a command line may name: the groups, and every attacker by its short name."""
     order = sorted(ATTACKERS.values(), key=lambda one: one.kind != "probe")
-    return ["all", "probes", "finetuning", *(one.short for one in order)]
+    return [*_GROUPS, *(one.short for one in order)]
 
 
 def listed(names: Iterable[str]) -> str:
@@ -175,19 +193,18 @@ def listed(names: Iterable[str]) -> str:
 
 
 def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
-    """The attackers called ``"all"``, ``"probes"``, ``"finetuning"``, or by a list of such words and names.
+    """The attackers called by a group, or by a list of groups and names.
+
+    ``"probes"`` leave the features as they are, ``"finetuning"`` are the five usual ways to fine-tune, ``"all"`` are
+    both; ``"thorough"`` are these and the attackers of a long search, which takes several times as long.
 
     Raises:
         ValueError: an unknown name, with the nearest one, or none at all.
         ModuleNotFoundError: an attacker that was asked for by its name needs a package that is not installed; under
-            ``"all"`` and ``"finetuning"`` too, since a suite without it would be weaker than it says.
+            a group too, since a suite without it would be weaker than it says.
     """
     given = [names] if isinstance(names, str) else list(names)
-    groups = {
-        "all": list(ATTACKERS),
-        "probes": probe_names(),
-        "finetuning": [name for name, one in ATTACKERS.items() if one.kind == "fine-tuning"],
-    }
+    groups = {group: [name for name, one in ATTACKERS.items() if holds(one)] for group, holds in _GROUPS.items()}
     known = ", ".join(attacker_choices())
     by_short = {one.short: name for name, one in ATTACKERS.items()}
     chosen: dict[str, Attacker] = {}

@@ -12,11 +12,13 @@ from tqdm.auto import tqdm
 
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker
 from hf_immunize.attacks.exact import exact_steps
+from hf_immunize.attacks.flags import flags_of_model
 from hf_immunize.attacks.judging import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
 from hf_immunize.attacks.report import CEILINGS, MODELS, AttackReport
 from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
+from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 
 __all__ = ["attack_subjects"]
@@ -25,6 +27,8 @@ __all__ = ["attack_subjects"]
 Outcomes = dict[tuple[str, str, int | None, int], list[Outcome]]
 #: What the benign task is probed with where the harmful one is attacked by fine-tuning alone.
 BENIGN_PROBES = ("ridge regression", "two-layer head")
+#: Images on which a model is looked at for hidden gradients.
+LOOKED_AT = 32
 T = TypeVar("T")
 
 
@@ -84,6 +88,11 @@ def attack_subjects(
             label = f"benign task on the {name} model" if progress else None
             found |= _outcomes(chosen, name, subject, known, classes, last, label)
     test_counts = torch.bincount(labels["test"])
+    flags = {
+        method: _flags(subjects, method, budgets.seeds[0], n_classes)
+        for method in methods
+        if any(one.kind == "fine-tuning" for one in attackers)
+    }
     return {
         method: summarise(
             _as_immunized(outcomes, method),
@@ -95,10 +104,23 @@ def attack_subjects(
             n_train=len(labels["train"]),
             n_test=len(labels["test"]),
             notes=notes,
+            flags=flags.get(method),
             seconds={name: round(spent, 2) for name, spent in seconds.items()},
         )
         for method in methods
     }
+
+
+def _flags(subjects: Mapping[str, Subject | Redrawn], method: str, seed: int, n_classes: int) -> dict[str, str]:
+    model, base = (subjects[name].at(seed).material("images") for name in (method, "initial"))
+    assert model.model is not None
+    assert base.model is not None
+    rows = model.rows["train"]
+    picked = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
+    copied = model.model()
+    device = next(copied.parameters()).device
+    batch = {name: one.to(device) for name, one in collate_images([rows[i] for i in picked.tolist()]).items()}
+    return flags_of_model(copied, base.model(), batch, n_classes)
 
 
 def _roles(names: Iterable[str], method: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ chose it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +45,20 @@ class Setting:
         rate: its learning rate.
         still: trained BatchNorms keep their running statistics. A pretrained model is fitted sooner with them, random
             weights only without.
+        head: rate of the new head, where it is another one.
     """
 
     optimizer: str
     rate: float
     still: bool = False
+    head: float | None = None
 
 
 BATCH = 16
 #: Settings that go on after the first and after the second budget of steps.
 SURVIVORS = (3, 1)
+#: Where more steps than this are allowed two settings go on to the end: what is ahead early need not be ahead late.
+LONG = 100
 EVAL_BATCH = 32
 
 
@@ -81,18 +85,28 @@ class _Run:
     """One setting: its own copy of the classifier, its optimizer, its place in the data, its validation accuracy."""
 
     def __init__(self, classifier: HarmfulClassifier, name: str, setting: Setting, task: AttackTask) -> None:
-        self.classifier, self.name = copy.deepcopy(classifier), name
+        self.classifier, self.name, self.setting = copy.deepcopy(classifier), name, setting
         self.still = setting.still and bool(_trained_norms(classifier))
-        trained = [one for one in self.classifier.parameters() if one.requires_grad]
-        if setting.optimizer == "SGD":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                trained, lr=setting.rate, momentum=0.9, nesterov=True, fused=True
-            )
-        else:
-            self.optimizer = torch.optim.AdamW(trained, lr=setting.rate, fused=True)
+        self.optimizer = self._optimizer()
         self.device = next(self.classifier.parameters()).device
         self.batches = batches_of(task.rows, task.checkpoints[-1], task.seed, self.device, task.labels)
         self.accuracy = 0.0
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        rate, head = self.setting.rate, self.setting.head
+        backbone = [one for one in self.classifier.backbone.parameters() if one.requires_grad]
+        groups = [
+            {"params": backbone, "lr": rate},
+            {"params": list(self.classifier.head.parameters()), "lr": rate if head is None else head},
+        ]
+        if self.setting.optimizer == "SGD":
+            return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+        return torch.optim.AdamW(groups, fused=True)
+
+    def go_on_with(self, changed: Callable[[nn.Module], nn.Module]) -> None:
+        """Another backbone, made of this one, and an optimizer that knows nothing yet."""
+        self.classifier.backbone = changed(self.classifier.backbone)
+        self.optimizer = self._optimizer()
 
     def advance(self, steps: int) -> None:
         training_mode(self.classifier.backbone, self.still)
@@ -112,29 +126,31 @@ class _Run:
 
 
 def fine_tune(
-    task: AttackTask, model: nn.Module, grid: Sequence[Setting], survivors: tuple[int, int] = SURVIVORS
+    task: AttackTask,
+    starts: nn.Module | Mapping[str, nn.Module],
+    grid: Sequence[Setting],
+    survivors: tuple[int, int] = SURVIVORS,
+    after_first: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Fits:
-    """Fits of what of the model trains, by every setting.
+    """Fits of what of a model trains, by every setting.
 
     Args:
         task: of which data, steps and seed are taken.
-        model: to train; settings have a copy each.
+        starts: the model to train, or several by name; settings have a copy each.
         grid: the settings.
         survivors: how many of them go on after the first and after the second budget of steps.
+        after_first: what is made of the backbone after the first budget of steps, with a new optimizer.
     """
-    sample = sample_of(task, model)
-    with torch.no_grad():
-        n_features = features_and_logits(model, sample)[0].shape[1]
-    torch.manual_seed(task.seed)
-    device = next(model.parameters()).device
-    classifier = _in_fast_layout(HarmfulClassifier(model, n_features, task.n_classes).to(device), sample)
-    moving = bool(_trained_norms(model))
-    named = {
-        f"{one.optimizer}, rate {one.rate:g}" + (", BatchNorm still" if one.still and moving else ""): one
-        for one in grid
-    }
-    chosen = task.settings
-    runs = [_Run(classifier, name, one, task) for name, one in named.items() if chosen is None or name in chosen]
+    chosen, runs = task.settings, []
+    for start, model in ({"": starts} if isinstance(starts, nn.Module) else starts).items():
+        classifier = _classifier(task, model)
+        moving = bool(_trained_norms(model))
+        for one in grid:
+            name = f"{start}, " if start else ""
+            name += f"{one.optimizer}, rate {one.rate:g}" + (", BatchNorm still" if one.still and moving else "")
+            if chosen is None or name in chosen:
+                runs.append(_Run(classifier, name, one, task))
+    least = 2 if task.checkpoints[-1] > LONG else 1
     done = 0
     for position, step in enumerate(task.checkpoints):
         if chosen is not None:
@@ -145,7 +161,19 @@ def fine_tune(
             run.accuracy = (yield Fit(run.name, step, run.scores)) or 0.0
         done = step
         if chosen is None:
-            runs = _best(runs, survivors[min(position, len(survivors) - 1)])
+            runs = _best(runs, max(least, survivors[min(position, len(survivors) - 1)]))
+        if after_first is not None and position == 0:
+            for run in runs:
+                run.go_on_with(after_first)
+
+
+def _classifier(task: AttackTask, model: nn.Module) -> HarmfulClassifier:
+    sample = sample_of(task, model)
+    with torch.no_grad():
+        n_features = features_and_logits(model, sample)[0].shape[1]
+    torch.manual_seed(task.seed)
+    device = next(model.parameters()).device
+    return _in_fast_layout(HarmfulClassifier(model, n_features, task.n_classes).to(device), sample)
 
 
 def _in_fast_layout(classifier: HarmfulClassifier, sample: dict[str, torch.Tensor]) -> HarmfulClassifier:
@@ -210,6 +238,7 @@ def _on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def sample_of(task: AttackTask, model: nn.Module) -> dict[str, torch.Tensor]:
-    batch = collate_images([task.rows[index] for index in range(min(2, len(task.rows)))])
+def sample_of(task: AttackTask, model: nn.Module, most: int = 2) -> dict[str, torch.Tensor]:
+    """The first rows of the task, ``most`` of them, as a batch on the model's device."""
+    batch = collate_images([task.rows[index] for index in range(min(most, len(task.rows)))])
     return _on(batch, next(model.parameters()).device)

@@ -184,6 +184,7 @@ def judge(
         material.model,
         material.rows.get("primary") if attacker.needs_primary else None,
         settings,
+        material.public if attacker.needs_public else None,
         draw.known,
     )
     n_validation = len(draw.validation_labels)

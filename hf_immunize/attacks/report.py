@@ -48,6 +48,8 @@ class AttackReport:
         notes: what a reader must know of this run, in sentences.
         uplift: what the release adds to what an attacker has anyway, see
             :func:`hf_immunize.attacks.uplift.uplift_over_ceilings`; empty in reports of before it was measured.
+        flags: signs that the model hides gradients rather than holds, kind → words, see
+            :mod:`hf_immunize.attacks.flags`; None where nobody looked.
         trials: see :func:`hf_immunize.attacks.trials.best_so_far`; likewise.
         seconds: attacker → what it took on all models with all seeds, on that machine.
     """
@@ -68,6 +70,7 @@ class AttackReport:
     notes: list[str]
     uplift: dict[str, Any] = field(default_factory=dict)
     trials: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, str] | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property

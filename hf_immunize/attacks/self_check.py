@@ -63,7 +63,8 @@ def self_check(attackers: Sequence[Attacker]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         train, test = _Planted(150, 1), _Planted(60, 2)
-        subject = Subject(_Network().eval(), {"train": train, "test": test, "primary": train})
+        model, public = _Network().eval(), _Network().eval()
+        subject = Subject(model, {"train": train, "test": test, "primary": train}, public=public)
         for one in attackers:
             steps = PROBE_STEPS if one.kind == "probe" else FINETUNE_STEPS
             material = subject.material(one.view)

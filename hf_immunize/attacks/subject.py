@@ -60,10 +60,14 @@ class KeptImages(Dataset):
 
 @dataclass(frozen=True)
 class Material:
-    """What attackers of one view get of a model: rows by role, and a function that gives a copy to train."""
+    """What attackers of one view get of a model: rows by role, and functions that give copies to train.
+
+    ``public`` is that of the public backbone.
+    """
 
     rows: Mapping[str, Any]
     model: Callable[[], nn.Module] | None = None
+    public: Callable[[], nn.Module] | None = None
 
 
 class Subject:
@@ -81,6 +85,7 @@ class Subject:
         peers: the subjects that this one is compared with, θ0 first, itself among them. Where the frozen part is θ0's,
             nothing can be hidden there, and features are made from its activations in float32; what differs runs in
             ``dtype``.
+        public: the public backbone, for attackers that start from it too.
     """
 
     def __init__(
@@ -94,8 +99,9 @@ class Subject:
         progress: str | None = None,
         activations: ActivationStore | None = None,
         peers: Sequence[Subject] = (),
+        public: nn.Module | None = None,
     ) -> None:
-        self.model, self.sets, self.dtype, self.peers = model, sets, dtype, peers
+        self.model, self.sets, self.dtype, self.peers, self.public = model, sets, dtype, peers, public
         self._extracted: dict[str, Extracted] = {}
         self.activations = ActivationStore() if activations is None else activations
         self.batch_size, self.progress = batch_size, progress
@@ -150,10 +156,13 @@ class Subject:
         """Rows and model for attackers of a view."""
         if view == "features":
             return Material({split: self.extracted(split).features for split in ("train", "test")})
-        return Material(self.sets, self._copy) if view == "images" else self._tail
+        if view == "tail":
+            return self._tail
+        public = self.public
+        return Material(self.sets, self._copy, None if public is None else lambda: self._copy(public))
 
-    def _copy(self) -> nn.Module:
-        return copy.deepcopy(self.model).to(self.device, torch.float32).eval()
+    def _copy(self, model: nn.Module | None = None) -> nn.Module:
+        return copy.deepcopy(self.model if model is None else model).to(self.device, torch.float32).eval()
 
     @cached_property
     def _prefix(self) -> FrozenPrefix | None:

@@ -65,13 +65,15 @@ def run_attacks(
         control: a model of the same training with λ = 0.
         primary_only: a network of the primary task alone, trained from random weights. Like random weights and
             ``public`` it is a ceiling: what an attacker has without the release, over which uplift is counted.
-        public: the public weights that θ0 descends from, of any architecture that reads the same inputs.
+        public: the public weights that θ0 descends from, of any architecture that reads the same inputs; without them
+            the attacker that moves towards them is left out.
         primary: primary images with labels, for the attacker that trains on them first; it is left out without them.
         benign_train: images with labels of a task that training never saw; the strongest probes, and with fine-tuning
             attackers the strongest of those, are run on it too.
         benign_test: likewise, to judge by.
         image_processor: needed for raw images.
-        attackers: ``"probes"``, ``"finetuning"``, ``"all"``, or names of :data:`hf_immunize.attacks.ATTACKERS`.
+        attackers: ``"probes"``, ``"finetuning"``, ``"all"``, ``"thorough"``, or names of
+            :data:`hf_immunize.attacks.ATTACKERS`.
         budgets: samples, steps and seeds.
         scratch: also attack the same architecture with random weights, drawn anew for every seed: the reference of a
             recovery, and a ceiling.
@@ -142,7 +144,7 @@ class AttackSuite:
         self.notes: list[str] = []
         if train is test:
             raise InputError("train and test are the same data: an attacker would be judged on what it was fitted to.")
-        self._leave_out_without(primary)
+        self._leave_out_without(primary, models.get("public"))
         if (benign_train is None) != (benign_test is None):
             raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
@@ -178,6 +180,7 @@ class AttackSuite:
                     "progress": label(name),
                     "peers": peers,
                     "dtype": dtype,
+                    "public": None if name in CEILINGS else models.get("public"),
                 }
                 found[name] = Subject(models[name], of, **options, **common)
                 peers.append(found[name])
@@ -218,14 +221,18 @@ class AttackSuite:
             self.subjects, methods, self.benign, self.attackers, self.budgets, self.notes, self.progress
         )
 
-    def _leave_out_without(self, primary: MapStyle | None) -> None:
-        left_out = [one.name for one in self.attackers if one.needs_primary and primary is None]
-        if not left_out:
-            return
-        self.attackers = [one for one in self.attackers if one.name not in left_out]
-        self.notes.append(f"Without primary images these attackers were left out: {listed(left_out)}.")
-        if not self.attackers:
-            raise InputError(f"The attacker {left_out[0]!r} needs primary images with labels. Pass them (primary=…).")
+    def _leave_out_without(self, primary: MapStyle | None, public: nn.Module | None) -> None:
+        for needs, given, what, remedy in (
+            ("needs_primary", primary, "primary images", "primary images with labels. Pass them (primary=…)"),
+            ("needs_public", public, "the public backbone", "the public backbone. Pass it (public=…)"),
+        ):
+            left_out = [one.name for one in self.attackers if getattr(one, needs) and given is None]
+            if not left_out:
+                continue
+            self.attackers = [one for one in self.attackers if one.name not in left_out]
+            self.notes.append(f"Without {what} these attackers were left out: {listed(left_out)}.")
+            if not self.attackers:
+                raise InputError(f"The attacker {left_out[0]!r} needs {remedy}.")
 
 
 def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int) -> nn.Module:

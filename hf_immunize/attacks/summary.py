@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker
+from hf_immunize.attacks.flags import flags_of_rates
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import MODELS, AttackReport, word
 from hf_immunize.attacks.resampling import RESAMPLES, Accuracy, Outcomes, Resampled, interval
@@ -34,9 +35,13 @@ def summarise(
     n_train: int,
     n_test: int,
     notes: Sequence[str],
+    flags: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> AttackReport:
-    """The report of all outcomes. Bootstrap draws are those of one fixed seed, the same test rows for every model."""
+    """The report of all outcomes. Bootstrap draws are those of one fixed seed, the same test rows for every model.
+
+    ``flags`` are those of :func:`hf_immunize.attacks.flags.flags_of_model`, None where nobody looked.
+    """
     found = Resampled(outcomes)
     models = [name for name in MODELS if name in found.models]
 
@@ -106,6 +111,7 @@ def summarise(
         "selectivity": _selectivity(benign),
         "reference": reference,
         "uplift": uplift_over_ceilings(found, attackers, budgets),
+        "flags": None if flags is None else {**flags, **flags_of_rates(found, attackers, budgets)},
     }
     return AttackReport(
         **figures,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_immunize.models.head import features_and_logits
 
-__all__ = ["random_weights"]
+__all__ = ["estimate_statistics", "random_weights"]
 
 
 def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0) -> nn.Module:
@@ -37,13 +37,29 @@ def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0)
             for parameter in module.parameters(recurse=False):
                 order = torch.randperm(parameter.numel()).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-        fresh.train()
-        momenta = {one: one.momentum for one in norms}
-        for one in norms:
-            one.momentum = None
-        if norms:
-            for batch in batches:
-                features_and_logits(fresh, batch)
-        for one, momentum in momenta.items():
-            one.momentum = momentum
+    estimate_statistics(fresh, norms, batches)
     return fresh.eval()
+
+
+@torch.no_grad()
+def estimate_statistics(
+    model: nn.Module, norms: Sequence[nn.modules.batchnorm._BatchNorm], batches: Iterable[Any]
+) -> None:
+    """Gives BatchNorms the statistics of the given batches, means over them; all else runs in evaluation mode.
+
+    Args:
+        model: any module.
+        norms: BatchNorms of it.
+        batches: model inputs, two samples or more in each.
+    """
+    momenta = {one: one.momentum for one in norms}
+    model.eval()
+    for one in norms:
+        one.reset_running_stats()
+        one.momentum = None
+        one.train()
+    for batch in batches if norms else ():
+        features_and_logits(model, batch)
+    for one, momentum in momenta.items():
+        one.momentum = momentum
+    model.eval()

@@ -96,6 +96,10 @@ def compare_attacks(
     yield together("chance, and rows of the attacks", claimed, measured, exact, asked=everyone)
     outcome = claimed["verdict"]["outcome"]
     yield claim_of("the verdict", outcome, again.get("verdict", {}).get("outcome"), 0.0, asked=everyone)
+    if claimed["flags"] is not None:
+        measured_flags = again.get("flags")
+        kinds = None if measured_flags is None else sorted(measured_flags)
+        yield claim_of("signs of hidden gradients", sorted(claimed["flags"]), kinds, 0.0, asked=everyone)
     told = claimed["verdict"]
     yield claim_of("the verdict's words follow from its figures", told["text"], verdict_of(claimed)["text"], 0.0)
     if benign and "immunized" in benign:

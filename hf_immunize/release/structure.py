@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from hf_immunize.attacks.flags import FLAGS
 from hf_immunize.attacks.report import CEILINGS, MODELS, AttackReport
 from hf_immunize.attacks.verdict import KINDS
 from hf_immunize.errors import InputError
@@ -209,6 +210,7 @@ _ATTACKS = mapping_of(
         )
     ),
     trials=each(each(each(_SEARCH, steps), _MODEL), _KIND),
+    flags=maybe(each(text, one_of(*FLAGS))),
     seconds=each(_RATIO),
 )
 

@@ -73,6 +73,8 @@ def verdict_sentences(record: ImmunizationRecord) -> list[str]:
             if "scratch" in best:
                 said += f"; on random weights {percent(best['scratch'])}"
         sentences.append(f"{said}.{_beyond(report, kind)}")
+    if report.flags:
+        sentences.append(f"It hides rather than holds: {'; '.join(report.flags.values())}.")
     if report.selectivity:
         cost = report.selectivity["cost"]
         against = "the control" if report.selectivity["against"] == "control" else "θ0"

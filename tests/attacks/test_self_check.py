@@ -16,7 +16,7 @@ def test_every_attacker_passes_the_self_check(name):
 
 
 def test_a_broken_attacker_is_caught_before_any_model_is_attacked(own_attacker, monkeypatch, two_models):
-    from hf_immunize.attacks import coordinates, finetune, probes, tails
+    from hf_immunize.attacks import coordinates, finetune, last_block, probes
 
     @own_attacker("rate 0")
     def rate_zero(task):
@@ -27,6 +27,6 @@ def test_a_broken_attacker_is_caught_before_any_model_is_attacked(own_attacker, 
     with pytest.raises(BrokenAttackerError, match=r"'rate 0' reaches 3\d % on a planted task"):
         run_attacks(*two_models, Images(60), Images(30), attackers="rate 0")
     assert not forwards
-    monkeypatch.setattr(tails, "TAIL_GRID", (finetune.Setting("SGD", 0.0),))
+    monkeypatch.setattr(last_block, "TAIL_GRID", (finetune.Setting("SGD", 0.0),))
     with pytest.raises(BrokenAttackerError, match="'last block'"):
         self_check([ATTACKERS["last block"]])
