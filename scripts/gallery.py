@@ -151,7 +151,8 @@ def _attacked(one: Strongest | None) -> str:
 def _recovered(one: Strongest | None) -> str:
     if one is None:
         return "–"
-    return one.outcome if one.recovery is None else f"{one.recovery:.2f}, {one.outcome}"
+    uplift = "" if one.uplift is None else f"; uplift {100 * one.uplift:.1f} points over {one.beyond}".replace("-", "−")
+    return (one.outcome if one.recovery is None else f"{one.recovery:.2f}, {one.outcome}") + uplift
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import REPORT_NAME, AttackReport
 from hf_immunize.attacks.suite import run_attacks
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import AttackOptions, named_rows, task_options
+from hf_immunize.cli.options import AttackOptions, FinetuneOptions, budgets_of, named_rows, task_options
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
@@ -49,7 +49,7 @@ def parser() -> VerbParser:
     """The options of the verb."""
     return VerbParser(
         "attack",
-        [*(task_options(task, what) for task, what in TASKS.items()), AttackOptions],
+        [*(task_options(task, what) for task, what in TASKS.items()), AttackOptions, FinetuneOptions],
         "Fits harmful heads and fine-tunes with many attackers, on the model, on the one that it started from and on "
         "random weights, and reports the strongest at each budget, what it recovers and a verdict.",
         positional=("model", "the immunized model: Hub id (with @revision) or folder"),
@@ -62,7 +62,7 @@ def run(given: Sequence[str], command: str) -> int:
     required("attack", options, "model", "base", "harmful")
     # A typing mistake, a missing package or a folder that cannot be is said before anything is loaded.
     choose_attackers(options.attackers)
-    budgets = _budgets(options)
+    budgets = budgets_of(options, Budgets())
     folder = _target(options)
     release = certified(Path(options.model).expanduser()) if options.update_release else None
     with contextlib.ExitStack() as stack:
@@ -125,26 +125,6 @@ def _check_reads_alike(model: LoadedModel, base: LoadedModel, name: str) -> None
             "and all models are attacked on the same inputs. Save the model with the processor of --base, if it can "
             "read such inputs, and name that folder."
         )
-
-
-def _budgets(options: argparse.Namespace) -> Budgets:
-    def counts(words: list[str] | None) -> tuple[int | None, ...] | None:
-        if words is None:
-            return None
-        try:
-            parts = [part for one in words for part in str(one).split(",")]
-            return tuple(None if part.strip() == "all" else int(part) for part in parts)
-        except ValueError:
-            raise InputError(f"Expected numbers or all, like 10 100 all, got {' '.join(map(str, words))}.") from None
-
-    given: dict[str, Any] = {
-        "samples": counts(options.samples),
-        "steps": options.steps,
-        "finetune_samples": counts(options.finetune_samples),
-        "finetune_steps": options.finetune_steps,
-        "seeds": options.seeds,
-    }
-    return Budgets(**{name: tuple(value) for name, value in given.items() if value is not None})
 
 
 def _target(options: argparse.Namespace) -> Path | None:

@@ -7,20 +7,24 @@ the dataclasses here bring what is named on a command line alone.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any
 
 from hf_immunize.attacks.attacker import attacker_choices
+from hf_immunize.attacks.judging import Budgets
+from hf_immunize.errors import InputError
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = [
     "CEILINGS_HELP",
     "AttackOptions",
     "EvaluateOptions",
+    "FinetuneOptions",
     "GalleryOptions",
     "PushOptions",
     "TrainOptions",
     "VerifyOptions",
+    "budgets_of",
     "named_rows",
     "task_options",
 ]
@@ -53,8 +57,8 @@ def task_options(task: str, what: str, *, training: bool = True) -> type:
     else:
         options |= {"_split": "Split to measure on; test, else validation, else train unless given."}
     options |= {f"_{column}_column": "Found by type and name unless given." for column in ("image", "label")}
-    fields = [(f"{task}{part}", str | None, _option(None, text)) for part, text in options.items()]
-    made = make_dataclass(f"{task.title()}Options", fields)
+    named = [(f"{task}{part}", str | None, _option(None, text)) for part, text in options.items()]
+    made = make_dataclass(f"{task.title()}Options", named)
     made._argument_group_name = f"the {task} task"  # type: ignore[attr-defined]
     return made
 
@@ -79,6 +83,35 @@ CEILINGS_HELP = (
     "Train a network of the primary task alone too, and attack it and the weights before the fit as well: what an "
     "attacker has anyway. Where attackers fine-tune unless given; --ceilings false leaves it out."
 )
+
+
+@dataclass
+class FinetuneOptions:
+    """What fine-tuning attackers may spend, in every verb that attacks."""
+
+    _argument_group_name = "fine-tuning attackers"
+
+    finetune_samples: list[str] | None = _option(None, "Images a class that fine-tuning gets, like 100.")
+    finetune_steps: list[int] | None = _option(None, "Steps of fine-tuning, like 10 30 100 300 1000.")
+
+
+def budgets_of(options: argparse.Namespace, default: Budgets) -> Budgets:
+    """The budgets of attackers that options name; those of ``default`` where they name none.
+
+    Raises:
+        InputError: budgets that are no numbers, or below 1.
+    """
+
+    def counts(words: list[str]) -> tuple[int | None, ...]:
+        try:
+            parts = [part for one in words for part in str(one).split(",")]
+            return tuple(None if part.strip() == "all" else int(part) for part in parts)
+        except ValueError:
+            raise InputError(f"Expected numbers or all, like 10 100 all, got {' '.join(map(str, words))}.") from None
+
+    named = {one.name: getattr(options, one.name, None) for one in fields(Budgets)}
+    given: dict[str, Any] = {name: counts(words) for name, words in named.items() if words is not None}
+    return replace(default, **given)
 
 
 @dataclass
@@ -150,8 +183,6 @@ class AttackOptions:
     attackers: list[str] = _attackers("all")
     samples: list[str] | None = _option(None, "Images a class that a head is fitted on, like 10 100 all.")
     steps: list[int] | None = _option(None, "Steps of a head, like 10 30 100.")
-    finetune_samples: list[str] | None = _option(None, "Images a class that fine-tuning gets, like 100.")
-    finetune_steps: list[int] | None = _option(None, "Steps of fine-tuning, like 10 30 100 300 1000.")
     seeds: list[int] | None = _option(None, "Of the attackers: each is run once with every one of them, like 0 1 2.")
     seed: int = _option(0, "Of what is drawn before them, once: a held-out fifth, and the images taken.")
     scratch: bool = _option(True, "Attack random weights too, the reference of a recovery and a ceiling.")

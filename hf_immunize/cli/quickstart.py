@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_immunize.attacks.attacker import attacker_choices, choose_attackers
+from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import CEILINGS_HELP
+from hf_immunize.cli.options import CEILINGS_HELP, FinetuneOptions, budgets_of
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
@@ -68,7 +69,7 @@ def parser() -> VerbParser:
     """The options of the verb."""
     own = VerbParser(
         "quickstart",
-        [QuickstartOptions, ImmunizationArguments],
+        [QuickstartOptions, FinetuneOptions, ImmunizationArguments],
         "EfficientNet-Lite0 with its ImageNet weights, digits of MNIST as primary and harmful task.",
     )
     own.set_defaults(**QUICKSTART)
@@ -81,6 +82,7 @@ def run(given: Sequence[str], command: str) -> int:
     options = parse(own, given)
     folder = check_target(options.output_dir, options.overwrite)
     choose_attackers(options.attackers)
+    budgets = budgets_of(options, CARD_BUDGETS)
     _check_classes(options.primary_classes, options.harmful_classes)
     args = own.of(
         ImmunizationArguments,
@@ -96,6 +98,7 @@ def run(given: Sequence[str], command: str) -> int:
             options.primary_classes,
             options.harmful_classes,
             attackers=options.attackers,
+            budgets=budgets,
             ceilings=options.ceilings,
             ceiling_steps=options.ceiling_steps,
             command=command,

@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import command_of, parse
-from hf_immunize.cli.options import TrainOptions, named_rows, task_options
+from hf_immunize.cli.options import FinetuneOptions, TrainOptions, budgets_of, named_rows, task_options
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
@@ -38,7 +39,8 @@ WRITTEN_BESIDE = ("checkpoint-*", "fit", "control", "primary_only", f"{MEASURED}
 
 def parser() -> VerbParser:
     """The options of the verb."""
-    kinds = [TrainOptions, *(task_options(task, what) for task, what in TASKS.items()), ImmunizationArguments]
+    data = (task_options(task, what) for task, what in TASKS.items())
+    kinds = [TrainOptions, FinetuneOptions, *data, ImmunizationArguments]
     return VerbParser(
         "train",
         kinds,
@@ -65,7 +67,7 @@ def run(given: Sequence[str], command: str) -> int:
         push_to_hub=False,
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
-    attackers = options.attackers or None
+    attackers, budgets = options.attackers or None, budgets_of(options, CARD_BUDGETS)
     repo_id = options.hub_model_id or folder.name
     if options.push_to_hub and args.should_save:
         check_can_push(repo_id, token=options.hub_token)
@@ -90,6 +92,7 @@ def run(given: Sequence[str], command: str) -> int:
             fit_learning_rate=options.fit_learning_rate,
             control=options.control,
             attackers=attackers,
+            budgets=budgets,
             ceilings=options.ceilings,
             ceiling_steps=options.ceiling_steps,
             token=options.hub_token,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_immunize.attacks.report import AttackReport, largest
+from hf_immunize.attacks.report import CEILINGS, AttackReport, largest
+from hf_immunize.attacks.uplift import most_uplift
 from hf_immunize.attacks.verdict import verdict_of
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.release.claims import compare_results
@@ -43,6 +44,9 @@ class Strongest:
         immunized: accuracy of the strongest on the immunized model.
         recovery: share of what θ0 gives beyond random weights, None where θ0 gives hardly anything.
         outcome: ``"held"``, ``"weakened"``, ``"broken"`` or ``"undecided"``.
+        uplift: the most that the strongest has beyond what an attacker has anyway, over all budgets; None where no
+            such model was attacked.
+        beyond: the model that this is counted over, in words; empty without.
     """
 
     attacker: str
@@ -50,6 +54,8 @@ class Strongest:
     immunized: float
     recovery: float | None
     outcome: str
+    uplift: float | None = None
+    beyond: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,17 @@ def _strongest(attacks: AttackReport, kind: str, outcome: str) -> Strongest:
     own = {name: attacks.recovery[name]["value"] for name, one in attacks.attackers.items() if one["kind"] == kind}
     values = {name: value for name, value in own.items() if value is not None}
     attacker = max(values, key=lambda name: values[name]) if values else by_model["immunized"]["attacker"]
+    most: dict[str, Any] = {}
+    if attacks.uplift:
+        best = most_uplift(attacks.uplift["worst_case"][kind]["immunized"])
+        most = {"uplift": best["value"], "beyond": CEILINGS[best["ceiling"]]}
     return Strongest(
         attacker=attacker,
         control=by_model["control"]["mean"] if "control" in by_model else None,
         immunized=by_model["immunized"]["mean"],
         recovery=values.get(attacker),
         outcome=outcome,
+        **most,
     )
 
 

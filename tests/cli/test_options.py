@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 import hf_immunize
 from hf_immunize import ImmunizationArguments
+from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import AttackOptions, EvaluateOptions, TrainOptions, task_options
+from hf_immunize.cli.options import AttackOptions, EvaluateOptions, TrainOptions, budgets_of, task_options
 from hf_immunize.cli.train import parser as train_parser
 
 
@@ -31,6 +35,16 @@ def test_a_task_has_a_split_to_train_on_only_where_something_trains():
     measured = [one.name for one in dataclasses.fields(task_options("harmful", "The task", training=False))]
     assert "harmful_split" in measured
     assert "harmful_eval_split" not in measured
+
+
+def test_budgets_are_those_named_and_else_the_defaults():
+    options = argparse.Namespace(finetune_steps=[10, 30, 100, 300, 1000], finetune_samples=["5,20", "all"], steps=None)
+    found = budgets_of(options, CARD_BUDGETS)
+    assert found.finetune_steps == (10, 30, 100, 300, 1000)
+    assert found.finetune_samples == (5, 20, None)
+    assert (found.samples, found.steps, found.seeds) == (CARD_BUDGETS.samples, CARD_BUDGETS.steps, CARD_BUDGETS.seeds)
+    with pytest.raises(ValueError, match="Expected numbers or all, like 10 100 all, got many"):
+        budgets_of(argparse.Namespace(samples=["many"]), CARD_BUDGETS)
 
 
 def test_advice_to_pass_an_argument_names_the_option_too():

@@ -229,6 +229,21 @@ def test_broken_pictures_are_named_or_left_out_and_counted(world, tmp_path, caps
     assert record.n_train + record.n_eval == 30
 
 
+def test_fine_tuning_has_its_budgets_and_its_ceilings(world, tmp_path):
+    more = ("--attackers", "last-block", "--finetune_steps", "1", "2", "--ceiling_steps", "3", "--save_steps", "1")
+    assert main(training(world, tmp_path / "out", "--max_steps", "1", "--no_control", *more)) == 0
+    record = ImmunizationRecord.load(tmp_path / "out")
+    attacks = record.results["attacks"]
+    assert attacks["uplift"]["ceilings"] == ["scratch", "primary_only"]
+    assert list(attacks["worst_case"]["fine-tuning"]["immunized"]["100"]) == ["1", "2"]
+    assert record.training["primary_only"]["steps"] == 3
+    assert "--ceiling_steps 3" in record.command
+    assert list((tmp_path / "out-checkpoints" / "primary_only").glob("checkpoint-*"))
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "trained for 3 steps from random weights" in text
+    assert (tmp_path / "out" / "figures" / "trials.png").is_file()
+
+
 SHORT = ("--max_steps", "2", "--save_steps", "1", "--no_control", "--attackers", "ridge")
 
 

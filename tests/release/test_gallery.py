@@ -67,6 +67,12 @@ def test_a_row_has_the_records_figures(tmp_path):
     ]
 
 
+def test_the_uplift_stands_among_the_facts(tmp_path):
+    _, text = page_of([write_release(tmp_path / "birds")], tmp_path)
+    assert "<dt>Uplift by heads</dt><dd>28.4 points at most beyond random weights</dd>" in text
+    assert "Uplift by fine-tuning" not in text
+
+
 def test_the_least_recovered_comes_first_and_the_unmeasured_last(tmp_path):
     folders = [write_release(tmp_path / name, recovery=value) for name, value in (("b", 0.7), ("c", None), ("a", 0.2))]
     page, _ = page_of(folders, tmp_path)

@@ -32,6 +32,8 @@ def test_the_figures_are_those_of_the_record():
         "weakened",
     )
     assert heads.recovery == pytest.approx((0.684 - 0.4) / (0.954 - 0.4))
+    # Beyond the random weights' 40 % at 300 steps, and 34.2 over 20 at 10.
+    assert (heads.uplift, heads.beyond) == (pytest.approx(0.284), "random weights")
     assert found.benign_cost == pytest.approx(0.04)
     assert found.against == "the control"
     assert found.verdict.startswith("Heads on the frozen features: weakened")
@@ -63,6 +65,8 @@ def test_what_was_not_measured_is_none():
     weak = {"Adam, best rate": {"initial": 0.41, "immunized": 0.41, "scratch": 0.4}}
     heads = standing({"attacks": attack_report(weak).to_dict()}).strongest["probe"]
     assert (heads.recovery, heads.control, heads.outcome) == (None, None, "undecided")
+    bare = {"Adam, best rate": {"initial": 0.9, "immunized": 0.5}}
+    assert standing({"attacks": attack_report(bare).to_dict()}).strongest["probe"].uplift is None
 
 
 def test_ratios_are_written_with_their_bound():

@@ -68,7 +68,8 @@ def test_a_row_is_of_its_record_and_says_what_was_verified(scripts, tmp_path, mo
     (row,) = [line for line in text.splitlines() if "[birds]" in line]
     assert row == (
         "| [birds](birds/README.md), ViTForImageClassification | someone/birds, against someone/faces | 1.4 × 10⁵ "
-        "| 96.8 % → 96.4 % | 93.0 % → 68.4 % (Adam, best rate) | 0.51, weakened | not tried | – | 4.0 "
+        "| 96.8 % → 96.4 % | 93.0 % → 68.4 % (Adam, best rate) "
+        "| 0.51, weakened; uplift 28.4 points over random weights | not tried | – | 4.0 "
         "| holds, RIR 1.4 × 10⁵, primary accuracy 96.4 % |"
     )
     monkeypatch.setattr(sys, "argv", ["gallery.py", "--folder", str(tmp_path), "--check"])
