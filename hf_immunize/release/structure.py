@@ -259,6 +259,16 @@ _DATA = mapping_of(
     ),
 )
 _SETTINGS = each(lambda value, place: None)
+_BUDGET = mapping_of(
+    {
+        "max_accuracy_drop": a_number(0),
+        "held_out": _COUNT,
+        "initial_accuracy": _SHARE,
+        "final_accuracy": _SHARE,
+        "kept_step": _NUMBER_OF,
+        "course": a_list(_SETTINGS),
+    }
+)
 _RECORD = mapping_of(
     {"base_model": text, "primary": _DATA, "harmful": _DATA},
     benign=maybe(_DATA),
@@ -268,7 +278,7 @@ _RECORD = mapping_of(
     license=_LINE,
     objective=_SETTINGS,
     trainable=mapping_of({}, n_parameters=_COUNT, n_total=_COUNT),
-    training=_SETTINGS,
+    training=mapping_of({}, budget=_BUDGET),
     seeds=_SETTINGS,
     versions=each(text),
     files=each(text),

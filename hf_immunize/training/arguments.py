@@ -83,6 +83,13 @@ class ImmunizationArguments(TrainingArguments):
         default=True,
         metadata={"help": "Regularizers that no rescaling of the features changes; false gives the paper's raw form."},
     )
+    max_accuracy_drop: float | None = field(
+        default=None,
+        metadata={
+            "help": "Points of primary accuracy that the immunization may cost, on a tenth of the primary training "
+            "images that is held out for it; the weight of all but the task loss then follows. None: the λ as they are."
+        },
+    )
     trainable: list[str] = field(
         default_factory=lambda: ["last"],
         metadata={"help": "What trains: last (the last stage or block and the head), all, or patterns of modules."},
@@ -147,6 +154,17 @@ class ImmunizationArguments(TrainingArguments):
         for name in ("rir_group_size", "rir_max_samples"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name} must be 2 or more, got {getattr(self, name)}: one sample has κ = 1 always.")
+        if self.max_accuracy_drop is not None:
+            if not 0 < self.max_accuracy_drop < 100:
+                raise InputError(
+                    f"max_accuracy_drop must be points between 0 and 100 (0.5, say), got {self.max_accuracy_drop}. No "
+                    "number of rows tells a drop of 0 from a small one."
+                )
+            if self.load_best_model_at_end:
+                raise InputError(
+                    "max_accuracy_drop and load_best_model_at_end both choose the weights that a run ends with. Leave "
+                    "one away."
+                )
         if not 0 <= self.label_smoothing_factor <= 1:
             raise InputError(f"label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor}.")
         unknown = set(self.include_for_metrics) - {"inputs", "loss"}

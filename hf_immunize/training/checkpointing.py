@@ -20,6 +20,7 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpo
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.forward import unwrap
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.budget import AccuracyBudget
 from hf_immunize.training.carried import data_digest, model_digest, options_of, refuse_others
 from hf_immunize.training.locking import locked
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
@@ -41,6 +42,7 @@ class CheckpointsWithThetaZero(Trainer):
     Attributes:
         further_options: what decides the weights beside the arguments, the data and the model; checkpoints carry it.
         seconds: that training took, in this process and in those that it goes on from.
+        budget: of primary accuracy, where one is asked for.
     """
 
     args: ImmunizationArguments
@@ -52,6 +54,7 @@ class CheckpointsWithThetaZero(Trainer):
     _ratio: RatioInMidRun
     _parts: dict[str, torch.Tensor]
     _parts_steps: int
+    budget: AccuracyBudget | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -134,6 +137,8 @@ class CheckpointsWithThetaZero(Trainer):
         self._parts = {name: torch.tensor(one, dtype=torch.float64) for name, one in logged["parts"].items()}
         self._parts_steps = logged["parts_steps"]
         self._initial_global_step = 0
+        if self.budget is not None:
+            self.budget.restore(found.state["budget"], found.folder)
         if found.state["best"] is not None:
             self.state.best_model_checkpoint = str(found.folder.parent / found.state["best"])
 
@@ -183,6 +188,7 @@ class CheckpointsWithThetaZero(Trainer):
             "seconds": time.perf_counter() - self._began,
             "notes": self.notes,
             "logged": logged,
+            "budget": None if self.budget is None else self.budget.store(unfinished(folder)),
         }
         put_in_place(folder, state)
         rotate_checkpoints(

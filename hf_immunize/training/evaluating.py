@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -14,12 +15,15 @@ from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import is_stream
 from hf_immunize.models.class_names import in_order_of
+from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.random_numbers import undisturbed_random_numbers
@@ -42,6 +46,8 @@ class Evaluating(Trainer):
     _ratio: RatioInMidRun
     notes: list[str]
     _n_classes: int
+    _prefix: FrozenPrefix | None
+    _held_out: Any
     _evaluates: bool = False
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -86,6 +92,21 @@ class Evaluating(Trainer):
             logits = features_and_logits(model, self._prepare_inputs(inputs))[1].detach()
         prediction_loss_only = args[0] if args else kwargs["prediction_loss_only"]
         return None, None if prediction_loss_only else logits, None
+
+    def _accuracy_held_out(self) -> tuple[float, int]:
+        """The accuracy on the rows that are held out for a budget, and their number."""
+        cached = self._prefix is not None
+        with self._prefix.bypassed() if self._prefix is not None else contextlib.nullcontext():
+            found = extract_features(
+                unwrap(cast(nn.Module, self.model)),
+                self._held_out,
+                batch_size=self.args.per_device_eval_batch_size,
+                device=self.args.device,
+                collate=collate_images if cached else self.stream_collator,
+                accelerator=self.accelerator,
+                num_workers=0 if cached else self.args.dataloader_num_workers,
+            )
+        return cast(float, found.accuracy), len(self._held_out)
 
     def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)

@@ -236,6 +236,8 @@ def immunize(
     facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=run.seconds, notes=notes)
     if alone:
         facts["training"]["primary_only"] = alone | {"accuracy": results["primary_accuracy"]["primary_only"]}
+    if run.budget is not None:
+        facts["training"]["budget"] = run.budget.facts
     if not args.resume_from_checkpoint:
         facts["training"]["total_seconds"] = round(time.perf_counter() - started, 1)
     described = {task: data_facts(one) for task, one in sources.items()}

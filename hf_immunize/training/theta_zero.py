@@ -45,10 +45,14 @@ class ThetaZero:
         parameters = dict(_by_every_name(model))
         current = {name: parameters[name].detach().clone() for name in self.weights}
         try:
-            _copy(self.weights, parameters)
+            self.load_into(model)
             yield
         finally:
             _copy(current, parameters)
+
+    def load_into(self, model: nn.Module) -> None:
+        """Gives the parameters of ``model`` these values."""
+        _copy(self.weights, dict(_by_every_name(model)))
 
     def store(self, folder: Path) -> None:
         """Writes the weights into the folder of a run once; a file of an earlier run there is replaced."""

@@ -26,6 +26,7 @@ from hf_immunize.objectives.objective import ModelObjective, Objective
 from hf_immunize.objectives.registry import get_objective
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
+from hf_immunize.training.budget import AccuracyBudget, split_held_out
 from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
 from hf_immunize.training.checks import (
@@ -179,6 +180,18 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         self._prefix: FrozenPrefix | None = None
         self._own_collator = data_collator is not None
         self._ratio = RatioInMidRun()
+        self._held_out: Any = None
+        if args.max_accuracy_drop is not None and self.train_dataset is not None:
+            self._held_out = split_held_out(self.train_dataset, args)[1]
+            if self._active(self.objective):
+                self.budget = AccuracyBudget(
+                    args,
+                    unwrap(self.model),
+                    self._theta_zero,
+                    self._accuracy_held_out,
+                    lambda note: self.notes.append(note),
+                )
+                self.add_callback(self.budget)
 
     # ------------------------------------------------------------------ data
 
@@ -195,6 +208,8 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         )
         self.notes = [*(one for one in self.notes if not one.startswith("Frozen part")), note]
         logger.info(note)
+        if self._held_out is not None:
+            streams[0], self._held_out = split_held_out(streams[0], self.args)
         collate = self.stream_collator if self._prefix is None else collate_images
         return training_loader(streams, self.args, self.accelerator, collate, self._n_classes)
 
@@ -243,6 +258,8 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
                     labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
                     parts |= self._regularizers(*both, labels)
         self._check_finite(parts)
+        if self.budget is not None:
+            parts = self.budget.weighted(parts, noted=model.training)
         # DDP averages gradients over processes, but each holds only its own rows' share of a part over all rows.
         world = self.args.world_size
         loss = task + sum(part * world for name, part in parts.items() if name != "task_loss")
@@ -280,6 +297,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
             if self.args.world_size > 1:
                 logs["loss"] = sum(means.tolist())
             self._parts, self._parts_steps = {}, 0
+            logs |= {} if self.budget is None else self.budget.figures
         super().log(logs, start_time)
 
     @staticmethod

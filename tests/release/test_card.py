@@ -16,6 +16,21 @@ def test_nested_settings_are_written_out():
     assert "**Training:** fit.steps = 3, lr = 0.1, modules = a, b." in text
 
 
+def test_a_budget_is_one_sentence():
+    step = {"step": 10, "accuracy": 0.9, "protection": 1.0, "multiplier": 1.0}
+    budget = {"max_accuracy_drop": 0.5, "held_out": 1000, "initial_accuracy": 0.982, "final_accuracy": 0.978}
+    text = card_of(training={"steps": 30, "budget": budget | {"kept_step": 10, "course": [step, step]}}).text
+    asked = (
+        "**Budget of primary accuracy:** 0.5 points on 1,000 primary training images that no step saw: 98.2 % on θ0, "
+    )
+    kept = "97.8 % at the end, the weights of step 10, the strongest within it of 2 states measured on the way."
+    assert asked + kept in text
+    assert "**Training:** steps = 30." in text
+    text = card_of(training={"budget": budget | {"final_accuracy": 0.982, "kept_step": None, "course": [step]}}).text
+    assert "98.2 % at the end, which is θ0 itself: none of 1 states measured on the way kept to it." in text
+    assert "Budget" not in card_of().text
+
+
 def test_every_measured_figure_is_on_the_card():
     text = card_of().text
     assert "| the kept task, accuracy | 96.8 % | 97.4 % | 96.4 % |" in text

@@ -75,6 +75,7 @@ PLACES = {
     "versions": (["x"], {"python": 3}),
     "objective": ("condition",),
     "training": ("x",),
+    "training/budget": ("x", {}, {"max_accuracy_drop": 0.5}),
     "files": ({"a": 5}, ["a"]),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -62,6 +63,18 @@ def streamed(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def budgeted(folder: Path) -> dict[str, Any]:
+    """A training with a budget that its λ would overspend: the facts of the budget, and the weights."""
+    torch.manual_seed(0)
+    model, harmful = TinyNet(), Images(41, n_classes=4, seed=2, labels=False)
+    changes = {"max_steps": 20, "lambda_harmful": 30.0, "eval_strategy": "no", "max_accuracy_drop": 1.0}
+    args = ImmunizationArguments(output_dir=str(folder / "budgeted"), **(SETTINGS | changes))
+    trainer = ImmunizationTrainer(model, args, train_dataset=Images(201, seed=1), harmful_dataset=harmful)
+    trainer.train()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    return {"facts": trainer.budget.facts, "weights": weights, "rows": trainer._held_out.indices}
+
+
 def run(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     model, primary, harmful = model_and_data()
@@ -85,6 +98,7 @@ def run(folder: Path) -> None:
         "wrapped": type(trainer.model_wrapped).__name__,
     }
     found["streamed"] = streamed(folder)
+    found["budgeted"] = budgeted(folder)
     found["status"] = main((folder / "command.txt").read_text().split("\n"))
     torch.save(found, folder / f"rank{accelerator.process_index}.pt")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samples import tiny_vit
-from tiny import picture_dataset
+from tiny import Images, TinyNet, picture_dataset
 from torch.utils.data import Subset
 from training.distributed_worker import SIZES, model_and_data
 from transformers import AutoModelForImageClassification
@@ -122,6 +122,24 @@ def test_each_process_reads_every_second_row_of_a_stream(two):
     for name, value in model.state_dict().items():
         for one in two[0]:
             torch.testing.assert_close(one["streamed"][name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_budget_is_kept_as_one_over_all_processes(two):
+    one, other = (found["budgeted"] for found in two[0])
+    assert one["facts"] == other["facts"]
+    assert one["facts"]["course"][1]["multiplier"] < 1
+    assert all(torch.equal(value, other["weights"][name]) for name, value in one["weights"].items())
+    # The accuracy is that of all held-out rows, of which there are as many as one process would hold out.
+    data = Images(201, seed=1)
+    accuracies = []
+    torch.manual_seed(0)
+    model = TinyNet()
+    for weights in (model.state_dict(), one["weights"]):
+        model.load_state_dict(weights)
+        logits = model.eval()(data.x[one["rows"]])
+        accuracies.append((logits.argmax(1) == data.y[one["rows"]]).double().mean().item())
+    assert one["facts"]["held_out"] == len(one["rows"]) == 100
+    assert accuracies == [one["facts"]["initial_accuracy"], one["facts"]["final_accuracy"]]
 
 
 def test_evaluation_in_mid_run_is_that_of_one_process(two):
