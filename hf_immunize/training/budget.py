@@ -220,8 +220,8 @@ def held_out_count(n: int, points: float) -> int:
     if n < 2 * count:
         raise InputError(
             f"A budget of {points:g} points takes {count} held-out rows, and of {n} primary rows only "
-            f"{max(n - count, 0)} would be left to train on. Give {2 * count} rows or more, a larger max_accuracy_drop, or "
-            "λ in its place."
+            f"{max(n - count, 0)} would be left to train on. Give {2 * count} rows or more, a larger "
+            "max_accuracy_drop, or λ in its place."
         )
     return count
 

@@ -48,7 +48,8 @@ def two(tmp_path_factory):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     ended = subprocess.run(
         [*launch, str(worker), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(worker.parents[1])},
+        # With what is under test, wherever it stands.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(worker.parents[1]), *sys.path])},
         capture_output=True,
         text=True,
         timeout=300,

@@ -117,13 +117,14 @@ def test_a_fit_makes_theta_zero(tmp_path):
 
 def test_a_budget_stands_in_the_record_and_holds_for_fit_and_control(tmp_path):
     data = (Images(210, seed=1), Images(40, seed=2)), pairs()[1]
+    start = TinyNet().eval()
     args = few(tmp_path, max_accuracy_drop=5.0, save_strategy="steps", save_steps=3)
-    run = immunize(TinyNet().eval(), *data, args, fit_steps=3, attackers=None)
+    run = immunize(copy.deepcopy(start), *data, args, fit_steps=3, attackers=None)
     budget = run.record.training["budget"]
     assert (budget["max_accuracy_drop"], budget["held_out"], len(budget["course"])) == (5.0, 100, 1)
     assert any("100 primary rows are held out" in note for note in run.notes)
     again = immunize(
-        TinyNet().eval(),
+        start,
         *data,
         few(tmp_path, max_accuracy_drop=5.0, save_strategy="steps", save_steps=3, resume_from_checkpoint="last"),
         fit_steps=3,
