@@ -72,12 +72,15 @@ def shrink_and_perturb(task: AttackTask) -> Fits:
 def towards_public(task: AttackTask) -> Fits:
     """All weights moved a part of the way to the public backbone's, then trained; without one, from where they are."""
     model = fresh(task)
-    starts = {"": model}
-    if task.public is None:
-        select_trainable(model, "all", sample_of(task, model))
-    else:
-        public = dict(task.public().to(next(model.parameters())).named_parameters())
+    own = {name: one.shape for name, one in model.named_parameters()}
+    public = {} if task.public is None else dict(task.public().to(next(model.parameters())).named_parameters())
+    # The heads differ as a rule; of another architecture nothing is left.
+    public = {name: one for name, one in public.items() if one.shape == own.get(name)}
+    if public:
         starts = {f"{share:g} of the way": _towards(task, model, public, share) for share in PUBLIC_SHARES}
+    else:
+        select_trainable(model, "all", sample_of(task, model))
+        starts = {"": model}
     yield from fine_tune(task, starts, WHOLE_GRID, SURVIVORS_WHOLE)
 
 
@@ -137,10 +140,10 @@ def _draw_anew(maker: Any, reader: Any, dead: torch.Tensor) -> None:
 
 @torch.no_grad()
 def _towards(task: AttackTask, model: nn.Module, others: Mapping[str, torch.Tensor], share: float) -> nn.Module:
-    """A copy of the model whose weights went this share of the way to others of the same name and shape."""
+    """A copy of the model whose weights went this share of the way to others of the same name."""
     moved = copy.deepcopy(model)
     for name, value in moved.named_parameters():
-        if name in others and others[name].shape == value.shape:
+        if name in others:
             value.lerp_(others[name], share)
     batch = sample_of(task, moved, IMAGES)
     select_trainable(moved, "all", batch)

@@ -97,7 +97,7 @@ def test_the_public_backbone_is_for_models_that_are_released_and_noted_where_it_
     model, base = two_models
     torch.manual_seed(5)
     public = TinyNet().eval()
-    name = "towards the public backbone"
+    name, names = "towards the public backbone", ["all-weights", "towards-public"]
     budgets = Budgets((None,), (5,), (None,), (1, 2), seeds=(0,))
     data = Images(40), Images(20)
     report = run_attacks(
@@ -108,5 +108,7 @@ def test_the_public_backbone_is_for_models_that_are_released_and_noted_where_it_
         assert ("of the way" in setting) == (one in ("initial", "immunized")), (one, setting)
         if one not in ("initial", "immunized"):
             assert by_samples == report.attackers["all weights"]["accuracy"][one]
+    other = run_attacks(model, base, *data, public=Stages(), attackers=names, budgets=budgets, scratch=False)
+    assert other.attackers[name]["accuracy"] == other.attackers["all weights"]["accuracy"]
     without = run_attacks(model, base, *data, attackers=["ridge regression", "towards-public"], budgets=budgets)
     assert "Without the public backbone these attackers were left out: towards the public backbone." in without.notes
