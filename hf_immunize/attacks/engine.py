@@ -189,7 +189,6 @@ def _strongest(outcomes: Outcomes, attackers: Sequence[Attacker], last: Budgets,
     for own in (probes, [one for one in attackers if one.kind != "probe"]):
         for model in models if own else ():
             (count,), steps = last.of(own[0])
-
             by_name = {one.name: outcomes[one.name, model, count, steps[-1]] for one in own}
             accuracy = {name: sum(float(fit.correct.double().mean()) for fit in fits) for name, fits in by_name.items()}
             found[max(by_name, key=accuracy.__getitem__)] = None

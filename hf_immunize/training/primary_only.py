@@ -62,5 +62,7 @@ def primary_only_arguments(
         max_grad_norm=1.0,
         trainable=["all"],
         cache_frozen="off",
+        # Of all weights some may be ones that the model does not use.
+        ddp_find_unused_parameters=True,
         **changes,
     )

@@ -47,6 +47,12 @@ def test_budgets_are_those_named_and_else_the_defaults():
         budgets_of(argparse.Namespace(samples=["many"]), CARD_BUDGETS)
 
 
+def test_ceilings_are_asked_for_or_left_out_or_left_to_the_attackers(tmp_path):
+    given = ["--output_dir", str(tmp_path)]
+    found = [parse(train_parser(), [*given, *more]).ceilings for more in ([], ["--ceilings"], ["--ceilings", "false"])]
+    assert found == [None, True, False]
+
+
 def test_advice_to_pass_an_argument_names_the_option_too():
     # What is said to a program, x=True, is also read by somebody at a command line.
     package = Path(hf_immunize.__file__).parent

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 
 import pytest
+from samples import ACCURACY, attack_report
 from samples import attacks as sample_attacks
 from tables import changed, leaves
 
+from hf_immunize.attacks.verdict import verdict_of
 from hf_immunize.release.attack_claims import compare_attacks
 
 MODELS = {"initial", "immunized", "control"}
@@ -79,3 +82,48 @@ def test_attackers_that_were_not_asked_for_do_not_count():
     assert {one.name.split(",")[0] for one in wrong(attacks(), lacking, attackers={"ridge regression"})} == {
         "ridge regression"
     }
+
+
+@functools.cache
+def _with_ceilings():
+    """Public weights above the release, the benign task fine-tuned, and how the search went."""
+    accuracy = {name: one | {"public": 0.7} for name, one in ACCURACY.items()}
+    report = attack_report(accuracy).to_dict()
+    tuned = {name: {"attacker": "last block", "mean": mean} for name, mean in (("initial", 0.9), ("immunized", 0.7))}
+    tuned |= {"against": "initial", "cost": 0.9 - 0.7}
+    report["selectivity"] = tuned | {"fine-tuning": {"30": dict(tuned), "100": dict(tuned)}}
+    last = {"trial": 2, "attacker": "L-BFGS", "setting": "", "validation": 0.6, "accuracy": 0.5}
+    search = {"300": {"tried": 3, "improvements": [last]}}
+    report["trials"] = {"probe": dict.fromkeys(("initial", "immunized"), search)}
+    report["verdict"] = verdict_of(report)
+    return json.loads(json.dumps(report))
+
+
+def with_ceilings():
+    return copy.deepcopy(_with_ceilings())
+
+
+def test_uplift_benign_fine_tuning_and_the_search_are_claims_too():
+    everything = MODELS | {"public"}
+    assert not wrong(with_ceilings(), with_ceilings(), everything)
+    seen = 0
+    for path, value in leaves(with_ceilings()):
+        # On which way a search came to its end is nobody's claim.
+        if path[0] in ("uplift", "trials", "selectivity") and path[-1] not in ("trial", "validation"):
+            assert wrong(changed(with_ceilings(), path, value * 4 + 1), with_ceilings(), everything), path
+            seen += 1
+    assert seen > 40
+
+
+def test_uplift_over_models_that_cannot_be_had_is_not_asked_for_but_must_follow():
+    claimed, measured = with_ceilings(), attacks()
+    measured["selectivity"], measured["trials"] = claimed["selectivity"], claimed["trials"]
+    measured["verdict"], measured["exact_steps"] = claimed["verdict"], claimed["exact_steps"]
+    assert not wrong(claimed, measured)
+    aside = [one.name for one in compare_attacks(claimed, measured, MODELS, EVERYONE) if not one.asked]
+    assert {"uplift by probe, immunized", "ridge regression, uplift", "strongest probe, public"} <= set(aside)
+    claimed["uplift"]["worst_case"]["probe"]["immunized"]["all"]["300"]["value"] -= 0.1
+    names = {one.name for one in wrong(claimed, measured)}
+    assert "uplift by probe, immunized: it follows from its figures" in names
+    # So do the words of the verdict.
+    assert "the verdict's words follow from its figures" in names
