@@ -120,10 +120,12 @@ def test_uplift_over_models_that_cannot_be_had_is_not_asked_for_but_must_follow(
     measured["selectivity"], measured["trials"] = claimed["selectivity"], claimed["trials"]
     measured["verdict"], measured["exact_steps"] = claimed["verdict"], claimed["exact_steps"]
     assert not wrong(claimed, measured)
-    aside = [one.name for one in compare_attacks(claimed, measured, MODELS, EVERYONE) if not one.asked]
-    assert {"uplift by probe, immunized", "ridge regression, uplift", "strongest probe, public"} <= set(aside)
-    claimed["uplift"]["worst_case"]["probe"]["immunized"]["all"]["300"]["value"] -= 0.1
-    names = {one.name for one in wrong(claimed, measured)}
+    # A group of figures is named with the one that is furthest from what was measured.
+    compared = compare_attacks(claimed, measured, MODELS, EVERYONE)
+    aside = {one.name.partition(" (")[0] for one in compared if not one.asked}
+    assert {"uplift by probe, immunized", "ridge regression, uplift", "strongest probe, public"} <= aside
+    claimed["uplift"]["worst_case"]["probe"]["immunized"]["all"]["300"]["value"] += 0.1
+    names = {one.name.partition(" (")[0] for one in wrong(claimed, measured)}
     assert "uplift by probe, immunized: it follows from its figures" in names
     # So do the words of the verdict.
     assert "the verdict's words follow from its figures" in names
