@@ -16,7 +16,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = [
-    "CEILINGS_HELP",
+    "CEILINGS",
     "AttackOptions",
     "EvaluateOptions",
     "FinetuneOptions",
@@ -79,9 +79,12 @@ def _attackers(default: str) -> Any:
     )
 
 
-CEILINGS_HELP = (
+#: With and without a value, so that --ceilings asks for them and --ceilings false leaves them out.
+CEILINGS = _said(
     "Train a network of the primary task alone too, and attack it and the weights before the fit as well: what an "
-    "attacker has anyway. Where attackers fine-tune unless given; --ceilings false leaves it out."
+    "attacker has anyway. Where attackers fine-tune unless given; --ceilings false leaves it out.",
+    nargs="?",
+    const=True,
 )
 
 
@@ -126,7 +129,7 @@ class TrainOptions:
     fit_learning_rate: float | None = _option(None, "Learning rate of that fit; as --learning_rate unless given.")
     control: bool = _option(True, "Train the same steps with λ = 0 too, for comparison; --no_control leaves it out.")
     attackers: list[str] = _attackers("probes")
-    ceilings: bool | None = _option(None, CEILINGS_HELP)
+    ceilings: bool | None = field(default=None, metadata=CEILINGS)
     ceiling_steps: int = _option(PRIMARY_ONLY_STEPS, "Steps of that network, all weights from random ones.")
     keep: list[str] | None = field(
         default=None,

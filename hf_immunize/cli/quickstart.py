@@ -9,7 +9,7 @@ from typing import Any
 from hf_immunize.attacks.attacker import attacker_choices, choose_attackers
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import CEILINGS_HELP, FinetuneOptions, budgets_of
+from hf_immunize.cli.options import CEILINGS, FinetuneOptions, budgets_of
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
@@ -47,7 +47,7 @@ class QuickstartOptions:
             "metavar": "NAME",
         },
     )
-    ceilings: bool | None = field(default=None, metadata={"help": CEILINGS_HELP})
+    ceilings: bool | None = field(default=None, metadata=CEILINGS)
     ceiling_steps: int = field(
         default=PRIMARY_ONLY_STEPS, metadata={"help": "Steps of that network, all weights from random ones."}
     )
