@@ -29,7 +29,7 @@ def test_help_shows_every_option_once_with_its_default(capsys, verb):
             main([verb, "--help_all"])
         assert "--neftune_noise_alpha" in capsys.readouterr().out
     if verb in ("train", "attack", "quickstart"):
-        assert "all, probes, finetuning, gd, " in " ".join(out.split()) or verb == "quickstart"
+        assert "all, probes, finetuning, thorough, gd, " in " ".join(out.split()) or verb == "quickstart"
 
 
 def test_options_come_back_as_their_dataclass_with_changes_over_them():
