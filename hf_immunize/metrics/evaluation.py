@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,13 +15,12 @@ from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
-from hf_immunize.metrics.model_pair import ModelPair
+from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
-from hf_immunize.spectra.spectrum import Spectrum, spectrum
 
-__all__ = ["Protocol", "RIRReport", "evaluate_immunization", "group_spectra", "rir_report"]
+__all__ = ["Protocol", "RIRReport", "evaluate_immunization", "report_of", "rir_report"]
 
 logger = logging.get_logger(__name__)
 #: The four spectra of a report.
@@ -178,27 +177,15 @@ def evaluate_immunization(
     for task, one in data.items():
         if len(one) == 0:
             raise InputError(f"The {task} data set is empty. Check its split and its filters.")
-    pair = ModelPair(model, base_model, data["harmful"], device=device, batch_size=batch_size, progress=progress)
-    tasks = {task: pair.measured(one, task, protocol.indices(len(one)), float64) for task, one in data.items()}
-    order = [(task, name) for task in ("harmful", "primary") for name in ("immunized", "initial")]
-    measured = [tasks[task][name] for task, name in order]
+    models = {"immunized": model, "initial": base_model}
+    peers = Peers(models, data["harmful"], device=device, batch_size=batch_size, progress=progress)
+    tasks = {task: peers.measured(one, task, protocol.indices(len(one)), float64) for task, one in data.items()}
     try:
-        accuracy = {name: one.accuracy for name, one in tasks["primary"].items()}
+        accuracy = {name: tasks["primary"][name].accuracy for name in models}
     except InputError as error:
         logger.warning(f"No accuracy of the primary task: {error}")
         accuracy = {}
-    return _report(
-        list(zip(*(one.groups for one in measured), strict=True)),
-        [one.whole for one in measured],
-        protocol=protocol,
-        precision={f"{name}_{task}": one.precision for (task, name), one in zip(order, measured, strict=True)},
-        primary_accuracy={name: value for name, value in accuracy.items() if value is not None},
-    )
-
-
-def group_spectra(features: torch.Tensor, protocol: Protocol) -> list[Spectrum]:
-    """The spectrum of each group of rows (paper, section 5.3: κ of 20 random groups of 100 samples)."""
-    return [spectrum(features[rows]) for rows in protocol.indices(features.shape[0])]
+    return report_of(tasks, protocol, primary_accuracy=accuracy)
 
 
 def rir_report(
@@ -208,37 +195,46 @@ def rir_report(
     initial_primary: torch.Tensor,
     *,
     protocol: Protocol,
-    primary_accuracy: dict[str, float] | None = None,
 ) -> RIRReport:
     """Both protocols from four feature matrices; rows of the same task must be the same samples in the same order."""
-    features = (immunized_harmful, initial_harmful, immunized_primary, initial_primary)
-    dtype = str(initial_harmful.dtype).removeprefix("torch.")
-    return _report(
-        list(zip(*(group_spectra(one, protocol) for one in features), strict=True)),
-        [spectrum(one) for one in features],
-        protocol=protocol,
-        precision={name: {"groups": {dtype: protocol.groups}, "all_samples": dtype} for name in SPECTRA},
-        primary_accuracy=primary_accuracy or {},
-    )
+
+    def measured(**features: torch.Tensor) -> dict[str, Measured]:
+        return {name: Measured.of(one, protocol.indices(len(one))) for name, one in features.items()}
+
+    tasks = {
+        "harmful": measured(immunized=immunized_harmful, initial=initial_harmful),
+        "primary": measured(immunized=immunized_primary, initial=initial_primary),
+    }
+    return report_of(tasks, protocol)
 
 
-def _report(
-    groups: Sequence[Sequence[Spectrum]],
-    whole: Sequence[Spectrum],
-    *,
+def report_of(
+    measured: Mapping[str, Mapping[str, Measured]],
     protocol: Protocol,
-    precision: dict[str, dict[str, Any]],
-    primary_accuracy: dict[str, float],
+    *,
+    model: str = "immunized",
+    primary_accuracy: Mapping[str, float | None] | None = None,
 ) -> RIRReport:
-    """Four spectra in the order of :data:`SPECTRA` for each group, and for all samples."""
-    for one, other in (whole[:2], whole[2:]):
-        if one.n_features != other.n_features:
+    """The report on one of the models that were measured beside θ0.
+
+    Args:
+        measured: ``harmful`` and ``primary`` → name of a model → what was measured of it; ``initial`` is θ0.
+        protocol: by which the groups were drawn.
+        model: name of the one to report on.
+        primary_accuracy: by name.
+    """
+    four = [measured[task][name] for task in ("harmful", "primary") for name in (model, "initial")]
+    for one, other in (four[:2], four[2:]):
+        widths = one.whole.n_features, other.whole.n_features
+        if widths[0] != widths[1]:
             raise InputError(
-                f"The model has features of width {one.n_features} and its base model of width {other.n_features}: "
-                "they are of different architectures, and their condition numbers cannot be compared."
+                f"The model has features of width {widths[0]} and its base model of width {widths[1]}: they are of "
+                "different architectures, and their condition numbers cannot be compared."
             )
-    per_group = tuple(relative_immunization_ratio(*four) for four in groups)
-    everything = relative_immunization_ratio(*whole)
+    per_group = tuple(
+        relative_immunization_ratio(*spectra) for spectra in zip(*(one.groups for one in four), strict=True)
+    )
+    everything = relative_immunization_ratio(*(one.whole for one in four))
     means = {name: _statistics(per_group, name) for name in ("rir", "rir_i", "rir_ii")}
     return RIRReport(
         **{name: getattr(everything, name) for name in SPECTRA},
@@ -247,8 +243,8 @@ def _report(
         groups=per_group,
         all_samples=everything,
         protocol=protocol,
-        precision=precision,
-        primary_accuracy=primary_accuracy,
+        precision={name: one.precision for name, one in zip(SPECTRA, four, strict=True)},
+        primary_accuracy={name: value for name, value in (primary_accuracy or {}).items() if value is not None},
     )
 
 

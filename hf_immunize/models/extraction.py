@@ -67,7 +67,8 @@ def feature_batches(
         batch_size: of the forward passes.
         device: of the models.
         dtype: to which floating inputs are cast.
-        prefix: from images in float32 to what all of the models take in their place.
+        prefix: from images in float32 to what all of the models take in their place; samples may hold that already,
+            under ``activations``.
         collate: from samples to a batch.
         num_workers: of the loader.
         progress: a label for a progress bar.
@@ -88,7 +89,7 @@ def feature_batches(
             for one in models.values():
                 stack.enter_context(_evaluating(one))
             inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
-            if prefix is not None:
+            if prefix is not None and "pixel_values" in inputs:
                 inputs = {"pixel_values": prefix(inputs["pixel_values"].float())} | {
                     key: value for key, value in inputs.items() if key == "labels"
                 }

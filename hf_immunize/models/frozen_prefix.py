@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -154,23 +154,24 @@ class FrozenPrefix:
         )
 
 
-def shared_prefix(model: nn.Module, other: nn.Module, images: torch.Tensor) -> FrozenPrefix | None:
-    """The layers that two models share, found by comparing their tensors, as the prefix of a float32 copy.
+def shared_prefix(models: Sequence[nn.Module], images: torch.Tensor) -> FrozenPrefix | None:
+    """The layers that models share, found by comparing their tensors, as the prefix of a float32 copy.
 
     Args:
-        model: one of them.
-        other: of the same structure; every parameter and statistic counts.
+        models: of the same structure; every parameter and statistic counts.
         images: a few of them, to split and to check with, on the device where the copy is to run.
 
     Returns:
         None where the models are the same, share no first layers, or cannot be split there.
     """
-    one, two = unwrap(model), unwrap(other)
-    mine, theirs = one.state_dict(), two.state_dict()
-    shapes = [{name: value.shape for name, value in state.items()} for state in (mine, theirs)]
-    if repr(one) != repr(two) or shapes[0] != shapes[1]:
-        return None
-    differ = {name for name, value in mine.items() if not torch.equal(value, theirs[name].to(value))}
+    one, *others = (unwrap(model) for model in models)
+    mine, differ = one.state_dict(), set()
+    for other in others:
+        theirs = other.state_dict()
+        shapes = [{name: value.shape for name, value in state.items()} for state in (mine, theirs)]
+        if repr(one) != repr(other) or shapes[0] != shapes[1]:
+            return None
+        differ |= {name for name, value in mine.items() if not torch.equal(value, theirs[name].to(value))}
     # Statistics differ where the parameters beside them may not: a module is another one with all that it holds.
     apart = {name.rpartition(".")[0] for name in differ}
     twin = copy.deepcopy(one).to(images.device, torch.float32)

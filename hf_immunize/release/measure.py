@@ -12,13 +12,13 @@ from torch.utils.data import Subset
 
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS
-from hf_immunize.attacks.subject import Subject
 from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
 from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
-from hf_immunize.metrics.evaluation import Protocol, rir_report
+from hf_immunize.metrics.evaluation import Protocol, report_of
+from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.activations import ActivationStore
-from hf_immunize.models.extraction import Extracted, MapStyle
+from hf_immunize.models.extraction import MapStyle, extract_features
 from hf_immunize.release.record import spectra_results
 
 __all__ = ["MOST_ATTACKED", "measure"]
@@ -41,8 +41,9 @@ def measure(
 ) -> dict[str, Any]:
     """Results in the form of a record: accuracy, RIR in both protocols, spectra, and the attackers.
 
-    What the models share is run once, in float32; the rest in float64. Groups, attackers' draws and subsets are those
-    of seed 0, whatever the training's seed, so that runs compare.
+    What the models share is run once. RIR is measured in float32, and again in float64 where a spectrum needs it, as
+    :func:`hf_immunize.evaluate_immunization` does; attackers' features are in float64. Groups, attackers' draws and
+    subsets are those of seed 0, whatever the training's seed, so that runs compare.
 
     Args:
         models: ``initial`` (θ0), ``immunized`` and, where there is one, ``control``; beside them ceilings that are
@@ -68,8 +69,6 @@ def measure(
                 "everybody. Hold some out."
             )
     protocol = protocol or Protocol()
-    store = ActivationStore() if activations is None else activations
-    common: dict[str, Any] = {"batch_size": batch_size, "device": device, "activations": store}
     suite = None
     if attackers is not None and all(_labelled(one) for one in data["harmful"]):
         fit_on, judge_by = (_limited(one) for one in data.get("benign", (None, None)))
@@ -81,36 +80,34 @@ def measure(
             benign_test=judge_by,
             attackers=attackers,
             budgets=budgets,
+            batch_size=batch_size,
+            device=device,
+            activations=activations,
             progress=progress,
-            **common,
         )
 
-    released = sorted((name for name in models if name not in CEILINGS), key=lambda one: one != "initial")
+    released = {name: one for name, one in models.items() if name not in CEILINGS}
 
-    def features(task: str, names: Sequence[str]) -> dict[str, Extracted]:
+    def measured(task: str) -> dict[str, Measured]:
         evaluation = data[task][1]
+        groups = protocol.indices(len(evaluation))
         if suite is not None and task == "harmful" and _limited(evaluation) is evaluation:
-            return {name: suite.features(name) for name in names}
-        peers: list[Subject] = []
-        for name in names:
-            label = f"{name} model, {task} images" if progress else None
-            peers.append(Subject(models[name], {"test": evaluation}, progress=label, peers=peers, **common))
-        return {name: one.extracted("test") for name, one in zip(names, peers, strict=True)}
-
-    primary = features("primary", [*released, *(["primary_only"] if "primary_only" in models else [])])
-    harmful = features("harmful", released)
-    reports = {
-        name: rir_report(
-            harmful[name].features,
-            harmful["initial"].features,
-            primary[name].features,
-            primary["initial"].features,
-            protocol=protocol,
+            # Attackers have them in float64 already.
+            return {name: Measured.of(suite.features(name).features, groups) for name in released}
+        peers = Peers(
+            released, evaluation, device=device, batch_size=batch_size, activations=activations, progress=progress
         )
-        for name in models
-        if name in released and name != "initial"
-    }
-    accuracy = {name: one.accuracy for name, one in primary.items()}
+        return peers.measured(evaluation, task, groups, None)
+
+    tasks = {task: measured(task) for task in ("primary", "harmful")}
+    reports = {name: report_of(tasks, protocol, model=name) for name in released if name != "initial"}
+    accuracy = {name: tasks["primary"][name].accuracy for name in released}
+    if "primary_only" in models:
+        label = "primary_only model, primary images" if progress else None
+        one = extract_features(
+            models["primary_only"], data["primary"][1], batch_size=batch_size, device=device, progress=label
+        )
+        accuracy["primary_only"] = one.accuracy
     whole = reports["immunized"].all_samples
     assert whole is not None, "rir_report measures all samples too"
     results: dict[str, Any] = {

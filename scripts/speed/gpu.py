@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_immunize.metrics.model_pair import ModelPair
+from hf_immunize.metrics.peers import Peers
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import keep_still, select_trainable
@@ -146,9 +146,9 @@ def ratio_of_two(size: Size, repeats: int, device: torch.device) -> list[dict[st
                 extract_features(model, data)
 
     def ratio(name: str, model: nn.Module) -> None:
-        pair = ModelPair(model, base, tasks["harmful"], device=device)
+        peers = Peers({"initial": base, "immunized": model}, tasks["harmful"], device=device)
         for task, data in tasks.items():
-            for whose, found in pair.measured(data, task, groups, None).items():
+            for whose, found in peers.measured(data, task, groups, None).items():
                 precision[f"{name}, {whose}, {task}"] = found.precision
 
     times = alternate(

@@ -13,7 +13,7 @@ from tiny import Images, TinyNet, direct, picture_dataset
 from torch.utils.data import Subset
 
 from hf_immunize import evaluate_immunization, relative_immunization_ratio
-from hf_immunize.metrics.evaluation import Protocol, group_spectra, rir_report
+from hf_immunize.metrics.evaluation import Protocol, rir_report
 
 
 @pytest.fixture
@@ -185,13 +185,6 @@ def test_raw_pictures_go_through_the_image_processor():
     assert report.rir != pytest.approx(1, rel=1e-2)
     with pytest.raises(ValueError, match="need an image processor"):
         evaluate_immunization(other, model, primary, harmful)
-
-
-def test_groups_of_one_matrix():
-    rows = torch.randn(30, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = group_spectra(rows, Protocol(3, 6, 2))
-    expected = [kappa(rows[one]) for one in Protocol(3, 6, 2).indices(30)]
-    assert [one.condition_number for one in found] == pytest.approx(expected)
 
 
 def test_what_cannot_be_measured_says_so(models, primary, harmful):

@@ -79,10 +79,10 @@ def test_what_two_models_share_is_found_by_their_tensors(tiny_net, primary):
     images = primary.x[:4]
     tiny_net.eval()
     other = copy.deepcopy(tiny_net)
-    assert shared_prefix(tiny_net, other, images) is None, "nothing differs"
+    assert shared_prefix([tiny_net, other], images) is None, "nothing differs"
     with torch.no_grad():
         other.widen.weight.add_(1)
-    prefix = shared_prefix(tiny_net, other, images)
+    prefix = shared_prefix([tiny_net, other], images)
     torch.testing.assert_close(prefix(images), tiny_net.blocks(tiny_net.stem(images)))
     with prefix.of(other).bypassed():
         behind = features_and_logits(other, prefix(images))[1]
@@ -90,11 +90,11 @@ def test_what_two_models_share_is_found_by_their_tensors(tiny_net, primary):
     # A statistic alone makes a layer another one; inside its block one tensor is not enough, so that it runs whole.
     other.blocks[1].norm.running_mean.add_(1)
     early = tiny_net.blocks[0](tiny_net.stem(images))
-    torch.testing.assert_close(shared_prefix(tiny_net, other, images)(images), early)
+    torch.testing.assert_close(shared_prefix([tiny_net, other], images)(images), early)
     with torch.no_grad():
         other.stem.bias.add_(1)
-    assert shared_prefix(tiny_net, other, images) is None
-    assert shared_prefix(tiny_net, TinyNet(n_classes=7), images) is None
+    assert shared_prefix([tiny_net, other], images) is None
+    assert shared_prefix([tiny_net, TinyNet(n_classes=7)], images) is None
     assert not any(
         one.requires_grad != two.requires_grad
         for one, two in zip(tiny_net.parameters(), other.parameters(), strict=True)

@@ -1,13 +1,13 @@
-"""Two models over one data set in one pass, in the precision that their spectra need."""
+"""θ0 and what was made of it over one data set in one pass, in the precision that their spectra need."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -17,9 +17,12 @@ from hf_immunize.data.collate import collate_images
 from hf_immunize.metrics.precision import OnePass, Values, is_too_coarse
 from hf_immunize.models.extraction import MapStyle, feature_batches
 from hf_immunize.models.frozen_prefix import shared_prefix
-from hf_immunize.spectra.spectrum import Spectrum
+from hf_immunize.spectra.spectrum import Spectrum, spectrum
 
-__all__ = ["Measured", "ModelPair"]
+if TYPE_CHECKING:
+    from hf_immunize.models.activations import ActivationStore
+
+__all__ = ["Measured", "Peers"]
 
 
 @dataclass(frozen=True)
@@ -29,47 +32,55 @@ class Measured:
     groups: list[Spectrum]
     whole: Spectrum
     precision: dict[str, Any]
-    seen: OnePass
+    seen: OnePass | None = None
 
     @property
     def accuracy(self) -> float | None:
         """See :attr:`OnePass.accuracy`."""
-        return self.seen.accuracy
+        return None if self.seen is None else self.seen.accuracy
+
+    @classmethod
+    def of(cls, features: torch.Tensor, groups: Sequence[torch.Tensor]) -> Measured:
+        """Of features (n, d) that are there, in their own precision."""
+        dtype = str(features.dtype).removeprefix("torch.")
+        precision = {"groups": {dtype: len(groups)}, "all_samples": dtype}
+        return cls([spectrum(features[rows]) for rows in groups], spectrum(features), precision)
 
 
-class ModelPair:
-    """θᴵ and θ0, as they are measured beside one another.
+class Peers:
+    """θ0 and models that were made of it, as they are measured beside one another.
 
     Args:
-        model: θᴵ.
-        base_model: θ0.
+        models: by name; ``initial`` is θ0.
         data: of which two samples tell what the models share.
-        device: where they run; the model's own if not given.
+        device: where they run; θ0's own if not given.
         batch_size: of the forward passes.
+        activations: of the same data, behind layers that all of the models share; None runs those with each pass.
         progress: show progress bars.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        base_model: nn.Module,
+        models: Mapping[str, nn.Module],
         data: MapStyle,
         *,
         device: torch.device | str | None = None,
         batch_size: int = 64,
+        activations: ActivationStore | None = None,
         progress: bool = False,
     ) -> None:
-        self.models = {"immunized": model, "initial": base_model}
-        self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        self.batch_size, self.progress = batch_size, progress
+        # θ0 first: its rank decides for the others.
+        self.models = {name: models[name] for name in sorted(models, key=lambda one: one != "initial")}
+        self.device = torch.device(device) if device is not None else next(models["initial"].parameters()).device
+        self.batch_size, self.progress, self._activations = batch_size, progress, activations
         few = collate_images([data[index] for index in range(min(2, len(data)))])["pixel_values"].to(self.device)
-        self.prefix = shared_prefix(model, base_model, few) if few.is_floating_point() else None
+        self.prefix = shared_prefix(list(self.models.values())[::-1], few) if few.is_floating_point() else None
         self._ready: dict[tuple[str, torch.dtype], nn.Module] = {}
 
     def measured(
         self, data: MapStyle, task: str, groups: Sequence[torch.Tensor], float64: bool | None
     ) -> dict[str, Measured]:
-        """Both models on a task.
+        """Each model on a task.
 
         Args:
             data: of the task.
@@ -80,20 +91,19 @@ class ModelPair:
         if float64:
             self.prefix = None
         first = torch.float64 if float64 else torch.float32
-        passes = self._passed(("immunized", "initial"), data, task, groups, first)
-        found = {name: [*one.groups(), one.whole()] for name, one in passes.items()}
-        if float64 is not None:
-            spectra = {name: [one.spectrum() for one in values] for name, values in found.items()}
-        else:
-            spectra = {"initial": self._resolved("initial", found["initial"], None, data, task, groups)}
-            spectra["immunized"] = self._resolved(
-                "immunized", found["immunized"], spectra["initial"], data, task, groups
-            )
-        measured = {}
-        for name in ("initial", "immunized"):
-            dtypes = [str(one.dtype).removeprefix("torch.") for one in found[name]]
+        passes = self._passed(list(self.models), data, task, groups, first)
+        measured: dict[str, Measured] = {}
+        beside: list[Spectrum] | None = None
+        for name, one in passes.items():
+            found = [*one.groups(), one.whole()]
+            if float64 is None:
+                spectra = self._resolved(name, found, beside, data, task, groups)
+            else:
+                spectra = [values.spectrum() for values in found]
+            beside = beside or spectra
+            dtypes = [str(values.dtype).removeprefix("torch.") for values in found]
             precision = {"groups": dict(Counter(dtypes[:-1])), "all_samples": dtypes[-1]}
-            measured[name] = Measured(spectra[name][:-1], spectra[name][-1], precision, passes[name])
+            measured[name] = Measured(spectra[:-1], spectra[-1], precision, one)
         return measured
 
     def _resolved(
@@ -128,16 +138,22 @@ class ModelPair:
     ) -> dict[str, OnePass]:
         """One pass of some of the models over the data, or over the rows of the groups alone."""
         where = torch.device("cpu") if self.device.type == "mps" and dtype == torch.float64 else self.device
+        prefix, rows = self.prefix, data
+        if prefix is not None:
+            prefix.model.to(where)
+            if self._activations is not None and self._activations.fits(prefix, data)[0]:
+                label = f"what all models share, {task} images" if self.progress else None
+                rows = self._activations.of(prefix, data, batch_size=self.batch_size, progress=label)
         numbers = torch.arange(len(data)) if whole else torch.cat(list(groups)).unique()
-        rows = data if whole else Subset(cast("Dataset[Any]", data), numbers.tolist())
+        if not whole:
+            rows = Subset(cast("Dataset[Any]", rows), numbers.tolist())
         seen = {name: OnePass(groups, dtype, whole) for name in names}
         models = {name: self._in_precision(name, dtype, where) for name in names}
         again = ", again in float64" if len(names) == 1 else ""
         with ExitStack() as stack:
-            if self.prefix is not None:
-                self.prefix.model.to(where)
+            if prefix is not None:
                 for one in models.values():
-                    stack.enter_context(self.prefix.of(one).bypassed())
+                    stack.enter_context(prefix.of(one).bypassed())
             start = 0
             for found, labels in feature_batches(
                 models,
@@ -145,7 +161,7 @@ class ModelPair:
                 batch_size=self.batch_size,
                 device=where,
                 dtype=dtype,
-                prefix=self.prefix,
+                prefix=prefix,
                 progress=f"{' and '.join(names)} model, {task} images{again}" if self.progress else None,
             ):
                 for name, (features, logits) in found.items():

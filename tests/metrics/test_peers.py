@@ -1,4 +1,4 @@
-"""Two models in one pass: what they share runs once, what is near rounding runs again, and nothing else does."""
+"""θ0 and what was made of it in one pass: what they share runs once, and only what is near rounding runs again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from tiny import Images, TinyNet, direct
 
 from hf_immunize.metrics.evaluation import Protocol
-from hf_immunize.metrics.model_pair import ModelPair
+from hf_immunize.metrics.peers import Measured, Peers
+from hf_immunize.models.activations import ActivationStore
 
 
 def counted(module):
@@ -31,12 +32,12 @@ def pair():
 def test_layers_that_are_shared_run_once_for_both_models(pair):
     model, base = pair
     data, groups = Images(40), Protocol(2, 10).indices(40)
-    shared = ModelPair(model, base, data)
+    shared = Peers({"immunized": model, "initial": base}, data)
     assert shared.prefix is not None
     stems = [counted(one.stem) for one in (*pair, shared.prefix.model)]
     measured = shared.measured(data, "harmful", groups, None)
     assert [sum(rows) for rows in stems] == [0, 0, 40]
-    whole = ModelPair(model, base, data)
+    whole = Peers({"immunized": model, "initial": base}, data)
     whole.prefix = None
     for name, one in whole.measured(data, "harmful", groups, None).items():
         assert measured[name].accuracy == one.accuracy
@@ -49,8 +50,8 @@ def test_models_that_share_nothing_run_whole(pair):
     model, base = pair
     with torch.no_grad():
         model.stem.bias.add_(1)
-    assert ModelPair(model, base, Images(4)).prefix is None
-    assert ModelPair(TinyNet(), copy.deepcopy(base), Images(4)).prefix is None
+    assert Peers({"immunized": model, "initial": base}, Images(4)).prefix is None
+    assert Peers({"immunized": TinyNet(), "initial": copy.deepcopy(base)}, Images(4)).prefix is None
 
 
 def test_one_group_near_rounding_is_measured_again_and_no_other(pair):
@@ -62,7 +63,7 @@ def test_one_group_near_rounding_is_measured_again_and_no_other(pair):
         model.stem.weight.add_(0.1)
     groups = [torch.arange(10), torch.arange(20, 30)]
     rows = counted(base.stem), counted(model.stem)
-    both = ModelPair(model, base, data)
+    both = Peers({"immunized": model, "initial": base}, data)
     measured = both.measured(data, "primary", groups, None)
     # All rows, the ten again, and a few to find heads.
     assert all(50 <= sum(one) < 60 for one in rows)
@@ -71,3 +72,31 @@ def test_one_group_near_rounding_is_measured_again_and_no_other(pair):
         values = torch.linalg.svdvals(direct(both.models[name], data.x[:10]))
         expected = float(values[0] / values[9]) ** 2
         assert measured[name].groups[0].condition_number == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_control_shares_what_the_others_do_and_activations_serve_many_runs(pair):
+    model, base = pair
+    control = copy.deepcopy(base)
+    with torch.no_grad():
+        control.score.weight.add_(0.1)
+    data, groups, store = Images(40), Protocol(2, 10).indices(40), ActivationStore()
+    models = {"immunized": model, "control": control, "initial": base}
+    alone = Peers({"immunized": model, "initial": base}, data).measured(data, "primary", groups, None)
+    for first in (True, False):
+        peers = Peers(models, data, activations=store)
+        rows = counted(peers.prefix.model.stem)
+        found = peers.measured(data, "primary", groups, None)
+        assert list(found) == ["initial", "immunized", "control"]
+        assert sum(rows) == (41 + 1 if first else 1), "once for the first run, and an image for its size"
+        for name, one in alone.items():
+            assert found[name].accuracy == one.accuracy
+            assert found[name].whole.condition_number == pytest.approx(one.whole.condition_number, rel=1e-4)
+
+
+def test_features_that_are_there_are_measured_as_they_are():
+    rows = torch.randn(20, 6, dtype=torch.float64)
+    groups = Protocol(3, 6, 2).indices(20)
+    found = Measured.of(rows, groups)
+    assert found.precision == {"groups": {"float64": 3}, "all_samples": "float64"}
+    for one, group in zip(found.groups, groups, strict=True):
+        assert one.condition_number == pytest.approx(torch.linalg.cond(rows[group]).item() ** 2)
