@@ -34,6 +34,10 @@ def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
         return lambda: [runs.whole_run(architecture, size, n, batch, asked, 1, device)]
 
     return {
+        "run-resnet": run("resnet18", "<= 1.0"),
+        "run-vit": run("vit_tiny_patch16_224", "<= 0.8"),
+        "run-lite0": run("tf_efficientnet_lite0", "<= 0.7"),
+        "run-vit-224": run("vit_tiny_patch16_224", "<= 0.6", 224, 128, 16),
         "steps": lambda: [
             steps.training_step("resnet18", 64, 64, repeats, device),
             steps.training_step("tf_efficientnet_lite0", 64, 64, repeats, device),
@@ -46,11 +50,7 @@ def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
             steps.closed_form(64, 512, repeats, device),
             steps.gram(4096, 768, repeats, device),
         ],
-        "run-resnet": run("resnet18", "<= 1.0"),
-        "run-vit": run("vit_tiny_patch16_224", "<= 0.8"),
-        "run-lite0": run("tf_efficientnet_lite0", "<= 0.7"),
-        "run-vit-224": run("vit_tiny_patch16_224", "<= 0.6", 224, 128, 16),
-        "ratio": lambda: measuring.ratio_over_extraction(10_000, 1_000, 1, device),
+        "ratio": lambda: measuring.ratio_over_extraction(4_000, 400, 1, device),
         "memory-ratio": lambda: [_memory("RIR of n images a task", "ratio", ["10000", "100000"])],
         "memory-train": _memory_of_training,
         "processes": lambda: [runs.pair_of_processes()],

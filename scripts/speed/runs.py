@@ -69,7 +69,7 @@ def whole_run(
             rows = ImageInputs(data[0], processor)
             Trainer(Classifier(model), args, train_dataset=rows, data_collator=collate_images).train()
 
-    times = alternate({"immunize": ours, "plain": plain}, repeats, device)
+    times = alternate({"immunize": ours, "plain": plain}, repeats, device, warm_up=False)
     return figure(
         f"a run of {EPOCHS} epochs with cache, regularizers and harmful stream over plain fine-tuning by the stock "
         f"Trainer: {architecture}, {n} + {n} pictures at {image_size} px",

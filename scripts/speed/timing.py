@@ -12,13 +12,15 @@ import torch
 __all__ = ["alternate", "figure"]
 
 
-def alternate(sides: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each side, measured in turns after one warm-up each.
+def alternate(
+    sides: dict[str, Callable[[], Any]], repeats: int, device: torch.device, warm_up: bool = True
+) -> dict[str, float]:
+    """Median seconds of each side, measured in turns, after one warm-up each unless they are long.
 
     Of the processor on a CPU, so that a machine with other work disturbs little; by the clock on an accelerator.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
+    for repeat in range(0 if warm_up else 1, repeats + 1):
         for name, side in sides.items():
             start = _now(device)
             side()
