@@ -149,7 +149,7 @@ class Peers:
             rows = Subset(cast("Dataset[Any]", rows), numbers.tolist())
         seen = {name: OnePass(groups, dtype, whole) for name in names}
         models = {name: self._in_precision(name, dtype, where) for name in names}
-        again = ", again in float64" if len(names) == 1 else ""
+        precisely = ", in float64" if dtype == torch.float64 else ""
         with ExitStack() as stack:
             if prefix is not None:
                 for one in models.values():
@@ -162,7 +162,7 @@ class Peers:
                 device=where,
                 dtype=dtype,
                 prefix=prefix,
-                progress=f"{' and '.join(names)} model, {task} images{again}" if self.progress else None,
+                progress=f"{' and '.join(names)} model, {task} images{precisely}" if self.progress else None,
             ):
                 for name, (features, logits) in found.items():
                     seen[name].update(numbers[start : start + len(logits)], features, logits, labels)

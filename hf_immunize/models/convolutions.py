@@ -54,6 +54,8 @@ def _convolved(
         return None
     shape = (len(images), height, width, len(weight))
     total = images.new_zeros(shape) if bias is None else bias.expand(shape).contiguous()
+    # Laid out for the products once, not for each of them.
+    kernels = weight.permute(2, 3, 1, 0).contiguous()
     for down in range(weight.shape[2]):
         for right in range(weight.shape[3]):
             top, left = down * dilation[0], right * dilation[1]
@@ -63,9 +65,9 @@ def _convolved(
                 left : left + stride[1] * (width - 1) + 1 : stride[1],
             ]
             if depthwise:
-                total.addcmul_(part, weight[:, 0, down, right])
+                total.addcmul_(part, kernels[down, right, 0])
             else:
-                total.view(-1, len(weight)).addmm_(part.flatten(0, 2), weight[:, :, down, right].mT)
+                total.view(-1, len(weight)).addmm_(part.flatten(0, 2), kernels[down, right])
     return total.permute(0, 3, 1, 2)
 
 

@@ -56,7 +56,7 @@ def whole_run(
     def ours() -> None:
         model, processor = _made(architecture, image_size)
         with tempfile.TemporaryDirectory() as folder, _quiet():
-            args = ImmunizationArguments(folder, harmful_batch_size=batch, **common)
+            args = ImmunizationArguments(folder, **common)
             ImmunizationTrainer(
                 model, args, train_dataset=data[0], harmful_dataset=data[1], processing_class=processor
             ).train()
@@ -119,7 +119,6 @@ def throughput(steps: int, batch: int) -> float:
             folder,
             max_steps=steps,
             per_device_train_batch_size=batch,
-            harmful_batch_size=batch,
             cache_frozen="off",
             save_strategy="no",
             report_to="none",

@@ -102,6 +102,17 @@ def test_figures_of_a_gpu_need_no_package_that_reads_data(tmp_path):
     assert 2 < work[0] / work[1] < 3
 
 
+def test_whole_runs_and_ratios_run(benchmark):
+    """With tiny sizes: what they say of speed means nothing."""
+    cpu = torch.device("cpu")
+    run = benchmark.runs.whole_run("resnet10t", 32, 16, 8, "<= 1.0", 1, cpu)
+    assert run["immunize_s"] > 0 < run["plain_s"]
+    assert benchmark.runs.throughput(1, 4) > 0
+    rows = benchmark.measuring.ratio_over_extraction(24, 24, 1, cpu)
+    assert [row["asked"] for row in rows] == ["<= 0.7", "<= 1.05", "<= 0.001", "<= 0.65", "<= 0.001"]
+    assert all(row["value"] < 1e-3 for row in rows if row["asked"] == "<= 0.001")
+
+
 def test_pictures_tell_their_classes_apart(benchmark):
     data = benchmark.pictures(60, 24, 3)
     brightness = torch.tensor(
