@@ -70,8 +70,8 @@ def _used(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any], names: set
         for one in floating.values():
             one.requires_grad_(True)
         with torch.enable_grad():
-            logits = logits_of_two(model, inputs)
-        found = torch.autograd.grad(logits.sum(), list(floating.values()), allow_unused=True)
+            logits = logits_of_two(model, inputs).sum()
+        found = torch.autograd.grad(logits, list(floating.values()), allow_unused=True)
     finally:
         for name, one in own.items():
             one.requires_grad_(trained[name])

@@ -64,3 +64,9 @@ def test_dropout_of_frozen_parts_stays_still_and_that_of_trained_parts_does_not(
     assert twice() == (False, False)
     keep_still(model)
     assert twice() == (True, False)
+
+
+def test_the_last_stage_is_found_where_no_gradients_are_kept(tiny_net):
+    with torch.no_grad():
+        found = select_trainable(tiny_net, "last", torch.randn(2, 3, 8, 8))
+    assert found == select_trainable(tiny_net, "last", torch.randn(2, 3, 8, 8))
