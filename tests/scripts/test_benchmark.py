@@ -102,6 +102,7 @@ def test_figures_of_a_gpu_need_no_package_that_reads_data(tmp_path):
     assert 2 < work[0] / work[1] < 3
 
 
+@pytest.mark.slow
 def test_whole_runs_and_ratios_run(benchmark):
     """With tiny sizes: what they say of speed means nothing."""
     cpu = torch.device("cpu")
