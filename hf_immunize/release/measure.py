@@ -12,13 +12,14 @@ from torch.utils.data import Subset
 
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS
+from hf_immunize.attacks.subject import Subject
 from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
 from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.evaluation import Protocol, report_of
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.activations import ActivationStore
-from hf_immunize.models.extraction import MapStyle, extract_features
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.release.record import spectra_results
 
 __all__ = ["MOST_ATTACKED", "measure"]
@@ -103,11 +104,16 @@ def measure(
     reports = {name: report_of(tasks, protocol, model=name) for name in released if name != "initial"}
     accuracy = {name: tasks["primary"][name].accuracy for name in released}
     if "primary_only" in models:
-        label = "primary_only model, primary images" if progress else None
-        one = extract_features(
-            models["primary_only"], data["primary"][1], batch_size=batch_size, device=device, progress=label
+        label = "primary_only model" if progress else None
+        one = Subject(
+            models["primary_only"],
+            {"primary": data["primary"][1]},
+            batch_size=batch_size,
+            device=device,
+            dtype=torch.float32,
+            progress=label,
         )
-        accuracy["primary_only"] = one.accuracy
+        accuracy["primary_only"] = one.extracted("primary").accuracy
     whole = reports["immunized"].all_samples
     assert whole is not None, "rir_report measures all samples too"
     results: dict[str, Any] = {

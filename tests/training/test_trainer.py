@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from samples import tiny_timm
 from tiny import Images, TinyNet
 from torch import nn
-from trainers import arguments, state, trainer
+from trainers import arguments, state, tiny_vit, trainer
 from transformers import TrainerCallback
 
 from hf_immunize import ImmunizationTrainer, features_and_logits, features_r_ill, features_r_well
@@ -151,6 +152,28 @@ def test_torch_compile_trains_the_same_weights(tmp_path, tiny_net, primary, harm
     assert run.evaluate()["eval_rir"] > 0
 
 
+@pytest.mark.parametrize("build", [tiny_vit, tiny_timm], ids=["transformers", "timm"])
+@pytest.mark.parametrize(
+    ("changes", "within"),
+    [({"activation_checkpointing": True}, 1e-5), ({"bf16": True}, 0.25)],
+    ids=["recomputed", "bf16"],
+)
+def test_what_saves_memory_or_time_trains_the_same(tmp_path, build, changes, within):
+    """Within a share of the way that the weights went."""
+    start, found = build(), []
+    for more in ({}, changes):
+        model = copy.deepcopy(start)
+        size = 8 if build is tiny_vit else 32
+        data = [Sized(32, size, seed) for seed in (1, 2)]
+        trainer(tmp_path, model, *data, max_steps=4, learning_rate=1e-3, cache_frozen="off", **more).train()
+        trained = [name for name, one in model.named_parameters() if one.requires_grad]
+        moved = [(model.state_dict()[name] - start.state_dict()[name]).flatten() for name in trained]
+        found.append(torch.cat(moved))
+    away = (found[1] - found[0]).norm() / found[0].norm()
+    assert found[0].norm() > 0
+    assert away < within, float(away)
+
+
 def test_one_of_several_gpus_is_used_and_that_is_said(tmp_path, tiny_net, primary, harmful, caplog):
     args = arguments(tmp_path)
     args._n_gpu = 4
@@ -187,6 +210,14 @@ def test_data_that_cannot_be(tmp_path, tiny_net, primary, harmful):
     few = trainer(tmp_path, tiny_net, Images(4), harmful)
     with pytest.raises(ValueError, match="Lower per_device_train_batch_size"):
         few.train()
+
+
+class Sized(Images):
+    """Images of another size."""
+
+    def __init__(self, n: int, size: int, seed: int) -> None:
+        super().__init__(n, seed=seed)
+        self.x = self.x.repeat_interleave(size // 8, 2).repeat_interleave(size // 8, 3)
 
 
 class LabelledOutside(Images):
