@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import resource
 from typing import Any
 
 import timm
 import torch
-from speed.timing import alternate, figure
+from speed.timing import alternate, figure, peak_memory
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -113,7 +112,7 @@ def ratio_over_extraction(n: int, n_checked: int, repeats: int, device: torch.de
 
 
 def memory_of_ratio(n: int) -> float:
-    """Peak memory of this process, MiB, after RIR of two small models on ``n`` images of each task."""
+    """Peak memory of this process's own, MiB, after RIR of two small models on ``n`` images of each task."""
 
     def small(seed: int) -> nn.Module:
         torch.manual_seed(seed)
@@ -122,4 +121,4 @@ def memory_of_ratio(n: int) -> float:
         ).eval()
 
     evaluate_immunization(small(0), small(1), Drawn(n, 8, 1), Drawn(n, 8, 2), max_samples=None)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from speed.pictures import pictures
-from speed.timing import alternate, figure
+from speed.timing import alternate, figure, peak_memory
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 
@@ -27,7 +26,7 @@ from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.models.trainable import select_trainable
 
-__all__ = ["memory_of_training", "pair_of_processes", "throughput", "whole_run"]
+__all__ = ["decoding", "memory_of_training", "pair_of_processes", "throughput", "whole_run"]
 
 CLASSES, EPOCHS, RATE = 5, 3, 5e-4
 SCRIPT = Path(__file__).parents[1] / "benchmark.py"
@@ -85,8 +84,18 @@ def whole_run(
     )
 
 
+def decoding(n: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Pictures of ImageNet's size that become images of 224 px, a second of one core."""
+    _, processor = _made("vit_tiny_patch16_224", 224)
+    rows = ImageInputs(pictures(n, 432, CLASSES), processor)
+    times = alternate({"decoding": lambda: rows.__getitems__(range(n))}, repeats, device)
+    return figure(
+        "JPEG pictures of 432 x 432 decoded and prepared for 224 px a second of a core", n / times["decoding"], ""
+    )
+
+
 def memory_of_training(folder: str) -> float:
-    """Peak memory of this process, MiB, after 60 steps on the pictures saved in a folder."""
+    """Peak memory of this process's own, MiB, after 60 steps on the pictures saved in a folder."""
     data = Dataset.load_from_disk(folder)
     model, processor = _made("resnet10t", 32)
     with tempfile.TemporaryDirectory() as output, _quiet():
@@ -94,7 +103,7 @@ def memory_of_training(folder: str) -> float:
             output, max_steps=60, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True
         )
         ImmunizationTrainer(model, args, train_dataset=data, harmful_dataset=data, processing_class=processor).train()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory()
 
 
 def pair_of_processes(steps: int = 20, batch: int = 64) -> dict[str, Any]:

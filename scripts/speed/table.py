@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed.plan import plan
 
 __all__ = ["Rows", "as_markdown", "measure_parts", "options_of_table"]
 
@@ -25,6 +26,7 @@ def options_of_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="PART", help="parts to measure; all unless given")
     parser.add_argument("--again", action="store_true", help="measure also what this commit has measured already")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "model_cards" / "benchmark")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="take over another machine's benchmark.json alone")
     parser.add_argument("--commit", help="of the code, where there is no git")
 
 
@@ -38,6 +40,9 @@ def measure_parts(
         parser.error(f"unknown parts {', '.join(unknown)}; there are {', '.join(parts)}")
     target = options.output_dir / "benchmark.json"
     kept: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    if options.add is not None:
+        _write(options.output_dir, kept | json.loads(options.add.read_text(encoding="utf-8")))
+        return
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "timm")}
     made_by = {"commit": options.commit or _commit(), "hardware": _hardware(device), "versions": versions}
     failed = []
@@ -55,11 +60,15 @@ def measure_parts(
         kept[name] = made_by | {"rows": rows}
         for row in rows:
             print(f"{row['what']}: {row['value']:.3g} {'(' + row['asked'] + ')' if row['asked'] else ''}", flush=True)
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-        (options.output_dir / "README.md").write_text(as_markdown(kept), encoding="utf-8")
+        _write(options.output_dir, kept)
     if failed:
         sys.exit(f"{len(failed)} parts failed: {'; '.join(failed)}")
+
+
+def _write(folder: Path, kept: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(as_markdown(kept), encoding="utf-8")
 
 
 def as_markdown(kept: dict[str, Any]) -> str:
@@ -71,7 +80,7 @@ def as_markdown(kept: dict[str, Any]) -> str:
         for row in part["rows"]:
             asked = {None: "", True: f"{row['asked']}", False: f"{row['asked']}, not reached"}[row["reached"]]
             lines.append(f"| {row['what']} | {row['value']:.3g} | {asked} | {part['hardware']} | {part['commit']} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *plan(kept)]) + "\n"
 
 
 def _commit() -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["alternate", "figure"]
+__all__ = ["alternate", "figure", "peak_memory"]
 
 
 def alternate(
@@ -44,3 +45,10 @@ def figure(what: str, value: float, asked: str, **details: Any) -> dict[str, Any
         sign, bound = asked.split()
         good = value <= float(bound) if sign == "<=" else value >= float(bound)
     return {"what": what, "value": value, "asked": asked, "reached": good, **details}
+
+
+def peak_memory() -> float:
+    """MiB that this process has taken at most, without pages of files that are mapped: the system takes those back."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    values = {name: int(value.split()[0]) for name, value in (one.split(":", 1) for one in lines) if "kB" in value}
+    return (values["VmHWM"] - values["RssFile"]) / 1024

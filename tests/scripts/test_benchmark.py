@@ -67,6 +67,33 @@ def test_parts_are_kept_and_not_measured_twice(benchmark, monkeypatch, tmp_path,
     assert "there are broken, one, two" in capsys.readouterr().err
 
 
+def test_figures_of_another_machine_are_taken_over_and_make_a_plan(benchmark, monkeypatch, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def row(value):
+        return {"what": "a", "value": value, "asked": "", "reached": None}
+
+    def part(hardware, *values):
+        return {"commit": "abc", "hardware": hardware, "versions": {}, "rows": [row(one) for one in values]}
+
+    own = {"decoding": part("a CPU, 1 threads", 100.0), "gpu-step": part("old", 1.0, 2.0)}
+    other = {"gpu-step": part("a GPU, 2 threads", 1.0, 4000.0), "gpu-step-all": part("a GPU, 2 threads", 1.0, 1000.0)}
+    for folder, kept in ((here, own), (there, other)):
+        folder.mkdir()
+        (folder / "benchmark.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "--output_dir", str(here), "--add", str(there / "benchmark.json")]
+    )
+    benchmark.main()
+    assert json.loads((here / "benchmark.json").read_text()) == own | other
+    page = (here / "README.md").read_text()
+    assert "775 GB" in page
+    assert (
+        "The last block trains: 0.18 hours an epoch on one a GPU in bf16 (4000 images a second), for which 40" in page
+    )
+    assert "All of it trains: 0.71 hours" in page
+
+
 _WITHOUT_DATA_SETS = """
 import runpy, sys
 for name in ("datasets", "evaluate", "pyarrow", "pandas", "peft", "matplotlib"):
