@@ -111,6 +111,10 @@ class CheckpointsWithThetaZero(Trainer):
         if not found.state["goes_on"]:
             raise InputError(f"{found.folder} holds weights alone (save_only_model): no run goes on from it.")
         refuse_others(found.state["options"], self._carried_options(), str(found.folder))
+        if self.budget is not None and found.state.get("budget") is None:
+            raise InputError(
+                f"{found.folder} is of a run without a budget. Leave max_accuracy_drop away, or start anew."
+            )
         return found
 
     def _carried_options(self) -> dict[str, Any]:

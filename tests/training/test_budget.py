@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,6 +158,19 @@ def test_weights_from_before_a_checkpoint_are_kept_through_it(run_of):
     again.train(resume_from_checkpoint=str(whole.args.output_dir) + "/checkpoint-10")
     assert again.budget.facts == whole.budget.facts
     assert all(torch.equal(one, state(again.model)[name]) for name, one in state(whole.model).items())
+
+
+def test_a_checkpoint_from_before_there_were_budgets_is_refused(run_of):
+    run_of("old", max_accuracy_drop=None, max_steps=4, save_strategy="steps", save_steps=2).train()
+    run = run_of("old", max_steps=4)
+    carried = Path(run.args.output_dir) / "checkpoint-2"
+    state = json.loads((carried / "immunization_state.json").read_text())
+    # As an earlier version wrote it.
+    del state["options"]["max_accuracy_drop"], state["budget"], state["seal"]
+    seal = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    (carried / "immunization_state.json").write_text(json.dumps(state | {"seal": seal}))
+    with pytest.raises(InputError, match="of a run without a budget"):
+        run.train(resume_from_checkpoint=str(carried))
 
 
 def test_the_accuracy_is_the_same_through_the_cached_frozen_part(run_of):
