@@ -6,8 +6,9 @@ The scalars are already weighted. The same classes serve the linear extractor an
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,10 +20,13 @@ __all__ = [
     "ModelObjective",
     "Objective",
     "Parts",
+    "Phase",
     "StepView",
     "checked_count",
     "checked_positive",
     "checked_weight",
+    "part_with_slopes",
+    "unit_slopes",
     "weighted",
 ]
 
@@ -45,6 +49,7 @@ class Objective:
         is_spectral: whether the parts are functions of the spectra of the two Hessians alone.
         preconditioned: whether Algorithm 1 multiplies the θ-gradients of this objective by K⁻¹.
         sees_model: whether it reads more than features, so that :meth:`ModelObjective.of_step` is called.
+        default_weights: λ_P and λ_H where a run gives none.
 
     Raises:
         ValueError: a weight that is negative, infinite or NaN.
@@ -55,6 +60,7 @@ class Objective:
     is_spectral: ClassVar[bool] = False
     preconditioned: ClassVar[bool] = False
     sees_model: ClassVar[bool] = False
+    default_weights: ClassVar[tuple[float, float]] = (1.0, 0.3)
 
     def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
         self.lambda_primary = checked_weight("lambda_primary", lambda_primary)
@@ -97,8 +103,16 @@ class Objective:
         """
         raise NotImplementedError(f"The objective {self.name!r} is no function of the spectra.")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it carries from step to step, as tensors and plain values; nothing for most."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`state_dict` gave."""
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        given = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,13 @@ class StepView:
             :attr:`ModelObjective.reads_hidden`.
         features: (parameters in place of the model's, batch) → features, differentiable in those parameters.
         seed: of what the objective draws in this step: the same on all processes, and in a run that was resumed.
+        run_seed: of the whole run.
+        progress: share of the run's steps that lie behind.
+        last_block: names of those parameters that ``trainable="last"`` would train.
+        redrawn: seed → fresh values of the last block's parameters whose modules can draw them, the head's left out.
+        batch_statistics: within it the BatchNorms that own one of the named parameters read the statistics of their
+            batch, and keep their own as they are.
+        layout: in which the model's convolutions run fastest.
     """
 
     parameters: Mapping[str, torch.Tensor]
@@ -124,6 +145,27 @@ class StepView:
     hidden: Mapping[str, torch.Tensor]
     features: Callable[[Mapping[str, torch.Tensor], Mapping[str, Any]], torch.Tensor]
     seed: int = 0
+    run_seed: int = 0
+    progress: float = 0.0
+    last_block: frozenset[str] = frozenset()
+    redrawn: Callable[[int], Mapping[str, torch.Tensor]] = lambda seed: {}
+    batch_statistics: Callable[[Iterable[str]], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    layout: torch.memory_format = torch.contiguous_format
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a step is like.
+
+    Attributes:
+        last_block_alone: of what was chosen to train, the last block alone does.
+        harmful_features: the harmful batch is in the step's own forward pass.
+        balanced: the gradient of the task loss is scaled to norm 1.
+    """
+
+    last_block_alone: bool = False
+    harmful_features: bool = True
+    balanced: bool = False
 
 
 class ModelObjective(Objective):
@@ -137,6 +179,10 @@ class ModelObjective(Objective):
     sees_model = True
     reads_hidden: ClassVar[bool] = False
     exact_over_processes: ClassVar[bool] = True
+
+    def phase(self, progress: float) -> Phase:
+        """What the steps after this share of the run are like."""
+        return Phase()
 
     def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
         """Named, weighted scalars to add to the loss of a step.
@@ -158,6 +204,21 @@ class ModelObjective(Objective):
             f"The objective {self.name!r} trains the weights of a network, and features alone were given. Use it with "
             "ImmunizationTrainer or immunize()."
         )
+
+
+def part_with_slopes(
+    value: torch.Tensor, slopes: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """A scalar of the given value whose gradient is ``slopes``, by names of parameters."""
+    linear = sum(((slope * parameters[name]).sum() for name, slope in slopes.items()), value.new_zeros(()))
+    return value.detach() + (linear - linear.detach())
+
+
+def unit_slopes(slopes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same direction with norm 1 over all parameters; zero stays zero."""
+    squares = [one.double().square().sum() for one in slopes.values()]
+    norm = torch.stack(squares or [torch.zeros(())]).sum().sqrt()
+    return {name: one / norm.clamp_min(torch.finfo(one.dtype).tiny).to(one.dtype) for name, one in slopes.items()}
 
 
 def weighted(weight: float, term: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

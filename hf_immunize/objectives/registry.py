@@ -13,13 +13,15 @@ from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.opt_kappa import OptKappa, OptLogKappa
 from hf_immunize.objectives.rep_noise import RepNoise
 from hf_immunize.objectives.ridge import Ridge
+from hf_immunize.objectives.simulated_attackers import SimulatedAttackers
 
 __all__ = ["OBJECTIVES", "get_objective"]
 
 
 #: Every objective by its name.
 OBJECTIVES: dict[str, type[Objective]] = {
-    one.name: one for one in (Condition, RIllOnly, RWellOnly, OptKappa, OptLogKappa, IMMA, Ridge, RepNoise, LTO)
+    one.name: one
+    for one in (Condition, RIllOnly, RWellOnly, OptKappa, OptLogKappa, IMMA, Ridge, RepNoise, LTO, SimulatedAttackers)
 }
 
 

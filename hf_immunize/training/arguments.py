@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
@@ -14,6 +15,7 @@ from transformers.utils import logging
 from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import MOST_ON_DISK
+from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, get_objective
 from hf_immunize.training.unserved import check_served
 
@@ -77,8 +79,18 @@ class ImmunizationArguments(TrainingArguments):
         default="condition",
         metadata={"help": "What is added to the task loss.", "choices": list(OBJECTIVES)},
     )
-    lambda_primary: float = field(default=1.0, metadata={"help": "Weight of R_well on the primary features."})
-    lambda_harmful: float = field(default=0.3, metadata={"help": "Weight of R_ill on the harmful features."})
+    lambda_primary: float = field(
+        default=cast(float, None),
+        metadata={"help": "Weight of R_well on the primary features; the objective's own unless given, 1 for most."},
+    )
+    lambda_harmful: float = field(
+        default=cast(float, None),
+        metadata={"help": "Weight of R_ill on the harmful features; the objective's own unless given, 0.3 for most."},
+    )
+    objective_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Further arguments of the objective as JSON, such as '{\"inner_steps\": 4}' for lto."},
+    )
     scale_free: bool = field(
         default=True,
         metadata={"help": "Regularizers that no rescaling of the features changes; false gives the paper's raw form."},
@@ -140,6 +152,11 @@ class ImmunizationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.objective in OBJECTIVES:
+            for name, default in zip(
+                ("lambda_primary", "lambda_harmful"), OBJECTIVES[self.objective].default_weights, strict=True
+            ):
+                setattr(self, name, default if getattr(self, name) is None else getattr(self, name))
         for name in ("lambda_primary", "lambda_harmful"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
@@ -175,8 +192,9 @@ class ImmunizationArguments(TrainingArguments):
             raise InputError(f"cache_frozen_gb must be 0 or more, got {self.cache_frozen_gb}.")
         if self.cache_frozen not in ("auto", "on", "off"):
             raise InputError(f"cache_frozen must be 'auto', 'on' or 'off', got {self.cache_frozen!r}.")
-        # A misspelt objective is said now, with the nearest one.
-        get_objective(self.objective)
+        self.objective_kwargs = _parsed(self.objective_kwargs)
+        # A misspelt objective is said now, with the nearest one, and so are arguments that it does not have.
+        self.made_objective()
         if self.optim == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9,nesterov=true"
         self.trainable = _listed(self.trainable)
@@ -208,6 +226,18 @@ class ImmunizationArguments(TrainingArguments):
         """Harmful images a step and process."""
         return self.per_device_harmful_batch_size or self.per_device_train_batch_size
 
+    def made_objective(self) -> Objective:
+        """The objective with its weights and further arguments."""
+        given: dict[str, Any] = {**cast(dict[str, Any], self.objective_kwargs or {})}
+        for name in ("lambda_primary", "lambda_harmful", "scale_free"):
+            if name in given:
+                raise InputError(f"objective_kwargs holds {name}, which is an argument of its own: --{name}.")
+            given[name] = getattr(self, name)
+        try:
+            return get_objective(self.objective, **given)
+        except TypeError as error:
+            raise InputError(f"objective_kwargs do not fit the objective {self.objective!r}: {error}.") from error
+
     @property
     def selection(self) -> str | list[str]:
         """What trains, as :func:`hf_immunize.select_trainable` takes it."""
@@ -216,9 +246,21 @@ class ImmunizationArguments(TrainingArguments):
     def as_control(self, **changes: Any) -> ImmunizationArguments:
         """The same steps with λ = 0: plain fine-tuning, without checkpoints and evaluations on the way."""
         values = {name: getattr(self, name) for name in _initial(type(self))}
-        plain = {"objective": "condition", "lambda_primary": 0.0, "lambda_harmful": 0.0}
+        plain = {"objective": "condition", "lambda_primary": 0.0, "lambda_harmful": 0.0, "objective_kwargs": None}
         quiet = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
         return type(self)(**(values | plain | quiet | {"resume_from_checkpoint": None} | changes))
+
+
+def _parsed(given: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """A dictionary of the command line."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise InputError(f"objective_kwargs must be JSON, got {given!r}: {error}.") from error
+    if given is not None and not isinstance(given, dict):
+        raise InputError(f"objective_kwargs must be a dictionary, got {given!r}.")
+    return given
 
 
 def _listed(given: str | Sequence[str]) -> list[str]:

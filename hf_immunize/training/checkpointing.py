@@ -19,6 +19,7 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpo
 
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.forward import unwrap
+from hf_immunize.objectives.objective import Objective
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.budget import AccuracyBudget
 from hf_immunize.training.carried import data_digest, model_digest, options_of, refuse_others
@@ -35,6 +36,9 @@ from hf_immunize.training.whole_checkpoints import (
 
 __all__ = ["CheckpointsWithThetaZero"]
 
+#: What an objective carries from step to step, in a checkpoint.
+OBJECTIVE_NAME = "objective.pt"
+
 
 class CheckpointsWithThetaZero(Trainer):
     """The part of a Trainer that writes and reads checkpoints.
@@ -47,6 +51,7 @@ class CheckpointsWithThetaZero(Trainer):
 
     args: ImmunizationArguments
     model: nn.Module
+    objective: Objective
     harmful_dataset: Any
     stream_collator: Callable[[list[Any]], Any]
     notes: list[str]
@@ -216,7 +221,21 @@ class CheckpointsWithThetaZero(Trainer):
             "parts_steps": self._parts_steps,
         }
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.objective.state_dict()
+        if state and self.args.should_save:
+            torch.save(state, Path(output_dir) / OBJECTIVE_NAME)
+
     # ------------------------------------------------------------------ reading
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (Path(checkpoint) / OBJECTIVE_NAME).is_file():
+            where = self.args.device
+            self.objective.load_state_dict(
+                torch.load(Path(checkpoint) / OBJECTIVE_NAME, map_location=where, weights_only=True)
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -70,6 +70,7 @@ def training_facts(
             "lambda_primary": args.lambda_primary,
             "lambda_harmful": args.lambda_harmful,
             "scale_free": args.scale_free,
+            **({"arguments": args.objective_kwargs} if args.objective_kwargs else {}),
         },
         "trainable": {
             "selection": args.selection,

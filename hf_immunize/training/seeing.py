@@ -3,21 +3,94 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
+from hf_immunize.errors import InputError
 from hf_immunize.models.forward import ACTIVATIONS
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
+from hf_immunize.models.last_stage import last_stage
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.objectives.objective import StepView
 
-__all__ = ["step_view", "watched_outputs"]
+__all__ = ["Architecture", "step_view", "watched_outputs"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What an objective that sees the model needs to know of it once.
+
+    Attributes:
+        model: without what wraps it for distributed training.
+        sample: model inputs.
+    """
+
+    model: nn.Module
+    sample: Any
+
+    @cached_property
+    def last_block(self) -> frozenset[str]:
+        """Names of the parameters of the last stage or block, of what runs after it, and of the head.
+
+        Of all parameters where no block can be told apart.
+        """
+        try:
+            return frozenset(last_stage(self.model, self.sample)[1])
+        except InputError:
+            return frozenset(name for name, _ in self.model.named_parameters())
+
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        """Channels last, in which convolutions run about twice as fast on a CPU, where the model runs in it."""
+        ready = copy.deepcopy(self.model).to(memory_format=torch.channels_last).eval()
+        try:
+            with torch.no_grad():
+                features_and_logits(ready, self.sample)
+        except (RuntimeError, InputError):
+            return torch.contiguous_format
+        return torch.channels_last
+
+    def redrawn(self, seed: int) -> dict[str, torch.Tensor]:
+        """Fresh values by the seed: of the last block's parameters whose modules can draw them, without the head."""
+        head = set(find_head(self.model, self.sample).names)
+        found: dict[str, torch.Tensor] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name in sorted({one.rpartition(".")[0] for one in self.last_block} - head):
+                module = self.model.get_submodule(name)
+                if hasattr(module, "reset_parameters"):
+                    fresh = copy.deepcopy(module).cpu()
+                    fresh.reset_parameters()
+                    for part, value in fresh.named_parameters(recurse=False):
+                        found[f"{name}.{part}"] = value.detach().to(module.get_parameter(part).device)
+        return found
+
+    @contextmanager
+    def batch_statistics(self, names: Iterable[str]) -> Iterator[None]:
+        """The BatchNorms that own one of the named parameters read the statistics of their batch, and keep theirs."""
+        owners = {one.rpartition(".")[0] for one in names}
+        norms = [
+            module
+            for name, module in self.model.named_modules()
+            if name in owners and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+        before = [(one.training, one.track_running_stats) for one in norms]
+        for one in norms:
+            one.training, one.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for one, (training, tracks) in zip(norms, before, strict=True):
+                one.training, one.track_running_stats = training, tracks
 
 
 @contextmanager
@@ -50,26 +123,28 @@ def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 def step_view(
-    model: nn.Module,
+    architecture: Architecture,
     prefix: FrozenPrefix | None,
     primary: Mapping[str, Any],
     harmful: Mapping[str, Any],
     features: tuple[torch.Tensor, torch.Tensor],
     hidden: Mapping[str, torch.Tensor],
-    seed: int,
+    seeds: tuple[int, int],
+    progress: float = 0.0,
 ) -> StepView:
     """The view of one step.
 
     Args:
-        model: without what wraps it for distributed training.
+        architecture: of the model.
         prefix: what stands for the frozen part, where the batches hold its activations.
         primary: the primary batch.
         harmful: the harmful batch.
-        features: of both, from the step's own forward pass.
+        features: of both, from the step's own forward pass; no rows of a batch that was left out of it.
         hidden: outputs of what trains on both batches together, the harmful rows last.
-        seed: of what is drawn in this step.
+        seeds: of what is drawn in this step, and of the run.
+        progress: share of the run's steps that lie behind.
     """
-    n_harmful = len(features[1])
+    model, n_harmful = architecture.model, len(features[1])
     reader = _Features(model, prefix)
 
     def at(parameters: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> torch.Tensor:
@@ -84,7 +159,13 @@ def step_view(
         harmful_features=features[1],
         hidden={name: one[-n_harmful:] for name, one in hidden.items()} or {"features": features[1]},
         features=at,
-        seed=seed,
+        seed=seeds[0],
+        run_seed=seeds[1],
+        progress=progress,
+        last_block=architecture.last_block,
+        redrawn=architecture.redrawn,
+        batch_statistics=architecture.batch_statistics,
+        layout=architecture.layout,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import EvalPrediction, TrainOutput
 from transformers.utils import logging
 
 from hf_immunize.data.collate import collate_images
@@ -22,8 +22,7 @@ from hf_immunize.models.forward import ACTIVATIONS, unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
-from hf_immunize.objectives.objective import ModelObjective, Objective
-from hf_immunize.objectives.registry import get_objective
+from hf_immunize.objectives.objective import ModelObjective, Objective, Phase, part_with_slopes, unit_slopes
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.budget import AccuracyBudget, split_held_out
@@ -43,7 +42,7 @@ from hf_immunize.training.loaders import training_loader
 from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.seeing import step_view, watched_outputs
+from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["ImmunizationTrainer"]
@@ -110,12 +109,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
                 "it, once for every trial of a search."
             )
         check_model(model)
-        self.objective: Objective = get_objective(
-            args.objective,
-            lambda_primary=args.lambda_primary,
-            lambda_harmful=args.lambda_harmful,
-            scale_free=args.scale_free,
-        )
+        self.objective: Objective = args.made_objective()
         check_objective(self.objective, args)
         if train_dataset is not None and self._active(self.objective) and harmful_dataset is None:
             raise InputError(
@@ -175,6 +169,8 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
+        self._architecture = Architecture(unwrap(self.model), self._sample)
+        self._narrowed = False
         self._theta_zero = ThetaZero(unwrap(self.model))
         self._activations = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         self._prefix: FrozenPrefix | None = None
@@ -236,13 +232,17 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
             keep_still(model)
         primary, harmful = inputs["primary"], inputs.get("harmful")
         n_primary = primary["labels"].shape[0]
-        batch = primary if harmful is None else joined(primary, harmful)
+        sees = self.objective if harmful is not None and isinstance(self.objective, ModelObjective) else None
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        phase = Phase() if sees is None else sees.phase(progress)
+        self._train_alone(phase.last_block_alone)
+        batch = joined(primary, harmful) if harmful is not None and phase.harmful_features else primary
         prefix = self._prefix if ACTIVATIONS in batch else None
         with contextlib.ExitStack() as around:
             if prefix is not None:
                 around.enter_context(prefix.bypassed())
             hidden = {}
-            if harmful is not None and isinstance(self.objective, ModelObjective) and self.objective.reads_hidden:
+            if sees is not None and sees.reads_hidden:
                 hidden = around.enter_context(watched_outputs(unwrap(model), self.selection, batch))
             features, logits = features_and_logits(model, batch)
         task = self._task_loss(logits[:n_primary], primary["labels"])
@@ -250,10 +250,13 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         if harmful is not None:
             both = (features[:n_primary], features[n_primary:])
             with torch.autocast(features.device.type, enabled=False):
-                if isinstance(self.objective, ModelObjective):
+                if sees is not None:
                     seed = self.args.seed + self.state.global_step
-                    view = step_view(unwrap(model), prefix, primary, harmful, both, hidden, seed)
-                    parts |= self.objective.of_step(view, over_processes)
+                    seeds = (seed, self.args.seed)
+                    view = step_view(self._architecture, prefix, primary, harmful, both, hidden, seeds, progress)
+                    parts |= sees.of_step(view, over_processes)
+                    if phase.balanced:
+                        parts["task_loss"] = task = _with_unit_gradient(task, view.parameters)
                 else:
                     labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
                     parts |= self._regularizers(*both, labels)
@@ -266,6 +269,24 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         if model.training:
             self._note(parts)
         return (loss, {"logits": logits[:n_primary]}) if return_outputs else loss
+
+    def _train_alone(self, last_block: bool) -> None:
+        """Narrows what trains to the last block, once, or gives back what was chosen."""
+        if last_block == self._narrowed:
+            return
+        self._narrowed = last_block
+        model = unwrap(self.model)
+        select_trainable(model, self.args.selection, self._sample)
+        if last_block:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and name in self._architecture.last_block)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """See :meth:`CheckpointsWithThetaZero.train`."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._train_alone(False)
 
     def _regularizers(
         self, primary: torch.Tensor, harmful: torch.Tensor, harmful_labels: torch.Tensor | None
@@ -303,3 +324,10 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
     @staticmethod
     def _active(objective: Objective) -> bool:
         return objective.uses_primary or objective.uses_harmful
+
+
+def _with_unit_gradient(loss: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The same value with its gradient scaled to norm 1."""
+    slopes = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+    found = {name: one for name, one in zip(parameters, slopes, strict=True) if one is not None}
+    return part_with_slopes(loss, unit_slopes(found), parameters)

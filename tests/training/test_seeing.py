@@ -8,15 +8,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import Images
+from torch import nn
 from trainers import state, trainer
+from transformers import TrainerCallback
 
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.objectives.objective import ModelObjective
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.training.checks import check_objective
-from hf_immunize.training.seeing import step_view, watched_outputs
+from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
 
+PARTS = {
+    "rep_noise": ("noise", "ascent"),
+    "lto": ("lto_primary", "lto_harmful"),
+    "simulated_attackers": ("ignorance",),
+}
 SEEING = sorted(name for name, one in OBJECTIVES.items() if one.sees_model)
 
 
@@ -32,7 +39,7 @@ def test_features_at_other_weights_are_those_of_a_model_with_them(tiny_net, prim
     both = batches(primary, harmful)
     selection = select_trainable(tiny_net, "last", primary.x[:4])
     features = tuple(features_and_logits(tiny_net, one["pixel_values"])[0] for one in both)
-    view = step_view(tiny_net, None, *both, features, {}, 0)
+    view = step_view(Architecture(tiny_net, primary.x[:4]), None, *both, features, {}, (0, 0))
     assert set(view.parameters) == {name for name, one in tiny_net.named_parameters() if one.requires_grad}
     assert 0 < len(view.parameters) < len(list(tiny_net.parameters()))
     torch.testing.assert_close(view.features(view.parameters, both[1]), features[1])
@@ -57,7 +64,7 @@ def test_outputs_of_what_trains_are_read_and_the_logits_are_not(tiny_net, primar
     tiny_net(primary.x[:3])
     assert {name: len(one) for name, one in found.items()} == {name: len(one) for name, one in before.items()}
     both = batches(primary, Images(40, seed=5))
-    view = step_view(tiny_net, None, *both, (features[:3], features[3:]), found, 0)
+    view = step_view(Architecture(tiny_net, primary.x[:4]), None, *both, (features[:3], features[3:]), found, (0, 0))
     assert all(len(one) == 2 for one in view.hidden.values())
 
 
@@ -70,8 +77,7 @@ def test_a_training_moves_what_trains_by_the_objective(tmp_path, tiny_net, prima
     before = state(seeing)
     run.train()
     logged = next(entry for entry in run.state.log_history if "loss" in entry)
-    parts = [value for key, value in logged.items() if key in ("noise", "ascent", "lto_primary", "lto_harmful")]
-    assert len(parts) == 2
+    parts = [logged[key] for key in PARTS[name]]
     assert logged["task_loss"] + sum(parts) == pytest.approx(logged["loss"], rel=1e-4)
     moved = {key for key, value in seeing.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {key for key, value in seeing.named_parameters() if value.requires_grad}
@@ -126,3 +132,110 @@ def test_an_objective_that_processes_would_compute_otherwise_is_refused():
         else:
             with pytest.raises(ValueError, match="2 processes"):
                 check_objective(objective, Several())
+
+
+def test_a_step_of_simulated_attackers_goes_down_two_unit_gradients(tmp_path, tiny_net, primary):
+    """The step of plain gradient descent: the primary gradient and the attackers' one, each of norm 1 (λ_H = 0.5)."""
+    harmful = Images(40, seed=5)
+    before = state(tiny_net)
+    common = {"optim": "sgd", "optim_args": "momentum=0.0", "learning_rate": 1e-3, "max_grad_norm": 0.0, "max_steps": 1}
+    weights = []
+    for lambda_harmful in (0.0, 0.5):
+        model = copy.deepcopy(tiny_net)
+        run = trainer(
+            tmp_path / str(lambda_harmful),
+            model,
+            primary,
+            harmful,
+            objective="simulated_attackers",
+            lambda_harmful=lambda_harmful,
+            trainable="all",
+            warmup_steps=0,
+            **common,
+        )
+        run.train()
+        weights.append({name: (before[name] - one) / 1e-3 for name, one in state(model).items()})
+    # Plain fine-tuning keeps its own scale: there is nothing to balance.
+    plain, both = weights
+    norm = torch.stack([one.square().sum() for one in plain.values()]).sum().sqrt()
+    attack = {name: both[name] - plain[name] / norm for name in both}
+    length = torch.stack([one.square().sum() for one in attack.values()]).sum().sqrt()
+    assert length.item() == pytest.approx(0.5, rel=2e-2)
+
+
+@pytest.mark.parametrize("settling", [0.0, 0.7])
+def test_a_resumed_run_of_simulated_attackers_is_the_uninterrupted_one(tmp_path, tiny_net, primary, settling):
+    harmful = Images(40, seed=5)
+    common = {
+        "objective": "simulated_attackers",
+        "objective_kwargs": {"attackers": 2, "inner_steps": 2, "lives": [4, 6], "settling": settling},
+        "trainable": "all",
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
+    whole, cut = copy.deepcopy(tiny_net), copy.deepcopy(tiny_net)
+    trainer(tmp_path / "whole", whole, primary, harmful, **common).train()
+    run = trainer(tmp_path / "cut", cut, primary, harmful, **common)
+    run.add_callback(StopAt(5))
+    run.train()
+    resumed = copy.deepcopy(tiny_net)
+    trainer(tmp_path / "cut", resumed, primary, harmful, **common).train(
+        resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3")
+    )
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    assert (tmp_path / "whole" / "checkpoint-3" / "objective.pt").is_file()
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_batch_norms_of_the_named_parameters_read_their_batch_within(primary):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    before = state(model)
+    seen = Architecture(model, primary.x[:4])
+    with seen.batch_statistics(["1.weight", "0.bias"]):
+        assert (model[1].training, model[3].training) == (True, False)
+        out = model[1](model[0](primary.x[:8]))
+    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    assert not model[1].training
+    assert model[1].track_running_stats
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+def test_the_last_block_is_drawn_anew_by_its_seed_and_the_head_is_not(tiny_net, primary):
+    seen = Architecture(tiny_net, primary.x[:4])
+    found = seen.redrawn(3)
+    assert found
+    assert set(found) <= seen.last_block
+    assert not any(name.startswith("score") for name in found)
+    assert all(torch.equal(one, seen.redrawn(3)[name]) for name, one in found.items())
+    assert all(not torch.equal(one, tiny_net.get_parameter(name)) for name, one in found.items() if one.ndim > 1)
+    select_trainable(tiny_net, "last", primary.x[:4])
+    assert seen.last_block == {name for name, one in tiny_net.named_parameters() if one.requires_grad}
+
+
+def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
+    harmful = Images(40, seed=5)
+    run = trainer(tmp_path, tiny_net, primary, harmful, objective="simulated_attackers", trainable="all", max_steps=6)
+    seen = {}
+
+    class Kept(TrainerCallback):
+        def on_step_end(self, args, state_, control, **kwargs):
+            seen[state_.global_step] = state(tiny_net)
+
+    run.add_callback(Kept())
+    run.train()
+    last = run._architecture.last_block
+    moved = {name for name, one in seen[6].items() if not torch.equal(one, seen[4][name])}
+    assert moved
+    assert moved <= last
+    early = {name for name, one in seen[4].items() if not torch.equal(one, seen[3][name])}
+    assert early - last
+    assert all(one.requires_grad for one in tiny_net.parameters())

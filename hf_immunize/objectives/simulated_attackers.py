@@ -1,0 +1,144 @@
+"""Simulated attackers: the model is moved to where fine-tuners who live beside it know nothing, then conditioned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hf_immunize.errors import InputError
+from hf_immunize.objectives.condition import Condition
+from hf_immunize.objectives.fine_tuner import FineTuner, Traits, rows_of
+from hf_immunize.objectives.objective import (
+    ModelObjective,
+    Phase,
+    StepView,
+    checked_count,
+    part_with_slopes,
+    unit_slopes,
+)
+
+__all__ = ["SimulatedAttackers"]
+
+#: Harmful images of a batch that a fine-tuner is judged by, and the most of them; the others are what it trains on.
+QUERY_SHARE, MOST_QUERIES = 1 / 4, 32
+#: Weight of R_ill beside λ_H.
+R_ILL = 0.3
+
+
+class SimulatedAttackers(ModelObjective):
+    """First-order meta-learning against fine-tuning (after SOPHON, arXiv 2404.12699), with attackers that persist.
+
+    A few :class:`~hf_immunize.objectives.fine_tuner.FineTuner` live beside the model. At each step one of them follows
+    the model, goes on fine-tuning for ``inner_steps`` batches of 16 harmful images, and is then judged on images that
+    it did not train on: the gradient of KL(uniform ‖ its prediction) at *its* weights is what moves the *model*
+    (straight through; second derivatives are left out). An attacker that has lived for its number of steps is replaced
+    by one of other traits. The gradient of the primary loss and that of the attackers are each scaled to norm 1 (times
+    λ_H), so that neither drowns the other. Heads are not held by that: over the last ``settling`` share of the steps
+    the last block alone trains, by R_well and R_ill as in :class:`~hf_immunize.objectives.condition.Condition`.
+
+    A step costs 16 · ``inner_steps`` + 32 images forward and backward beside the primary batch, and each attacker holds
+    up to four times the weights in memory. What fine-tuning beyond the longest life does is not simulated.
+
+    Args:
+        lambda_primary: weight λ_P ≥ 0 of R_well while settling.
+        lambda_harmful: norm λ_H ≥ 0 of the attackers' gradient, where the primary loss has 1; while settling 0.3 λ_H is
+            the weight of R_ill.
+        scale_free: of the regularizers.
+        attackers: how many live at once.
+        inner_steps: how far one goes on at a step.
+        lives: numbers of steps after which an attacker is replaced, one of which is drawn for each.
+        settling: share of the run's steps, below 1.
+
+    Raises:
+        ValueError: counts below 1, a share outside 0 to 1, and at a step missing labels or fewer than eight harmful
+            images.
+    """
+
+    name = "simulated_attackers"
+    default_weights = (1.0, 1.0)
+    needs_harmful_labels = True
+    exact_over_processes = False
+
+    def __init__(
+        self,
+        lambda_primary: float = 1.0,
+        lambda_harmful: float = 1.0,
+        scale_free: bool = True,
+        attackers: int = 4,
+        inner_steps: int = 8,
+        lives: Sequence[int] = (60, 120, 200, 300),
+        settling: float = 1 / 3,
+    ) -> None:
+        super().__init__(lambda_primary, lambda_harmful, scale_free)
+        self.attackers = checked_count("attackers", attackers)
+        self.inner_steps = checked_count("inner_steps", inner_steps)
+        self.lives = [checked_count("lives", one) for one in lives]
+        if not self.lives:
+            raise InputError("lives must hold a number of steps or more, got none.")
+        if not 0 <= settling < 1:
+            raise InputError(f"settling must be a share of the steps, from 0 to below 1, got {settling!r}.")
+        self.settling = settling
+        self._condition = Condition(lambda_primary, R_ILL * lambda_harmful, scale_free)
+        self._living: dict[int, FineTuner] = {}
+        self._loaded: Mapping[str, Any] | None = None
+        self._turn = self._born = self._n_classes = 0
+
+    def phase(self, progress: float) -> Phase:
+        """See :meth:`ModelObjective.phase`."""
+        if self._settles(progress):
+            return Phase(last_block_alone=True)
+        return Phase(harmful_features=False, balanced=self.uses_harmful)
+
+    def _settles(self, progress: float) -> bool:
+        # Shares are rounded.
+        return progress >= 1 - self.settling - 1e-9
+
+    def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See :meth:`ModelObjective.of_step`: ``ignorance`` in nats, times λ_H; settling, ``r_well`` and ``r_ill``."""
+        if self._settles(step.progress):
+            return self._condition(gather(step.primary_features), gather(step.harmful_features))
+        if not self.uses_harmful:
+            return {}
+        labels = step.harmful.get("labels")
+        if labels is None or labels.is_floating_point():
+            raise InputError(f"The objective {self.name!r} fits heads and needs the class numbers of harmful data.")
+        if len(labels) < 8:
+            raise InputError(f"The objective {self.name!r} needs eight harmful images in a batch, got {len(labels)}.")
+        if self._loaded is not None:
+            self._living = {place: FineTuner.of_state(one, step) for place, one in self._loaded.items()}
+            self._loaded = None
+        queries = min(MOST_QUERIES, int(QUERY_SHARE * len(labels)))
+        one = self._next(step, int(labels.max()) + 1)
+        one.follow(step)
+        one.fine_tune(step, rows_of(step.harmful, slice(queries, None), step.layout), self.inner_steps)
+        value, slopes = one.ignorance(step, rows_of(step.harmful, slice(queries), step.layout))
+        return {"ignorance": self.lambda_harmful * part_with_slopes(value, unit_slopes(slopes), step.parameters)}
+
+    def _next(self, step: StepView, n_classes: int) -> FineTuner:
+        """Whose turn it is, born now if nobody lives there or a class has come that its head does not have."""
+        self._n_classes = max(self._n_classes, n_classes, 2)
+        place = self._turn % self.attackers
+        self._turn += 1
+        found = self._living.get(place)
+        if found is None or found.age >= found.traits.life or found.n_classes < self._n_classes:
+            traits = Traits.drawn(step.run_seed + self._born, self.lives)
+            found = self._living[place] = FineTuner(traits, step, self._n_classes)
+            self._born += 1
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`Objective.state_dict`."""
+        living = (
+            self._loaded
+            if self._loaded is not None
+            else {place: one.state_dict() for place, one in self._living.items()}
+        )
+        return {"living": living, "turn": self._turn, "born": self._born, "n_classes": self._n_classes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`Objective.load_state_dict`."""
+        # Attackers are made at the next step, which knows the model.
+        self._loaded = state["living"]
+        self._turn, self._born, self._n_classes = state["turn"], state["born"], state["n_classes"]
