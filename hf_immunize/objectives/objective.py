@@ -28,6 +28,7 @@ __all__ = [
     "part_with_slopes",
     "unit_slopes",
     "weighted",
+    "with_unit_gradient",
 ]
 
 
@@ -219,6 +220,13 @@ def unit_slopes(slopes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     squares = [one.double().square().sum() for one in slopes.values()]
     norm = torch.stack(squares or [torch.zeros(())]).sum().sqrt()
     return {name: one / norm.clamp_min(torch.finfo(one.dtype).tiny).to(one.dtype) for name, one in slopes.items()}
+
+
+def with_unit_gradient(loss: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The same value with its gradient scaled to norm 1."""
+    slopes = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+    found = {name: one for name, one in zip(parameters, slopes, strict=True) if one is not None}
+    return part_with_slopes(loss, unit_slopes(found), parameters)
 
 
 def weighted(weight: float, term: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

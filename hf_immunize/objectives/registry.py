@@ -15,7 +15,7 @@ from hf_immunize.objectives.rep_noise import RepNoise
 from hf_immunize.objectives.ridge import Ridge
 from hf_immunize.objectives.simulated_attackers import SimulatedAttackers
 
-__all__ = ["OBJECTIVES", "get_objective"]
+__all__ = ["OBJECTIVES", "get_objective", "objective_named"]
 
 
 #: Every objective by its name.
@@ -25,6 +25,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
+def objective_named(name: str) -> type[Objective]:
+    """The objective called ``name``.
+
+    Raises:
+        ValueError: no such objective; the message names the nearest one.
+    """
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.0)[0]
+        raise InputError(f"Unknown objective {name!r}. Did you mean {near!r}? Known: {', '.join(sorted(OBJECTIVES))}.")
+    return OBJECTIVES[name]
+
+
 def get_objective(name: str, **kwargs: Any) -> Objective:
     """Builds the objective called ``name`` with the given options.
 
@@ -32,7 +44,4 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
         ValueError: no such objective; the message names the nearest one.
         TypeError: an option that this objective does not have.
     """
-    if name not in OBJECTIVES:
-        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.0)[0]
-        raise InputError(f"Unknown objective {name!r}. Did you mean {near!r}? Known: {', '.join(sorted(OBJECTIVES))}.")
-    return OBJECTIVES[name](**kwargs)
+    return objective_named(name)(**kwargs)

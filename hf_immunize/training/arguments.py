@@ -16,7 +16,7 @@ from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.objective import Objective
-from hf_immunize.objectives.registry import OBJECTIVES, get_objective
+from hf_immunize.objectives.registry import OBJECTIVES, objective_named
 from hf_immunize.training.unserved import check_served
 
 __all__ = ["DEFAULT_STEPS", "ImmunizationArguments"]
@@ -152,11 +152,10 @@ class ImmunizationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.objective in OBJECTIVES:
-            for name, default in zip(
-                ("lambda_primary", "lambda_harmful"), OBJECTIVES[self.objective].default_weights, strict=True
-            ):
-                setattr(self, name, default if getattr(self, name) is None else getattr(self, name))
+        # A misspelt objective is said now, with the nearest one.
+        own = zip(("lambda_primary", "lambda_harmful"), objective_named(self.objective).default_weights, strict=True)
+        for name, default in own:
+            setattr(self, name, default if getattr(self, name) is None else getattr(self, name))
         for name in ("lambda_primary", "lambda_harmful"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
@@ -193,7 +192,7 @@ class ImmunizationArguments(TrainingArguments):
         if self.cache_frozen not in ("auto", "on", "off"):
             raise InputError(f"cache_frozen must be 'auto', 'on' or 'off', got {self.cache_frozen!r}.")
         self.objective_kwargs = _parsed(self.objective_kwargs)
-        # A misspelt objective is said now, with the nearest one, and so are arguments that it does not have.
+        # Arguments that the objective does not have are refused now.
         self.made_objective()
         if self.optim == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9,nesterov=true"
@@ -234,7 +233,7 @@ class ImmunizationArguments(TrainingArguments):
                 raise InputError(f"objective_kwargs holds {name}, which is an argument of its own: --{name}.")
             given[name] = getattr(self, name)
         try:
-            return get_objective(self.objective, **given)
+            return objective_named(self.objective)(**given)
         except TypeError as error:
             raise InputError(f"objective_kwargs do not fit the objective {self.objective!r}: {error}.") from error
 

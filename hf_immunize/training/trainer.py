@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,7 @@ from hf_immunize.models.forward import ACTIVATIONS, unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
-from hf_immunize.objectives.objective import ModelObjective, Objective, Phase, part_with_slopes, unit_slopes
+from hf_immunize.objectives.objective import ModelObjective, Objective, Phase, with_unit_gradient
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.budget import AccuracyBudget, split_held_out
@@ -256,7 +256,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
                     view = step_view(self._architecture, prefix, primary, harmful, both, hidden, seeds, progress)
                     parts |= sees.of_step(view, over_processes)
                     if phase.balanced:
-                        parts["task_loss"] = task = _with_unit_gradient(task, view.parameters)
+                        parts["task_loss"] = task = with_unit_gradient(task, view.parameters)
                 else:
                     labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
                     parts |= self._regularizers(*both, labels)
@@ -324,10 +324,3 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
     @staticmethod
     def _active(objective: Objective) -> bool:
         return objective.uses_primary or objective.uses_harmful
-
-
-def _with_unit_gradient(loss: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The same value with its gradient scaled to norm 1."""
-    slopes = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
-    found = {name: one for name, one in zip(parameters, slopes, strict=True) if one is not None}
-    return part_with_slopes(loss, unit_slopes(found), parameters)

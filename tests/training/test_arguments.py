@@ -58,3 +58,35 @@ def test_accumulation_says_of_what_the_regularizers_are_taken():
 def test_mistakes_of_training_arguments_are_the_users(tmp_path):
     with pytest.raises(InputError, match="load_best_model_at_end"):
         arguments(tmp_path, load_best_model_at_end=True, save_strategy="steps")
+
+
+def made(**changes):
+    return ImmunizationArguments("", use_cpu=True, report_to="none", **changes)
+
+
+def test_weights_are_the_objectives_own_unless_given():
+    assert (made().lambda_primary, made().lambda_harmful) == (1.0, 0.3)
+    own = made(objective="simulated_attackers")
+    assert (own.lambda_primary, own.lambda_harmful) == (1.0, 1.0)
+    assert made(objective="simulated_attackers", lambda_harmful=0.5).lambda_harmful == 0.5
+
+
+def test_further_arguments_reach_the_objective_from_python_and_as_json():
+    given = made(objective="lto", objective_kwargs={"inner_steps": 3}).made_objective()
+    written = made(objective="lto", objective_kwargs='{"inner_steps": 3}').made_objective()
+    assert given.inner_steps == written.inner_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("inner_steps=3", "JSON"),
+        ("[3]", "dictionary"),
+        ('{"steps": 3}', "steps"),
+        ('{"lambda_harmful": 1.0}', "--lambda_harmful"),
+        ('{"inner_steps": 0}', "inner_steps must be"),
+    ],
+)
+def test_further_arguments_that_do_not_fit_are_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        made(objective="lto", objective_kwargs=given)

@@ -1,0 +1,185 @@
+"""Every method on every case, and what it leaves an attacker beyond what they have anyway.
+
+    python scripts/compare_methods.py --data DIR                   # everything; DIR holds Fashion-MNIST's idx files
+    python scripts/compare_methods.py --data DIR --cases digits --methods condition simulated_attackers --seeds 0
+    python scripts/compare_methods.py --report_only --output_dir model_cards/methods      # table and figures alone
+
+`paper/cases.py` says where images and weights come from. Each model (θ0, the three ceilings, the control, one for each
+method and seed) is made, measured and attacked by itself; finished ones are kept in --output_dir and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars
+from paper.cases import CASES, REFERENCES, Begin, begin
+from paper.deep_report import Results
+from paper.deep_setups import QUIET, first
+from paper.methods_report import draw, report
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from hf_immunize.attacks import Budgets
+from hf_immunize.attacks.suite import AttackSuite
+from hf_immunize.release.measure import measure
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.immunize import immunize
+
+#: What a method changes of the defaults: 300 steps, 64 + 64 images, AdamW at 5e-4, the last block.
+METHODS: dict[str, dict[str, Any]] = {
+    "control": {},
+    "r_ill_only": {"objective": "r_ill_only"},
+    "r_well_only": {"objective": "r_well_only"},
+    "imma": {"objective": "imma", "lambda_primary": 0.0, "lambda_harmful": 0.3},
+    "opt_kappa": {"objective": "opt_kappa", "lambda_primary": 1e-4, "lambda_harmful": 1e-4},
+    "opt_log_kappa": {"objective": "opt_log_kappa", "lambda_primary": 0.1, "lambda_harmful": 0.1},
+    "condition_raw": {"scale_free": False, "lambda_primary": 1e-6, "lambda_harmful": 1e6},
+    "condition": {},
+    "ridge": {"objective": "ridge"},
+    "rep_noise": {"objective": "rep_noise", "trainable": ["all"], "lambda_harmful": 1.0},
+    "lto": {"objective": "lto", "trainable": ["all"], "lambda_primary": 0.1, "lambda_harmful": 0.1},
+    "simulated_attackers": {
+        "objective": "simulated_attackers",
+        "trainable": ["all"],
+        "max_steps": 450,
+        "per_device_train_batch_size": 32,
+        "per_device_harmful_batch_size": 160,
+    },
+}
+SINGLE_SEED = [name for name in METHODS if name not in ("control", "simulated_attackers")]
+#: The search on each model: five ways to fine-tune with 26 settings, ten heads; the images that it has, and those that
+#: judge it.
+BUDGETS = Budgets(samples=(None,), steps=(1000,), finetune_steps=(10, 30, 100, 300), seeds=(0,))
+N_ATTACK, N_JUDGE = 2_000, 1_000
+
+
+def arguments(method: str, seed: int, folder: str = "") -> ImmunizationArguments:
+    """Of a method's training."""
+    args = ImmunizationArguments(folder, **(QUIET | {"seed": seed} | METHODS[method]))
+    return args.as_control() if method == "control" else args
+
+
+def recipe(name: str, seed: int, attackers: list[str]) -> dict[str, Any]:
+    """What decides a row: another recipe is another row."""
+    return {"name": name, "seed": seed, "changes": METHODS.get(name, {}), "attackers": attackers}
+
+
+def run(case: str, name: str, seed: int, data: Path, work: Path, attackers: list[str]) -> dict[str, Any]:
+    """One model: made, measured and attacked; or why it stopped."""
+    start = begin(case, data, work)
+    began = time.perf_counter()
+    row: dict[str, Any] = {"recipe": recipe(name, seed, attackers)}
+    tasks = {task: start.data[task] for task in ("primary", "harmful")}
+    model = copy.deepcopy(start.models["initial"] if name in METHODS else start.models[name])
+    if name in METHODS:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                found = immunize(model, **tasks, args=arguments(name, seed, folder), control=False, attackers=None)
+        except FloatingPointError as error:
+            return row | {"stopped": str(error).split(";")[0]}
+        assert found is not None
+        model, results = found.model, found.results
+    else:
+        both = {"initial": start.models["initial"], "immunized": model}
+        results = measure(both, tasks, attackers=None)
+    row["seconds"] = round(time.perf_counter() - began, 1)
+    if name not in ("public", "random"):
+        # Their heads are drawn at random.
+        row["primary_accuracy"] = results["primary_accuracy"]["immunized"]
+    if name in METHODS:
+        row["rir"] = results["rir"]["immunized"]
+    return row | attack(start, model, attackers)
+
+
+def attack(start: Begin, model: torch.nn.Module, attackers: list[str]) -> dict[str, Any]:
+    """What the strongest attackers of each kind reach on the harmful and on the benign task, by steps."""
+    few = {
+        task: (first(train, N_ATTACK), first(evaluation, N_JUDGE)) for task, (train, evaluation) in start.data.items()
+    }
+    device = "cuda" if torch.cuda.is_available() else None
+    found: dict[str, Any] = {}
+    for task in ("harmful", "benign"):
+        suite = AttackSuite(
+            {"initial": model},
+            *few[task],
+            primary=few["primary"][0],
+            attackers=attackers,
+            budgets=BUDGETS,
+            scratch=False,
+            device=device,
+        )
+        worst = suite.run(["initial"])["initial"].worst_case
+        found[task] = {
+            kind: {
+                step: {"attacker": one["attacker"], "accuracy": round(one["mean"], 4)} for step, one in steps.items()
+            }
+            for kind, by_model in worst.items()
+            for steps in [list(by_model["initial"].values())[-1]]
+        }
+    return found
+
+
+def main() -> None:
+    """Runs what is not there yet, prints the tables and draws a figure for each case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with Fashion-MNIST's four idx .gz files")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/methods"), help="results, figures, θ0")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--methods", nargs="+", choices=[*REFERENCES, *METHODS], default=[*REFERENCES, *METHODS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--attackers", nargs="+", default=["all"])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--report_only", action="store_true", help="run nothing: table and figures of what is there")
+    options = parser.parse_args()
+    command = "python scripts/compare_methods.py --data DIR"
+    results = Results(options.output_dir / "methods.json", command)
+    if not options.report_only:
+        if options.data is None:
+            parser.error("--data is needed, except with --report_only")
+        context = get_context("spawn")
+        with ProcessPoolExecutor(options.processes, mp_context=context, initializer=_quiet) as pool:
+            places = (options.data, options.output_dir)
+            for one in tqdm([pool.submit(_begin, case, *places) for case in options.cases], desc="θ0 and ceilings"):
+                one.result()
+            jobs = [
+                (case, name, seed)
+                for case in options.cases
+                for name in options.methods
+                for seed in (options.seeds if name in METHODS and name not in SINGLE_SEED else options.seeds[:1])
+            ]
+            waiting = {
+                pool.submit(run, *job, *places, options.attackers): "/".join(map(str, job))
+                for job in jobs
+                if not results.done("/".join(map(str, job)), recipe(*job[1:], options.attackers))
+            }
+            for finished in tqdm(as_completed(waiting), total=len(waiting), desc="models"):
+                results.add(waiting[finished], finished.result())
+    elif not results.values["rows"]:
+        parser.error(f"{results.path} is not there or has no runs")
+    text = report(results)
+    (options.output_dir / "methods.md").write_text(text + "\n", encoding="utf-8")
+    draw(results, options.output_dir)
+    print(text)
+
+
+def _begin(case: str, data: Path, work: Path) -> None:
+    begin(case, data, work)
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()
+    disable_progress_bars()
+
+
+if __name__ == "__main__":
+    main()

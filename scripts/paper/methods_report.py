@@ -1,0 +1,127 @@
+"""Tables and figures of the comparison of methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from paper.cases import CASES
+from paper.deep_report import Results
+
+from hf_immunize.spectra.ratio import SIGN
+
+__all__ = ["draw", "report"]
+
+#: What an attacker has anyway; the public weights are shown beside, since they are the larger where there are any.
+CEILINGS = ("random", "primary_only")
+KINDS = {"probe": "heads", "fine-tuning": "fine-tuning"}
+
+
+def report(results: Results) -> str:
+    """A table a case, in Markdown; accuracies in per cent, uplift in brackets, in points."""
+    parts = [
+        "Accuracy of the strongest attacker on the harmful task in per cent; in brackets the points that it has more "
+        "than on the better of random weights and a network of the primary task alone, at the same budget. Columns of "
+        "fine-tuning: after 10 / 30 / 100 / 300 steps, 100 images a class. Benign: the strongest head, and "
+        "fine-tuning after 100 steps. Several seeds: means."
+    ]
+    for case, words in CASES.items():
+        rows = of_case(results, case)
+        if rows:
+            parts.append(f"### {words}\n\n{table(rows)}")
+    return "\n\n".join(parts)
+
+
+def of_case(results: Results, case: str) -> dict[str, list[dict[str, Any]]]:
+    """Model → its rows, one a seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, row in results.values["rows"].items():
+        if key.split("/")[0] == case:
+            found.setdefault(key.split("/")[1], []).append(row)
+    return found
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Of one case."""
+    lines = [
+        "| model | primary | RIR | (ii) | strongest head | fine-tuned | benign head | benign fine-tuned | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, own in rows.items():
+        done = [one for one in own if "stopped" not in one]
+        if not done:
+            lines.append(f"| {name} | stopped: {own[0]['stopped']} | | | | | | | |")
+            continue
+        fine = " / ".join(cell(rows, done, name, "fine-tuning", step) for step in steps_of(done, "fine-tuning"))
+        head = cell(rows, done, name, "probe", steps_of(done, "probe")[-1])
+        benign = [f"{100 * accuracy(done, 'benign', 'probe', steps_of(done, 'probe')[-1]):.1f}"]
+        benign.append(f"{100 * accuracy(done, 'benign', 'fine-tuning', '100'):.1f}")
+        kept = [one["primary_accuracy"] for one in done if "primary_accuracy" in one]
+        primary = f"{100 * float(np.mean(kept)):.1f}" if kept else "–"
+        ratios = [ratio(done, "rir"), ratio(done, "rir_ii")]
+        seconds = f"{np.mean([one['seconds'] for one in done]):.0f}"
+        lines.append(f"| {name} | {' | '.join([primary, *ratios, head, fine, *benign, seconds])} |")
+    return "\n".join(lines)
+
+
+def steps_of(done: list[dict[str, Any]], kind: str) -> list[str]:
+    return list(done[0]["harmful"].get(kind, {}))
+
+
+def accuracy(done: list[dict[str, Any]], task: str, kind: str, step: str) -> float:
+    """Of the strongest attacker, a mean over seeds."""
+    return float(np.mean([one[task][kind][step]["accuracy"] for one in done]))
+
+
+def uplift(rows: dict[str, list[dict[str, Any]]], done: list[dict[str, Any]], kind: str, step: str) -> float | None:
+    """Beyond the larger of the ceilings at the same budget; None where they were not measured."""
+    known = [accuracy(rows[one], "harmful", kind, step) for one in CEILINGS if one in rows]
+    return accuracy(done, "harmful", kind, step) - max(known) if len(known) == len(CEILINGS) else None
+
+
+def cell(rows: dict[str, list[dict[str, Any]]], done: list[dict[str, Any]], name: str, kind: str, step: str) -> str:
+    more = None if name in CEILINGS else uplift(rows, done, kind, step)
+    told = "" if more is None else f" ({100 * more:+.1f})"
+    return f"{100 * accuracy(done, 'harmful', kind, step):.1f}{told}"
+
+
+def ratio(done: list[dict[str, Any]], name: str) -> str:
+    """A ratio in the paper's protocol, a mean over seeds."""
+    values = [one["rir"][name] for one in done if "rir" in one]
+    if not values:
+        return "–"
+    bounds = {one["bound"] for one in values} - {"exact"}
+    sign = "" if not bounds else SIGN[bounds.pop()] if len(bounds) == 1 else SIGN["undetermined"]
+    return f"{sign}{np.mean([one['mean'] for one in values]):.3g}"
+
+
+def draw(results: Results, folder: Path) -> None:
+    """A figure a case: primary accuracy kept against uplift, of heads and of fine-tuning at 100 steps."""
+    for case, words in CASES.items():
+        rows = of_case(results, case)
+        if not set(CEILINGS) <= set(rows) or "initial" not in rows:
+            continue
+        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        zero = float(np.mean([one["primary_accuracy"] for one in rows["initial"]]))
+        for axis, (kind, title) in zip(axes, KINDS.items(), strict=True):
+            for place, (name, own) in enumerate(rows.items()):
+                done = [one for one in own if "stopped" not in one and "primary_accuracy" in one]
+                if not done or name in CEILINGS:
+                    continue
+                step = "100" if kind == "fine-tuning" else steps_of(done, kind)[-1]
+                more = uplift(rows, done, kind, step)
+                kept = float(np.mean([one["primary_accuracy"] for one in done])) - zero
+                marker = "s" if name in ("initial", "control") else "o"
+                axis.plot(100 * (more or 0.0), 100 * kept, marker, color=f"C{place % 10}", ms=7, label=name)
+                axis.annotate(name, (100 * (more or 0.0), 100 * kept), (5, 4), textcoords="offset points", fontsize=8)
+            axis.axvline(0, color="black", linewidth=1, linestyle=":")
+            axis.axhline(0, color="black", linewidth=1, linestyle=":")
+            axis.set_xlabel(f"uplift of the strongest {title}, points" + (", 100 steps" if kind != "probe" else ""))
+            axis.margins(x=0.2, y=0.15)
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("primary accuracy against θ0, points")
+        figure.suptitle(words, fontsize=11)
+        figure.savefig(folder / f"{case}.png", dpi=120)
