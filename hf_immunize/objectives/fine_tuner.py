@@ -23,6 +23,8 @@ ADAMW, LAST_BLOCK, REDRAWN, ADAPTERS, STILL = 0.6, 0.35, 0.4, 0.2, 0.3
 #: Of the adapters (Hu et al., arXiv 2106.09685).
 RANK = 8
 BATCH = 16
+#: Tensors by names of parameters that its state holds.
+_KEPT = ("redrawn", "own", "seen", "adapters")
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class FineTuner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that it is, as tensors and plain values."""
-        tensors = {"redrawn": self.redrawn, "own": self.own, "seen": self.seen, "adapters": self.adapters}
+        tensors: dict[str, dict[str, Any]] = {name: dict(getattr(self, name)) for name in _KEPT}
         kept = {name: {key: _detached(one) for key, one in values.items()} for name, values in tensors.items()}
         head = [one.detach() for one in self.head]
         about = {"traits": asdict(self.traits), "n_classes": self.n_classes, "age": self.age}
@@ -183,7 +185,7 @@ class FineTuner:
         found = cls(Traits(**state["traits"]), step, state["n_classes"])
         found.age = state["age"]
         with torch.no_grad():
-            for name in ("redrawn", "own", "seen", "adapters"):
+            for name in _KEPT:
                 for key, one in getattr(found, name).items():
                     _fill(one, state[name][key])
             _fill(found.head, state["head"])

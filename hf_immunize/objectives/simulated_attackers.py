@@ -82,7 +82,7 @@ class SimulatedAttackers(ModelObjective):
         self.settling = settling
         self._condition = Condition(lambda_primary, R_ILL * lambda_harmful, scale_free)
         self._living: dict[int, FineTuner] = {}
-        self._loaded: Mapping[str, Any] | None = None
+        self._loaded: Mapping[int, Any] | None = None
         self._turn = self._born = self._n_classes = 0
 
     def phase(self, progress: float) -> Phase:

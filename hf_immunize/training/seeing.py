@@ -68,7 +68,7 @@ class Architecture:
             for name in sorted({one.rpartition(".")[0] for one in self.last_block} - head):
                 module = self.model.get_submodule(name)
                 if hasattr(module, "reset_parameters"):
-                    fresh = copy.deepcopy(module).cpu()
+                    fresh: Any = copy.deepcopy(module).cpu()
                     fresh.reset_parameters()
                     for part, value in fresh.named_parameters(recurse=False):
                         found[f"{name}.{part}"] = value.detach().to(module.get_parameter(part).device)
