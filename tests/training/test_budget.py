@@ -147,7 +147,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_course(run_of, stopped_at)
 
 def test_weights_from_before_a_checkpoint_are_kept_through_it(run_of):
     """Of a run whose steps after the checkpoint all spend too much."""
-    common = {"save_strategy": "steps", "save_steps": 10, "max_steps": 20, "lambda_harmful": 0.01}
+    common = {"save_strategy": "steps", "save_steps": 15, "max_steps": 20, "lambda_harmful": 0.01}
     whole = run_of("spends", **common)
     course = iter([(0.9, 100), (0.9, 100), (0.1, 100)])
     whole.budget._measured = lambda: next(course)
@@ -155,7 +155,7 @@ def test_weights_from_before_a_checkpoint_are_kept_through_it(run_of):
     assert whole.budget.facts["kept_step"] == 10
     again = run_of("spends", **common)
     again.budget._measured = lambda: (0.1, 100)
-    again.train(resume_from_checkpoint=str(whole.args.output_dir) + "/checkpoint-10")
+    again.train(resume_from_checkpoint=str(whole.args.output_dir) + "/checkpoint-15")
     assert again.budget.facts == whole.budget.facts
     assert all(torch.equal(one, state(again.model)[name]) for name, one in state(whole.model).items())
 
