@@ -20,12 +20,12 @@ from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, 
 from hf_immunize.release.claims import Claim
 from hf_immunize.release.files import checksums
 from hf_immunize.release.initial import INITIAL
+from hf_immunize.release.markup import cell
 from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
-from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
+from hf_immunize.release.wording import other_figures, verdict_words
 
 __all__ = ["Released", "find_release", "published_claims"]
-
-_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 
 @dataclass(frozen=True)
@@ -173,28 +173,37 @@ def published_claims(release: Released) -> Iterator[Claim]:
         yield Claim("the card's metadata", "model-index", None, None, "differs", f"They cannot be read: {error}")
         return
     wanted = _metrics(card_metadata(release.record, release.name).to_dict())
-    yield _equal("the card's metadata (model-index)", wanted, _metrics(data))
+    yield from _equal("the card's metadata (model-index)", wanted, _metrics(data))
     results = release.folder / EVAL_RESULTS_NAME
-    wanted_yaml = eval_results_yaml(release.record)
-    if wanted_yaml or results.is_file():
-        given = results.read_text(encoding="utf-8", errors="replace") if results.is_file() else ""
-        yield _equal(EVAL_RESULTS_NAME, _values(wanted_yaml or ""), _values(given))
+    if results.is_file():
+        given = results.read_text(encoding="utf-8", errors="replace")
+        yield from _equal(EVAL_RESULTS_NAME, _values(eval_results_yaml(release.record) or ""), _values(given))
 
 
 def _card_claim(record: ImmunizationRecord, given: str, own: str) -> Claim:
+    """What the generated part of a card claims; the words of the template that wrote it may be others than today's."""
     name = "the card says what the record says"
-    block, wanted = generated_text(given), generated_text(own)
+    block, wanted = generated_text(given), generated_text(own) or ""
     if block is None:
         return Claim(name, "the generated part", why="The card has no generated part.")
-    found, expected = _NUMBER.findall(block), _NUMBER.findall(wanted or "")
-    if found == expected and not edited_inside(given):
-        return Claim(name, f"{len(found)} figures", f"{len(expected)} figures", None, "holds")
-    writer = record.versions.get("hf_immunize")
-    if writer != library_versions().get("hf_immunize") and not edited_inside(given):
-        return Claim(name, f"{len(found)} figures", why=f"It was written by hf_immunize {writer}, in other words.")
-    pairs = [(one, two) for one, two in zip(found, expected, strict=False) if one != two]
-    first = pairs[0] if pairs else (f"{len(found)} figures", f"{len(expected)} figures")
-    return Claim(name, first[0], first[1], None, "differs", "The generated part was edited, or is of another record.")
+    other = sorted(other_figures(block, wanted, record.to_dict()), key=lambda one: one.expected is None)
+    if other and other[0].expected is not None:
+        first = other[0]
+        why = f"The generated part was edited, or is of another record: {first.where}"
+        return Claim(name, first.given, first.expected, None, "differs", why)
+    if edited_inside(given):
+        return Claim(name, "the generated part", None, None, "differs", "The generated part was edited by hand.")
+    attacks = record.results.get("attacks") or {}
+    verdicts, expected = verdict_words(block), verdict_words(wanted)
+    if attacks and verdicts != expected and (verdicts or cell(attacks["verdict"]["text"]) not in block):
+        return Claim(name, verdicts, expected, None, "differs", "The verdict is not the record's.")
+    left_out = [one for one in attacks.get("attackers", {}) if cell(one) not in block]
+    if left_out:
+        return Claim(name, "the attackers", left_out, None, "differs", "The card leaves attackers of the record out.")
+    if other:
+        why = f"The record holds no such figure, and another template wrote the card: {other[0].where}"
+        return Claim(name, other[0].given, why=why)
+    return Claim(name, "the record's figures", "the record's figures", None, "holds")
 
 
 def _metrics(data: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -205,7 +214,7 @@ def _metrics(data: dict[str, Any]) -> list[tuple[str, Any]]:
     return found
 
 
-def _values(text: str) -> list[tuple[Any, Any]]:
+def _values(text: str) -> list[tuple[str, Any]]:
     try:
         entries = yaml.safe_load(text) or []
         return [(one["dataset"]["task_id"], one["value"]) for one in entries]
@@ -213,13 +222,12 @@ def _values(text: str) -> list[tuple[Any, Any]]:
         return [("not readable", text[:80])]
 
 
-def _equal(name: str, wanted: list[tuple[Any, Any]], found: list[tuple[Any, Any]]) -> Claim:
-    same = wanted == found
-    other = next((pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]), (found, wanted))
-    return Claim(
-        name,
-        "the record's figures" if same else str(other[0]),
-        "the record's figures" if same else str(other[1]),
-        None,
-        "holds" if same else "differs",
-    )
+def _equal(name: str, wanted: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> Iterator[Claim]:
+    """Each figure that is given beside that of the record; what is not given is not claimed."""
+    other = [one for one in found if one not in wanted]
+    if other:
+        own = [one for one in wanted if one[0] == other[0][0]]
+        why = "" if own else "The record holds no such figure."
+        yield Claim(name, str(other[0]), str(own[0]) if own else None, None, "differs", why)
+    elif found:
+        yield Claim(name, "the record's figures", "the record's figures", None, "holds")

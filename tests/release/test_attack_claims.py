@@ -129,3 +129,23 @@ def test_uplift_over_models_that_cannot_be_had_is_not_asked_for_but_must_follow(
     assert "uplift by probe, immunized: it follows from its figures" in names
     # So do the words of the verdict.
     assert "the verdict's words follow from its figures" in names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        ("weakened, not stopped. The", "weakened. Among all of them the", "holds"),
+        (" The release gives an attacker up to", " An attacker gets up to", "holds"),
+        ("recovers 51 %", "gets back 51 %", "holds"),
+        ("recovers 51 %", "recovers 15 %", "differs"),
+        ("weakened", "held", "differs"),
+        ("28.4 points", "8.4 points", "differs"),
+    ],
+)
+def test_a_verdict_in_the_words_of_an_earlier_version_is_judged_by_its_figures(old, new, status):
+    claimed = attacks()
+    text = claimed["verdict"]["text"]
+    assert old in text
+    claimed["verdict"]["text"] = text.replace(old, new)
+    found = {one.name: one.status for one in compare_attacks(claimed, attacks(), MODELS, EVERYONE)}
+    assert found["the verdict's words follow from its figures"] == status

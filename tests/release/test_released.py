@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 from samples import sample_record, tiny_vit
 
 from hf_immunize.release.folder import save_immunized
+from hf_immunize.release.merging import generated_text, marked
 from hf_immunize.release.released import find_release, published_claims
+
+CARD = "the card says what the record says"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_card_metadata_and_results_say_what_the_record_says(release):
 @pytest.mark.parametrize(
     ("file", "old", "new", "differs"),
     [
-        ("README.md", "96.4 %", "99.9 %", {"the card says what the record says"}),
+        ("README.md", "96.4 %", "99.9 %", {CARD}),
         ("README.md", "value: 0.964", "value: 0.999", {"the card's metadata (model-index)"}),
         (
             ".eval_results/hf_immunize.yaml",
@@ -84,7 +88,7 @@ def test_a_title_hides_no_figure(release):
     """A card that is called by a figure says that figure in no other place."""
     card = release / "README.md"
     card.write_text(card.read_text().replace("\n# release\n", "\n# 96.4\n"))
-    assert statuses(release)["the card says what the record says"] == "differs"
+    assert statuses(release)[CARD] == "differs"
 
 
 def test_a_record_that_was_changed_under_its_card_is_seen(release):
@@ -106,3 +110,54 @@ def test_a_card_that_is_gone_or_not_readable_is_said(release):
     assert [one.status for one in found] == ["holds", "cannot be checked", "differs"]
     (release / "README.md").unlink()
     assert [one.status for one in published_claims(find_release(release))] == ["holds", "cannot be checked"]
+
+
+def rewritten(release, change):
+    """Writes the card with another generated part, and with the digest of that."""
+    card = release / "README.md"
+    text, block = card.read_text(), generated_text(card.read_text())
+    changed = change(block)
+    assert changed != block
+    text = re.sub(r"<!-- hf-immunize: start .*<!-- hf-immunize: end -->", lambda _: marked(changed), text, flags=re.S)
+    card.write_text(text)
+
+
+def earlier(text):
+    """The card as another template would have put it: other words, other heads of tables, parts that it lacked."""
+    text = re.sub(r"## Limits.*?## What was measured", "## Measured", text, flags=re.S)
+    text = text.replace("gets", "recovers").replace("of the harmful test images right", "of the images")
+    text = text.replace("| the harmful task, the best new head |", "| harmful, by probes |")
+    text = re.sub(r"\*\*Uplift\.\*\*.*?(?=The strongest attacker at)", "", text, flags=re.S)
+    return re.sub(r" \(95 % bootstrap interval over them\)", "", text)
+
+
+def test_a_card_in_the_words_of_an_earlier_template_is_no_edited_card(release):
+    rewritten(release, earlier)
+    assert set(statuses(release).values()) == {"holds"}
+
+
+@pytest.mark.parametrize("words", [lambda text: text, earlier], ids=["of today", "earlier"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("| 68.4 % (", "| 68.5 % ("),
+        ("68.4 % of the", "95.4 % of the"),
+        ("**held back in part**", "**held back**"),
+        ("Adam, best rate", "Adam"),
+        ("probe | all | 10 | 47.6 %", "probe | all | 10 | 46.6 %"),
+        ("(0.34 to", "(0.33 to"),
+    ],
+)
+def test_whatever_the_words_another_figure_or_verdict_is_an_edited_card(release, words, old, new):
+    rewritten(release, lambda text: words(text.replace(old, new)))
+    assert statuses(release)[CARD] == "differs"
+
+
+def test_a_figure_that_no_record_holds_cannot_be_checked(release):
+    rewritten(release, lambda text: text + "\n\nThe network was audited for 77.7 hours.")
+    assert statuses(release)[CARD] == "cannot be checked"
+
+
+def test_a_file_of_results_that_an_earlier_version_did_not_write_claims_nothing(release):
+    (release / ".eval_results" / "hf_immunize.yaml").unlink()
+    assert set(statuses(release).values()) == {"holds"}
