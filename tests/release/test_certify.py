@@ -102,7 +102,8 @@ def test_no_digit_of_a_record_can_be_changed_by_hand(release):
     text = path.read_text(encoding="utf-8")
     changed = list(digits(text, text.index('"results"')))
     assert len(changed) > 1_000
-    for one in changed[::41]:
+    # The seventeenth digit of a float may be another and the number the same.
+    for one in (one for one in changed[::41] if json.loads(one) != json.loads(text)):
         path.write_text(one, encoding="utf-8")
         with pytest.raises(ValueError, match=r"was changed since it was written|cannot be"):
             certified(release)
