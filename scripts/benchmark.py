@@ -38,6 +38,12 @@ def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
         "run-vit": run("vit_tiny_patch16_224", "<= 0.8"),
         "run-lite0": run("tf_efficientnet_lite0", "<= 0.7"),
         "run-vit-224": run("vit_tiny_patch16_224", "<= 0.6", 224, 128, 16),
+        "operations": lambda: [
+            runs.operations_of_a_run("resnet18", 64),
+            runs.operations_of_a_run("vit_tiny_patch16_224", 64),
+            runs.operations_of_a_run("tf_efficientnet_lite0", 64),
+            runs.operations_of_a_run("vit_tiny_patch16_224", 224),
+        ],
         "steps": lambda: [
             steps.training_step("resnet18", 64, 64, repeats, device),
             steps.training_step("tf_efficientnet_lite0", 64, 64, repeats, device),

@@ -18,15 +18,17 @@ from datasets import Dataset
 from speed.pictures import pictures
 from speed.timing import alternate, figure, peak_memory
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_immunize import ImmunizationArguments, ImmunizationTrainer
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.trainable import select_trainable
 
-__all__ = ["decoding", "memory_of_training", "pair_of_processes", "throughput", "whole_run"]
+__all__ = ["decoding", "memory_of_training", "operations_of_a_run", "pair_of_processes", "throughput", "whole_run"]
 
 CLASSES, EPOCHS, RATE = 5, 3, 5e-4
 SCRIPT = Path(__file__).parents[1] / "benchmark.py"
@@ -81,6 +83,29 @@ def whole_run(
         asked,
         immunize_s=times["immunize"],
         plain_s=times["plain"],
+    )
+
+
+def operations_of_a_run(architecture: str, image_size: int) -> dict[str, Any]:
+    """Both sides of :func:`whole_run` by the operations of their models alone, without pictures and optimizers.
+
+    The frozen part runs once for each image of both tasks on one side, and for each primary image of each epoch on the
+    other; what trains runs forwards and backwards, for two batches a step and for one.
+    """
+    model, _ = _made(architecture, image_size)
+    images = torch.randn(2, 3, image_size, image_size)
+    select_trainable(model, "last", images)
+    prefix = FrozenPrefix(model, images)
+    with FlopCounterMode(display=False) as frozen:
+        prefix(images)
+    with FlopCounterMode(display=False) as whole:
+        model(images).sum().backward()
+    fixed, trained = frozen.get_total_flops(), whole.get_total_flops() - frozen.get_total_flops()
+    return figure(
+        f"such a run by operations of the models alone: {architecture} at {image_size} px",
+        (2 * fixed + 2 * EPOCHS * trained) / (EPOCHS * (fixed + trained)),
+        "",
+        share_of_the_frozen_part=fixed / (fixed + trained),
     )
 
 

@@ -129,6 +129,12 @@ def test_figures_of_a_gpu_need_no_package_that_reads_data(tmp_path):
     assert 2 < work[0] / work[1] < 3
 
 
+def test_operations_of_a_run_are_those_of_its_layers(benchmark):
+    """Of twelve blocks alike one trains, whose backward is two forwards."""
+    found = benchmark.runs.operations_of_a_run("vit_tiny_patch16_224", 32)
+    assert found["value"] == pytest.approx((2 * 11 + 6 * 3) / (3 * (11 + 3)), rel=0.05)
+
+
 @pytest.mark.slow
 def test_whole_runs_and_ratios_run(benchmark):
     """With tiny sizes: what they say of speed means nothing."""
