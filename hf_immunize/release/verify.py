@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,37 +16,23 @@ from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import save_json
 from hf_immunize.data.fingerprint import rows_fingerprint
-from hf_immunize.data.packaged import packaged_task
 from hf_immunize.data.streams import is_stream
-from hf_immunize.data.task import ImageTask, load_task
-from hf_immunize.errors import InputError, UserError
+from hf_immunize.data.task import ImageTask
+from hf_immunize.errors import UserError
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loading import LoadedModel
 from hf_immunize.release.attack_claims import compare_attacks
 from hf_immunize.release.claims import Claim, compare_results
 from hf_immunize.release.measure import measure
-from hf_immunize.release.record import COMMIT_HASH, DatasetRecord, ImmunizationRecord
-from hf_immunize.release.released import Released, find_release, published_claims
+from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
+from hf_immunize.release.released import find_release, published_claims
+from hf_immunize.release.reloading import load_again, load_base, reasoned
 
 __all__ = ["VERIFICATION_NAME", "Verification", "verify"]
 
 VERIFICATION_NAME = "verification.json"
-#: Arguments of `load_task` that a record may name; what else it holds is never passed on.
-_REPEATED = (
-    "split",
-    "eval_split",
-    "config",
-    "image_column",
-    "label_column",
-    "labels",
-    "seed",
-    "max_train_samples",
-    "max_eval_samples",
-    "skip_corrupt",
-    "streaming",
-)
 
 
 @dataclass(frozen=True)
@@ -180,12 +165,12 @@ def verify(
     notes: list[str] = []
     reasons: dict[str, str] = {}
     models: dict[str, LoadedModel] = {}
-    with _reason(reasons, "immunized"):
+    with reasoned(reasons, "immunized"):
         models["immunized"] = release.load("immunized")
-    with _reason(reasons, "initial"):
-        models["initial"] = _base(release, base, token)
+    with reasoned(reasons, "initial"):
+        models["initial"] = load_base(release, base, token)
     if attackers is not None or release.holds("control"):
-        with _reason(reasons, "control"):
+        with reasoned(reasons, "control"):
             models["control"] = release.load("control")
     data = {}
     given = {"primary": primary, "harmful": harmful, "benign": benign}
@@ -193,7 +178,7 @@ def verify(
         facts: DatasetRecord | None = getattr(record, task)
         if facts is None or (task == "benign" and attackers is None):
             continue
-        with _reason(reasons, task):
+        with reasoned(reasons, task):
             rows = load_again(facts, named, token)
             claims.append(_same_rows(task, facts, rows, trained_on=attackers is not None))
             notes += [f"{task}: {note}" for note in rows.notes]
@@ -207,51 +192,6 @@ def verify(
         found += compare_attacks(record.results["attacks"], measured.get("attacks"), offered, asked)
     claims += [_explained(one, reasons, offered, attackers) for one in found]
     return Verification(release.name, release.revision, record, tuple(claims), measured, tuple(notes))
-
-
-def load_again(facts: DatasetRecord, given: Any, token: str | bool | None) -> ImageTask:
-    """The rows that a record describes: what was given in their place, or by the record's name at its commit.
-
-    Raises:
-        UserError: they cannot be fetched from what the record says.
-    """
-    arguments = {name: facts.arguments[name] for name in _REPEATED if name in facts.arguments}
-    if given is None and facts.source == "package":
-        return packaged_task(facts.arguments)
-    if given is None:
-        if facts.source != "hub" or not COMMIT_HASH.fullmatch(facts.revision or ""):
-            raise InputError(
-                f"The record names {facts.name!r} ({facts.source or 'of unknown origin'}) and no commit of the Hub. "
-                "Give the same data yourself."
-            )
-        given = f"{facts.name}@{facts.revision}"
-    elif facts.source == "package":
-        arguments = {}
-    if not isinstance(given, (str, os.PathLike)):
-        arguments["config"] = None
-    return load_task(given, token=token, **arguments)
-
-
-def _base(release: Released, given: str | os.PathLike[str] | None, token: str | bool | None) -> LoadedModel:
-    record = release.record
-    if given is not None:
-        return load_model(given, token=token)
-    if release.holds("initial"):
-        return release.load("initial")
-    fitted = "fit" in record.training
-    if record.base_model_hub_id is None or fitted or not COMMIT_HASH.fullmatch(record.base_model_revision or ""):
-        why = "was fitted first" if fitted else "is no pinned commit of the Hub"
-        raise InputError(f"θ0 {why}, and the release does not carry it. Give it yourself: base=… (--base).")
-    return load_model(record.base_model, revision=record.base_model_revision, token=token)
-
-
-@contextmanager
-def _reason(reasons: dict[str, str], of: str) -> Iterator[None]:
-    """What is gone, gated, moved or of other columns is a reason why claims cannot be checked, and no end."""
-    try:
-        yield
-    except (UserError, ConnectionError) as error:
-        reasons[of] = str(error)
 
 
 def _same_rows(task: str, facts: DatasetRecord, rows: ImageTask, *, trained_on: bool) -> Claim:

