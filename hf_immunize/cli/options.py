@@ -13,6 +13,7 @@ from typing import Any
 from hf_immunize.attacks.attacker import attacker_choices
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.errors import InputError
+from hf_immunize.release.files import BESIDE
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = [
@@ -134,9 +135,9 @@ class TrainOptions:
     keep: list[str] | None = field(
         default=None,
         metadata=_said(
-            "Models to keep beside the release, which attack --base and --control then take; initial where θ0 is no "
-            "commit on the Hub unless given.",
-            choices=["initial", "control"],
+            "Models to keep beside the release, for verify and for attack --base, --control and the like; initial "
+            "where θ0 is no commit on the Hub unless given.",
+            choices=list(BESIDE),
         ),
     )
     max_train_samples: int | None = _option(None, "Training images of each task at most, drawn by --seed.")

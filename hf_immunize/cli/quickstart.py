@@ -15,6 +15,7 @@ from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
 from hf_immunize.models.packaged import loaded_lite0
+from hf_immunize.release.files import BESIDE
 from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
@@ -55,7 +56,7 @@ class QuickstartOptions:
         default=None,
         metadata={
             "help": "Models to keep beside the release; initial unless given.",
-            "choices": ["initial", "control"],
+            "choices": list(BESIDE),
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in the output folder."})

@@ -125,6 +125,8 @@ def _uplift(
 ) -> Iterator[Claim]:
     """Uplift beside the same measured again, where all its ceilings can be; and whether it follows from accuracies."""
     uplift, other = claimed["uplift"], again.get("uplift") or {}
+    # Over other models it is another figure.
+    other = other if other.get("ceilings") == uplift["ceilings"] else {}
     measurable = set(uplift["ceilings"]) <= models
     # Of a difference of two accuracies.
     tolerance = 2**0.5 * accuracy_tolerance(0.5, claimed["n_test"], QUANTILE)

@@ -88,14 +88,16 @@ def create_model_card(
 def _cannot_be_checked(record: ImmunizationRecord) -> str | None:
     """Why a stranger cannot measure the figures again from what is published; None where they can."""
     missing = []
-    pinned = record.base_model_hub_id and record.base_model_revision and "fit" not in record.training
-    if not pinned and "initial/config.json" not in record.files:
+    fetched = {name for name in ("initial", "public") if record.on_the_hub(name)}
+    fetched |= {name.partition("/")[0] for name in record.files}
+    if "initial" not in fetched:
         missing.append("θ0")
     for task in ("primary", "harmful"):
         data = getattr(record, task)
         if data.source != "package" and data.hub_dataset != data.name:
             missing.append(f"the {task} data")
-    if {"primary_only", "public"} & set((record.results.get("attacks") or {}).get("uplift", {}).get("ceilings", ())):
+    ceilings = {*(record.results.get("attacks") or {}).get("uplift", {}).get("ceilings", ())} - {"scratch"}
+    if ceilings - fetched:
         missing.append("the networks that uplift is counted over")
     if not missing:
         return None

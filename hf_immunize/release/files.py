@@ -26,7 +26,7 @@ __all__ = [
 
 
 #: Folders of models that the claims are relative to.
-BESIDE = ("initial", "control")
+BESIDE = ("initial", "control", "primary_only", "public")
 _SHARD = r"model-\d{5}-of-\d{5}\.safetensors"
 _MODEL = "|".join(
     [*map(re.escape, (WEIGHTS_NAME, HEAD_NAME, WEIGHTS_INDEX_NAME, "config.json", PROCESSOR_NAME)), _SHARD]

@@ -56,7 +56,7 @@ def save_immunized(
         image_processor: what prepares images for the model. A timm module does without: its own transform is used.
         figures: draw the figures that the record has results for.
         overwrite: allow a folder that is not empty.
-        beside: models that the claims are relative to, ``initial`` and ``control``, for folders of these names.
+        beside: models that the claims are relative to, as ``initial`` and ``control``, for folders of these names.
 
     Returns:
         the folder.

@@ -157,6 +157,11 @@ class ImmunizationRecord:
         """The Hub id of θ0, None where it came from a folder or a package."""
         return self.base_model if self.base_model_kind == "hub" else None
 
+    def on_the_hub(self, model: str) -> bool:
+        """Whether ``initial``, or ``public`` of a run that fitted first, is the base model at a commit of the Hub."""
+        pinned = self.base_model_hub_id and COMMIT_HASH.fullmatch(self.base_model_revision or "")
+        return bool(pinned) and model == ("public" if "fit" in self.training else "initial")
+
     def title(self, task: str) -> str:
         """The name of a task's data; with its classes where another task of the run has data of the same name."""
         data: DatasetRecord = getattr(self, task)

@@ -18,7 +18,7 @@ from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
 from hf_immunize.release.claims import Claim
-from hf_immunize.release.files import checksums
+from hf_immunize.release.files import BESIDE, checksums
 from hf_immunize.release.initial import INITIAL
 from hf_immunize.release.markup import cell
 from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
@@ -49,11 +49,11 @@ class Released:
     token: str | bool | None = field(default=None, repr=False)
 
     def holds(self, model: str) -> bool:
-        """Whether the release carries ``initial`` or ``control``."""
+        """Whether the release carries ``initial``, ``control``, ``primary_only`` or ``public``."""
         return model in self.branches or (self.folder / model / "config.json").is_file()
 
     def load(self, model: str) -> LoadedModel:
-        """``immunized``, ``initial`` or ``control``; never with code of its own.
+        """``immunized``, or one of those that :meth:`holds` finds; never with code of its own.
 
         Raises:
             UserError: it is not there, or cannot be read.
@@ -64,7 +64,7 @@ class Released:
             return load_model(self.folder / model)
         if model in self.branches:
             return load_model(self._fetched(model))
-        raise InputError(f"The release does not carry the {model} model.")
+        raise InputError(f"The release does not carry the {model} model (keep it: keep=[{model!r}], --keep {model}).")
 
     def _fetched(self, model: str) -> Path:
         """The files of a further model at the commit of its branch; those that the record was written with."""
@@ -126,8 +126,8 @@ def find_release(
 def _patterns() -> Iterator[str]:
     # fnmatch lets a star cross folders: weights of checkpoints would be fetched by it, to no use.
     yield from (RECORD_NAME, CARD_NAME, EVAL_RESULTS_NAME)
-    for folder in ("", f"{INITIAL}/", "control/"):
-        yield from _model_files(folder)
+    for folder in ("", *BESIDE):
+        yield from _model_files(f"{folder}/" if folder else "")
 
 
 def _model_files(folder: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.record import COMMIT_HASH, DatasetRecord
 from hf_immunize.release.released import Released
 
-__all__ = ["load_again", "load_base", "reasoned"]
+__all__ = ["load_again", "load_beside", "offered", "reasoned"]
 
 #: Arguments of `load_task` that a record may name; what else it holds is never passed on.
 _REPEATED = (
@@ -55,23 +55,25 @@ def load_again(facts: DatasetRecord, given: Any, token: str | bool | None) -> Im
     return load_task(given, token=token, **arguments)
 
 
-def load_base(release: Released, given: str | os.PathLike[str] | None, token: str | bool | None) -> LoadedModel:
-    """θ0 of a release: what was given in its place, what stands beside the weights, or the commit of its record.
+def offered(release: Released, model: str) -> bool:
+    """Whether a release has ``initial``, ``control`` or a ceiling for others: beside it, or as a commit of the Hub."""
+    return release.holds(model) or release.record.on_the_hub(model)
+
+
+def load_beside(release: Released, model: str, token: str | bool | None) -> LoadedModel:
+    """``initial``, ``control`` or a ceiling of a release: beside the weights, or the commit that the record names.
 
     Raises:
-        UserError: none of the three.
+        UserError: the release does not offer it, or it cannot be read.
         ConnectionError: the Hub cannot be reached.
     """
     record = release.record
-    if given is not None:
-        return load_model(given, token=token)
-    if release.holds("initial"):
-        return release.load("initial")
-    fitted = "fit" in record.training
-    if record.base_model_hub_id is None or fitted or not COMMIT_HASH.fullmatch(record.base_model_revision or ""):
-        why = "was fitted first" if fitted else "is no pinned commit of the Hub"
+    if not release.holds(model) and record.on_the_hub(model):
+        return load_model(record.base_model, revision=record.base_model_revision, token=token)
+    if model == "initial" and not release.holds(model):
+        why = "was fitted first" if "fit" in record.training else "is no pinned commit of the Hub"
         raise InputError(f"θ0 {why}, and the release does not carry it. Give it yourself: base=… (--base).")
-    return load_model(record.base_model, revision=record.base_model_revision, token=token)
+    return release.load(model)
 
 
 @contextmanager

@@ -22,17 +22,18 @@ from hf_immunize.errors import UserError
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.attack_claims import compare_attacks
 from hf_immunize.release.claims import Claim, compare_results
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.release.released import find_release, published_claims
-from hf_immunize.release.reloading import load_again, load_base, reasoned
+from hf_immunize.release.reloading import load_again, load_beside, offered, reasoned
 
 __all__ = ["VERIFICATION_NAME", "Verification", "verify"]
 
 VERIFICATION_NAME = "verification.json"
+_CEILINGS = ("primary_only", "public")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,9 @@ def verify(
         harmful: likewise.
         benign: likewise; needed for attacks alone.
         base: θ0 by name or folder, in place of the one that the record names.
-        attackers: measure the attacks again too; names or groups as of :func:`hf_immunize.run_attacks`.
+        attackers: measure the attacks again too; names or groups as of :func:`hf_immunize.run_attacks`. Uplift is
+            measured where the release offers what it is counted over: in folders ``primary_only`` and ``public``, or
+            the public weights as the commit that the record names.
         token: of the Hub.
         batch_size: of the forward passes.
         device: where models run.
@@ -168,10 +171,14 @@ def verify(
     with reasoned(reasons, "immunized"):
         models["immunized"] = release.load("immunized")
     with reasoned(reasons, "initial"):
-        models["initial"] = load_base(release, base, token)
-    if attackers is not None or release.holds("control"):
-        with reasoned(reasons, "control"):
-            models["control"] = release.load("control")
+        models["initial"] = load_beside(release, "initial", token) if base is None else load_model(base, token=token)
+    attacks = record.results.get("attacks") or {}
+    wanted = {"control"} if attackers is not None or release.holds("control") else set()
+    if attackers is not None:
+        wanted |= {*(attacks.get("uplift") or {}).get("ceilings", ())} & {*_CEILINGS}
+    for name in sorted(wanted):
+        with reasoned(reasons, name):
+            models[name] = load_beside(release, name, token)
     data = {}
     given = {"primary": primary, "harmful": harmful, "benign": benign}
     for task, named in given.items():
@@ -185,12 +192,12 @@ def verify(
             data[task] = rows
     common = {"batch_size": batch_size, "device": device, "progress": progress}
     measured = _measured(record, models, data, attackers, reasons, common)
-    offered = {"initial", "immunized"} | ({"control"} if release.holds("control") else set())
-    found = list(compare_results(record.results, measured, offered))
-    if record.results.get("attacks"):
+    there = {"initial", "immunized"} | {name for name in wanted if offered(release, name)}
+    found = list(compare_results(record.results, measured, there))
+    if attacks:
         asked = set() if attackers is None else {one.name for one in choose_attackers(attackers)}
-        found += compare_attacks(record.results["attacks"], measured.get("attacks"), offered, asked)
-    claims += [_explained(one, reasons, offered, attackers) for one in found]
+        found += compare_attacks(attacks, measured.get("attacks"), there, asked)
+    claims += [_explained(one, reasons, attackers) for one in found]
     return Verification(release.name, release.revision, record, tuple(claims), measured, tuple(notes))
 
 
@@ -250,19 +257,18 @@ def _measured(
         return {}
 
 
-def _explained(
-    claim: Claim, reasons: Mapping[str, str], offered: set[str], attackers: str | Sequence[str] | None
-) -> Claim:
+def _explained(claim: Claim, reasons: Mapping[str, str], attackers: str | Sequence[str] | None) -> Claim:
     """A claim that could not be checked, with the reason."""
     if claim.status != "cannot be checked" or claim.why:
         return claim
     if not claim.asked:
-        why = "Attacks are repeated with attackers=…."
-        if "control" in claim.name and "control" not in offered:
-            why = "The release carries no control (save it with keep=['control'])."
-        elif attackers is not None and any(word in claim.name for word in ("primary_only", "public", "uplift")):
-            why = "The release does not carry the models that uplift is counted over."
+        if "control" in claim.name:
+            why = reasons.get("control", "The release does not carry the control (save it with keep=['control']).")
+        elif attackers is not None and any(word in claim.name for word in (*_CEILINGS, "uplift")):
+            why = " ".join(reasons[name] for name in _CEILINGS if name in reasons)
+        else:
+            why = "Attacks are repeated with attackers=…."
         return dataclasses.replace(claim, why=why)
-    order = ("immunized", "primary", "measuring", "initial", "harmful", "control", "benign")
+    order = ("immunized", "primary", "measuring", "initial", "harmful", "control", *_CEILINGS, "benign")
     why = " ".join(reasons[name] for name in order if name in reasons)
     return dataclasses.replace(claim, why=why or "The record has it, and this measurement does not.")

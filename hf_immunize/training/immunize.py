@@ -15,7 +15,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import SaveStrategy
 
-from hf_immunize.attacks.attacker import choose_attackers
+from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.data.collate import collate_images
@@ -81,25 +81,23 @@ class Immunization:
 
         Args:
             folder: where to; made whole or not at all.
-            keep: which of ``initial`` and ``control`` stand beside the weights, in folders of these names. If not
-                given, θ0 where it is no commit on the Hub that anybody could fetch.
+            keep: which of ``initial``, ``control`` and the ceilings ``primary_only`` and ``public`` stand beside the
+                weights, in folders of these names. If not given, θ0 where it is no commit on the Hub that anybody
+                could fetch.
             overwrite: replace what an earlier run wrote there.
         """
-        found = {"initial": self.initial} | ({} if self.control is None else {"control": self.control})
-        wanted = self._kept_by_default() if keep is None else list(keep)
+        found = {"initial": self.initial, **self.ceilings} | ({} if self.control is None else {"control": self.control})
+        by_default = [] if self.record.on_the_hub("initial") else ["initial"]
+        wanted = by_default if keep is None else list(keep)
         for name in wanted:
             if name not in found:
-                raise InputError(f"There is no {name!r} to keep: initial is there, and control where it was trained.")
+                raise InputError(f"There is no {name!r} to keep: this run has {listed(list(found))}.")
         beside = {name: found[name] for name in wanted}
         return save_immunized(folder, self.model, self.record, self.image_processor, overwrite=overwrite, beside=beside)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Uploads the release in one commit; options are those of :func:`hf_immunize.push_to_hub`."""
         return push_to_hub(self.model, repo_id, record=self.record, image_processor=self.image_processor, **options)
-
-    def _kept_by_default(self) -> list[str]:
-        fetched = self.record.base_model_hub_id and self.record.base_model_revision
-        return [] if fetched and "fit" not in self.record.training else ["initial"]
 
 
 def immunize(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
+from datasets import load_from_disk
 from hub_client import ClientError, HubClient
 from hub_server import TOKEN, HubServer
 from samples import tiny_vit
 from tiny import picture_dataset
 
+from hf_immunize.attacks.judging import Budgets
+from hf_immunize.models.random_weights import random_weights
+from hf_immunize.release.card import create_model_card
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
@@ -21,7 +26,7 @@ VERIFY = """
 from datasets import load_from_disk
 from hf_immunize import verify
 pair = lambda name: (load_from_disk(f"{folder}/{{name}}/train"), load_from_disk(f"{folder}/{{name}}/test"))
-found = verify({name!r}, primary=pair("primary"), harmful=pair("harmful"))
+found = verify({name!r}, primary=pair("primary"), harmful=pair("harmful"), attackers={attackers})
 result = [found.holds, found.revision, {{one.name: one.status for one in found.claims if one.asked}}, str(found)]
 """
 
@@ -53,6 +58,17 @@ def world(tmp_path_factory):
         results=results,
     )
     save_immunized(folder / "release", immunized, record, processor, beside={"initial": initial})
+    # Uplift is counted over two more models.
+    beside = {"initial": initial, "primary_only": random_weights(initial, seed=3), "public": copy.deepcopy(initial)}
+    with torch.no_grad():
+        for parameter in beside["public"].parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+    attacked = {"immunized": immunized, **beside}
+    record.results = measure(attacked, data, attackers="ridge", budgets=Budgets(seeds=(0,), samples=(None,)))
+    record.training = {"fit": {"steps": 2}}
+    save_immunized(folder / "uplift", immunized, record, processor, beside=beside)
+    beside["public"].save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
     return folder
 
 
@@ -76,15 +92,64 @@ def test_what_was_pushed_is_verified_from_an_empty_home(world, hub, client, tmp_
     )
     stranger = HubClient(hub.url, tmp_path / "stranger")
     try:
-        holds, revision, statuses, text = stranger.run(VERIFY.format(folder=world, name="me/honest"))
+        holds, revision, statuses, text = stranger.run(VERIFY.format(folder=world, name="me/honest", attackers=None))
         assert holds, text
         assert revision == commit
         assert set(statuses.values()) == {"holds"}
         assert f"me/honest at {commit}" in text
         with pytest.raises(ClientError, match="There is no me/nothing"):
-            stranger.run(VERIFY.format(folder=world, name="me/nothing"))
+            stranger.run(VERIFY.format(folder=world, name="me/nothing", attackers=None))
     finally:
         stranger.close()
+
+
+def test_uplift_is_measured_again_over_what_the_release_carries(world, hub, client, tmp_path):
+    client.run(f"from hf_immunize import push_to_hub\npush_to_hub({str(world / 'uplift')!r}, 'me/uplift')")
+    stranger = HubClient(hub.url, tmp_path / "stranger")
+    try:
+        holds, _, statuses, text = stranger.run(VERIFY.format(folder=world, name="me/uplift", attackers="'ridge'"))
+        assert holds, text
+        wanted = {"uplift by probe, immunized", "ridge regression, uplift", "ridge regression, public"}
+        assert wanted | {"primary accuracy, primary_only"} <= set(statuses)
+    finally:
+        stranger.close()
+
+
+@pytest.mark.parametrize("gone", ["primary_only", "public"])
+def test_uplift_over_what_the_release_does_not_carry_cannot_be_checked(world, tmp_path, gone):
+    pairs = {
+        task: tuple(load_from_disk(world / task / part) for part in ("train", "test"))
+        for task in ("primary", "harmful")
+    }
+    release = shutil.copytree(world / "uplift", tmp_path / "release")
+    shutil.rmtree(release / gone)
+    found = verify(release, attackers="ridge", **pairs)
+    assert found.holds, str(found)
+    uplift = {one.name: one for one in found.claims if "uplift" in one.name and "follows" not in one.name}
+    assert {(one.status, one.asked) for one in uplift.values()} == {("cannot be checked", False)}
+    assert f"does not carry the {gone} model (keep it" in uplift["ridge regression, uplift"].why
+    assert f"--keep {gone}" in str(found)
+
+
+def test_public_weights_at_a_commit_of_the_hub_need_no_folder(world, hub, client, tmp_path):
+    commit = client.run(
+        "from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo('me/base')\n"
+        f"result = api.upload_folder(repo_id='me/base', folder_path={str(world / 'base')!r}).oid"
+    )
+    release = shutil.copytree(world / "uplift", tmp_path / "release")
+    shutil.rmtree(release / "public")
+    record = ImmunizationRecord.load(release)
+    record.base_model, record.base_model_revision, record.base_model_kind = "me/base", commit, "hub"
+    record.save(release)
+    asked = VERIFY.format(folder=world, name=str(release), attackers="'ridge'")
+    _, _, statuses, text = client.run(asked)
+    assert statuses["uplift by probe, immunized"] == statuses["ridge regression, public"] == "holds", text
+    assert "the networks that uplift is counted over" not in str(create_model_card(record, "release"))
+    record.base_model_revision = "0" * 40
+    record.save(release)
+    _, _, statuses, text = client.run(asked)
+    assert statuses["uplift by probe, immunized"] == "cannot be checked"
+    assert "me/base" in text
 
 
 def test_a_folder_needs_no_hub(world):

@@ -150,8 +150,11 @@ def test_models_are_kept_beside_the_release_where_that_is_asked_for(tmp_path):
     assert {path.name for path in run.save(tmp_path / "default").iterdir() if path.is_dir()} >= {"initial"}
     assert not (tmp_path / "default" / "control").exists()
     assert not (run.save(tmp_path / "none", keep=[]) / "initial").exists()
+    run.ceilings = {"primary_only": run.initial, "public": run.model}
+    folder = run.save(tmp_path / "ceilings", keep=["primary_only", "public"])
+    assert {"primary_only/model.safetensors", "public/model.safetensors"} <= set(ImmunizationRecord.load(folder).files)
     run.control = None
-    with pytest.raises(ValueError, match="There is no 'control' to keep"):
+    with pytest.raises(ValueError, match="There is no 'control' to keep: this run has initial; primary_only; public"):
         run.save(tmp_path / "absent", keep=["control"])
     assert not (tmp_path / "absent").exists()
 
