@@ -121,10 +121,11 @@ def _ratios(model: str, claimed: Mapping[str, Any], measured: Mapping[str, Any] 
         relative[name] = max(SHARE * error / abs(one["mean"]) if one["mean"] else 0.0, ROUNDING)
         where = f"{CLAIM_NAMES[name]}, {model}, {groups} groups of {claimed['protocol']['group_size']}"
         yield _bounded(where, one["mean"], one["bound"], measured and measured[name], "mean", relative[name], asked)
-        parts = {"median": 1.25 * relative[name], "spread": SHARE / math.sqrt(2 * max(groups - 1, 1)) + ROUNDING}
-        yield together(
-            f"{where}: median and spread", one, measured and measured[name], parts, relative_to_claim=True, asked=asked
-        )
+        # Groups that are alike have a spread of rounding alone, which says nothing about the next one.
+        rounding = ROUNDING * abs(one["mean"]) if math.isfinite(one["mean"]) else 0.0
+        wide = SHARE / math.sqrt(2 * max(groups - 1, 1)) * abs(one["spread"]) + rounding
+        parts = {"median": 1.25 * relative[name] * abs(one["median"]), "spread": wide}
+        yield together(f"{where}: median and spread", one, measured and measured[name], parts, asked=asked)
         if everything:
             flat = again and {"value": again[name], "bound": again[f"{name}_bound"]}
             where = f"{CLAIM_NAMES[name]}, {model}, all samples"

@@ -60,7 +60,7 @@ def test_an_honest_release_holds(given, release, tmp_path, capsys):
     assert main(given) == 0
     text = capsys.readouterr().out
     assert "Everything that was asked for holds." in text
-    assert "The release carries no control" in text
+    assert "The release does not carry the control" in text
 
 
 def test_the_attacks_are_repeated_on_request(given, capsys):
