@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a folder, or a commit of a repository on the Hub."""
+"""Where a checkpoint lies: a folder, or a commit of a repository on the Hub, at its root or in a subfolder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import yaml
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from hf_immunize.errors import InputError, MissingFileError
+from hf_immunize.errors import InputError, MissingFileError, UserError
 from hf_immunize.hub import hub_errors, patiently, split_revision
 from hf_immunize.models.untrusted import MOST_JSON, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, shards_of
 
@@ -26,12 +27,14 @@ class Checkpoint:
     """A checkpoint that was found.
 
     Attributes:
-        name: the Hub id, or the folder's name.
+        name: the Hub id, with the subfolder behind it, or the folder's name.
         source: what the libraries are asked for: the Hub id, or the folder's path.
         config: path of its ``config.json``.
         revision: the commit hash on the Hub, None for a folder.
         kind: ``"hub"`` or ``"local"``.
         files: names of the files beside it.
+        subfolder: of the repository that holds it; empty at its root.
+        above: names of the files at the root of the repository; none for a folder.
         timm_only: the user wrote ``hf-hub:``.
         offline: the Hub could not be reached, and the local cache holds the checkpoint.
     """
@@ -42,21 +45,19 @@ class Checkpoint:
     revision: str | None
     kind: str
     files: frozenset[str] = frozenset()
+    subfolder: str = ""
+    above: frozenset[str] = frozenset()
     timm_only: bool = False
     offline: bool = False
 
-    def download(self, name: str, token: str | bool | None) -> Path:
-        """One more file of the same commit."""
+    def download(self, name: str, token: str | bool | None, *, above: bool = False) -> Path:
+        """One more file of the same commit; of the root of the repository with ``above``."""
         if self.kind == "local":
             return self.config.parent / name
-        with hub_errors(self.name, self.revision):
-            return Path(
-                patiently(
-                    lambda: hf_hub_download(
-                        self.name, name, revision=self.revision, token=token, local_files_only=self.offline
-                    )
-                )
-            )
+        shared: dict[str, Any] = {"revision": self.revision, "token": token, "local_files_only": self.offline}
+        subfolder = None if above else self.subfolder or None
+        with hub_errors(self.source, self.revision):
+            return Path(patiently(lambda: hf_hub_download(self.source, name, subfolder=subfolder, **shared)))
 
     def weights(self, token: str | bool | None) -> list[Path]:
         """The files with the weights, fetched; none where there are no safetensors.
@@ -78,6 +79,8 @@ class Checkpoint:
 def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, token: str | bool | None) -> Checkpoint:
     """Finds the checkpoint behind a Hub id with or without ``@revision``, a bare name of timm's, or a folder.
 
+    More than two parts are a subfolder of a repository: ``user/name/sub/folder@revision``.
+
     Raises:
         FileNotFoundError: no such folder.
         ValueError: no such id, private or gated, no such revision, or no ``config.json`` in it.
@@ -96,41 +99,59 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
         return Checkpoint(folder.resolve().name, str(folder), folder / "config.json", None, "local", files)
     if folder.exists():
         raise InputError(f"{given} is a file. Give the folder that holds config.json and model.safetensors.")
-    if given.startswith(("/", ".", "~")) or given.count("/") > 1 or os.path.isabs(given):
-        below = given.split("/", 2)[2] if re.fullmatch(r"[\w-][^/]*(/[^/]+){2,}", given) else None
-        raise MissingFileError(
-            f"There is no folder {given}. Give an existing folder, or a Hub id written user/name."
-            + (f" Of a repository fetch {below} first (hf download), and give its folder." if below else "")
-        )
+    if given.startswith(("/", ".", "~")) or os.path.isabs(given):
+        raise MissingFileError(f"There is no folder {given}. Give an existing folder, or a Hub id written user/name.")
     timm_only = bool(_TIMM_PREFIX.match(given))
-    repo_id, revision = split_revision(_TIMM_PREFIX.sub("", given), revision)
-    repo_id = _timm_hub_id(repo_id) or repo_id
+    asked, revision = split_revision(_TIMM_PREFIX.sub("", given), revision)
+    user, *parts = asked.split("/")
+    repo_id, subfolder = "/".join([user, *parts[:1]]), "/".join(parts[1:])
+    if len(parts) < 2:
+        return _on_the_hub(_timm_hub_id(asked) or asked, "", revision, token, timm_only)
+    if any(part in ("", ".", "..") or "\\" in part for part in parts):
+        raise InputError(f"{given} is no name of a model. Write user/name/subfolder, or give an existing folder.")
+    try:
+        return _on_the_hub(repo_id, subfolder, revision, token, timm_only)
+    except (UserError, ConnectionError) as error:
+        error.args = (f"There is no folder {given}, and as the subfolder {subfolder} of {repo_id}: {error}",)
+        raise
+
+
+def _on_the_hub(
+    repo_id: str, subfolder: str, revision: str | None, token: str | bool | None, timm_only: bool
+) -> Checkpoint:
     offline = False
     try:
         # Asked first because it fails at once without a network, where a download would retry for half a minute.
         with hub_errors(repo_id, revision):
             info = patiently(lambda: HfApi().model_info(repo_id, revision=revision, token=token))
-        files = frozenset(one.rfilename for one in info.siblings or [])
+        names = [one.rfilename for one in info.siblings or []]
     except ConnectionError as error:
         no_network, offline = error, True
+    where: dict[str, Any] = {
+        "subfolder": subfolder or None,
+        "revision": revision,
+        "token": token,
+        "local_files_only": offline,
+    }
+    name = f"{repo_id}/{subfolder}" if subfolder else repo_id
     with hub_errors(repo_id, revision):
         try:
-            path = patiently(
-                lambda: hf_hub_download(
-                    repo_id, "config.json", revision=revision, token=token, local_files_only=offline
-                )
-            )
+            path = Path(patiently(lambda: hf_hub_download(repo_id, "config.json", **where)))
         except LocalEntryNotFoundError:
             if offline:
                 raise no_network from None
             raise
         except EntryNotFoundError as error:
-            raise InputError(f"{repo_id} holds no config.json: it is no model that can be loaded by name.") from error
+            raise InputError(f"{name} holds no config.json: it is no model that can be loaded by name.") from error
     # The cache keeps each commit in a folder of that name: the hash that a branch or tag stands for.
-    snapshot = Path(path).parent
+    snapshot = path.parents[len(subfolder.split("/")) if subfolder else 0]
     if offline:
-        files = frozenset(one.name for one in snapshot.iterdir())
-    return Checkpoint(repo_id, repo_id, Path(path), snapshot.name, "hub", files, timm_only, offline)
+        names = [one.relative_to(snapshot).as_posix() for one in snapshot.rglob("*")]
+    files = frozenset(one.rpartition("/")[2] for one in names if one.rpartition("/")[0] == subfolder)
+    above = frozenset(one for one in names if "/" not in one)
+    return Checkpoint(
+        name, repo_id, path, snapshot.name, "hub", files, subfolder, above, timm_only=timm_only, offline=offline
+    )
 
 
 def _timm_hub_id(name: str) -> str | None:
@@ -147,11 +168,12 @@ def _timm_hub_id(name: str) -> str | None:
 
 
 def checkpoint_license(found: Checkpoint, token: str | bool | None) -> str | None:
-    """What the card beside the weights states; None without a card that can be read."""
-    if "README.md" not in found.files:
+    """What the card of the repository or folder states; None without one that can be read."""
+    above = "README.md" in found.above
+    if not above and "README.md" not in found.files:
         return None
     try:
-        path = found.download("README.md", token)
+        path = found.download("README.md", token, above=above)
         if path.stat().st_size > MOST_JSON:
             return None
         given = ModelCard.load(path, ignore_metadata_errors=True).data.license

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +29,11 @@ from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_
 from hf_immunize.models.class_names import given_names
 from hf_immunize.models.forward import check_inputs
 from hf_immunize.models.pooled import PooledClassifier, head_beside, is_backbone, load_backbone
+from hf_immunize.models.refusals import no_head, no_safetensors, refusal_of
 
 __all__ = ["LoadedModel", "load_model"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,7 +43,7 @@ class LoadedModel:
     Attributes:
         model: ``…ForImageClassification`` of transformers, or a plain timm module; float32, on the CPU, in eval mode.
         image_processor: of transformers, or a :class:`TimmImageProcessor`; None where a folder holds none.
-        name: the Hub id without its revision, or the folder's name.
+        name: the Hub id without its revision, with a subfolder behind it (``user/name/sub``), or the folder's name.
         revision: the commit hash on the Hub, None for a folder.
         library: ``"transformers"`` or ``"timm"``.
         architecture: class name or timm's model name.
@@ -92,8 +96,9 @@ def load_model(
     """Loads an image classifier and its image processor from safetensors.
 
     Args:
-        name_or_path: a Hub id (``user/name``, ``user/name@revision``, ``timm/…``, ``hf-hub:…``), a name that timm has
-            pretrained weights for, or a folder in the form of transformers or of timm.
+        name_or_path: a Hub id (``user/name``, ``user/name@revision``, ``timm/…``, ``hf-hub:…``), a subfolder of a
+            repository (``user/name/sub/folder@revision``), a name that timm has pretrained weights for, or a folder in
+            the form of transformers or of timm.
         revision: branch, tag or commit; resolved to a commit hash, which the result carries.
         num_labels: number of classes; a head with another number is replaced by a new one.
         labels: names of the classes, in the order of the labels.
@@ -155,13 +160,13 @@ def _load_timm(
     folder = found.config.parent
     # Without a model.safetensors timm would fall back to a pickled file without a word.
     if shapes is None or untrusted.WEIGHTS_NAME not in found.files:
-        raise InputError(_no_safetensors(found.name))
+        raise InputError(no_safetensors(found.name))
     pretrained = config.get("pretrained_cfg", config)
     if pretrained.get("custom_load"):
         raise InputError(f"{found.name} asks for weights in a form of its own (custom_load), which is not read.")
     saved = config.get("num_classes", pretrained.get("num_classes"))
     if not saved and num_labels is None:
-        raise InputError(_no_head(found.name, "its checkpoint holds features only"))
+        raise InputError(no_head(found.name, "its checkpoint holds features only"))
     given = (config.get("model_args") or {}) | {"num_classes": saved or 0}
     # An architecture that is not known is told below.
     with contextlib.suppress(RuntimeError):
@@ -209,6 +214,7 @@ def _load_transformers(
     shared: dict[str, Any] = {}
     if found.kind == "hub":
         shared = {"revision": found.revision, "token": token, "local_files_only": found.offline}
+        shared |= {"subfolder": found.subfolder} if found.subfolder else {}
     head: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
     if names is not None:
         head = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
@@ -226,7 +232,7 @@ def _load_transformers(
                 )
             if pooled:
                 if stored is None and num_labels is None:
-                    raise InputError(_no_head(found.name, "its checkpoint holds features only"))
+                    raise InputError(no_head(found.name, "its checkpoint holds features only"))
                 classes = names or (None if num_labels is None else [str(index) for index in range(num_labels)])
                 model, new_head = load_backbone(found.source, stored, classes, **shared)
             else:
@@ -245,7 +251,7 @@ def _load_transformers(
         except ImportError as error:
             raise MissingPackageError(f"{found.name} needs a package that is not installed: {error}") from error
         except (ValueError, OSError) as error:
-            explained = _explain(error, found.name)
+            explained = refusal_of(error, found.name)
             if explained is None:
                 raise
             raise InputError(explained) from error
@@ -278,17 +284,20 @@ def _check_new_parameters(model: nn.Module, info: dict[str, Any], name: str, num
             stacklevel=4,
         )
     if in_head and num_labels is None:
-        raise InputError(_no_head(name, f"{', '.join(in_head[:3])} would be initialised at random"))
+        raise InputError(no_head(name, f"{', '.join(in_head[:3])} would be initialised at random"))
     return bool(in_head)
 
 
 def _image_processor(found: Checkpoint, shared: dict[str, Any]) -> Any:
+    if PROCESSOR_NAME in found.above - found.files:
+        logger.warning("%s holds no image processor: that at the root of %s is taken.", found.name, found.source)
+        shared = {**shared, "subfolder": ""}
     try:
         processor = AutoImageProcessor.from_pretrained(found.source, **shared)
         untrusted.check_processor(processor, found.name)
         return processor
     except (OSError, ValueError):
-        if PROCESSOR_NAME in found.files:
+        if PROCESSOR_NAME in found.files | found.above:
             raise
         warnings.warn(
             f"{found.name} holds no image processor (preprocessor_config.json). Pass one yourself before training or "
@@ -296,35 +305,3 @@ def _image_processor(found: Checkpoint, shared: dict[str, Any]) -> Any:
             stacklevel=4,
         )
         return None
-
-
-def _explain(error: Exception, name: str) -> str | None:
-    """What transformers says about a checkpoint that it cannot load, in one line with what to do."""
-    text = str(error)
-    if "trust_remote_code" in text:
-        told = "Read it, then pass trust_remote_code=True (--trust_remote_code) if you trust it."
-        return f"{name} runs its own code. {told}"
-    if "no classifier head" in text:
-        return _no_head(name, "its checkpoint holds features only")
-    if "Unrecognized configuration class" in text or "Unrecognized model" in text:
-        return (
-            f"{name} is no image classifier that transformers knows. Choose a model with an …ForImageClassification "
-            "class, or a timm one."
-        )
-    if isinstance(error, OSError) and ("safetensors" in text or "no file named" in text or ".bin" in text):
-        return _no_safetensors(name)
-    return None
-
-
-def _no_safetensors(name: str) -> str:
-    return (
-        f"{name} has no weights in safetensors, and pickled ones can run any code when they are loaded. Convert them "
-        "first (save_pretrained writes safetensors), or choose another checkpoint."
-    )
-
-
-def _no_head(name: str, why: str) -> str:
-    return (
-        f"{name} has no trained classification head: {why}. Choose a fine-tuned classifier, or pass num_labels= for a "
-        "new head and train it on the primary task first."
-    )

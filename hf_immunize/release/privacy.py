@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -37,14 +37,19 @@ def redact_tokens(value: Any) -> Any:
     return value
 
 
-def base_names(command: str) -> str:
-    """A command line without tokens, and with the names of folders and files in place of the paths to them."""
+def base_names(command: str, hub: Collection[str] = ()) -> str:
+    """A command line without tokens, and with the names of folders and files in place of the paths to them.
+
+    Args:
+        command: as it was given.
+        hub: names on the Hub that look like paths, ``user/name/subfolder``.
+    """
     command = redact_tokens(command)
     try:
         words = shlex.split(command)
     except ValueError:
         return without_paths(command)
-    short = [_base_name(word) for word in words]
+    short = [word if word.rpartition("=")[2].partition("@")[0] in hub else _base_name(word) for word in words]
     return command if short == words else shlex.join(short)
 
 

@@ -98,7 +98,7 @@ class ImmunizationRecord:
     """What ``immunization.json`` holds. Plain data: JSON in, JSON out.
 
     Attributes:
-        base_model: Hub id of θ0, or a description of it.
+        base_model: Hub id of θ0, with a subfolder behind it (``user/name/sub``), or a description of it.
         base_model_revision: its commit hash, None where it does not come from the Hub.
         base_model_kind: ``"hub"``, ``"local"`` or ``"package"``.
         library: ``"transformers"`` or ``"timm"``: what the saved weights load with.
@@ -141,7 +141,8 @@ class ImmunizationRecord:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        self.command = base_names(self.command) if isinstance(self.command, str) else self.command
+        hub = (self.base_model,) if self.base_model_kind == "hub" else ()
+        self.command = base_names(self.command, hub) if isinstance(self.command, str) else self.command
         self.training, self.trainable = without_paths(self.training), without_paths(self.trainable)
         _one_of("base_model_kind", self.base_model_kind, KINDS)
         _one_of("library", self.library, LIBRARIES)
@@ -154,8 +155,8 @@ class ImmunizationRecord:
 
     @property
     def base_model_hub_id(self) -> str | None:
-        """The Hub id of θ0, None where it came from a folder or a package."""
-        return self.base_model if self.base_model_kind == "hub" else None
+        """The Hub id of θ0, without a subfolder; None where it came from a folder or a package."""
+        return "/".join(self.base_model.split("/")[:2]) if self.base_model_kind == "hub" else None
 
     def on_the_hub(self, model: str) -> bool:
         """Whether ``initial``, or ``public`` of a run that fitted first, is the base model at a commit of the Hub."""

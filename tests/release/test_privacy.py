@@ -82,6 +82,11 @@ def test_a_command_names_no_place(command, wanted):
     assert base_names(command) == (command if wanted is None else wanted)
 
 
+def test_a_subfolder_on_the_hub_is_no_path_of_this_machine():
+    command = "hf-immunize train --model me/zoo/vision/small@v1 --base_model=me/zoo/vision/small --primary a/b/c"
+    assert base_names(command, ("me/zoo/vision/small",)) == command.replace("a/b/c", "c")
+
+
 def test_notes_lose_paths_and_nothing_else():
     told = {"notes": ["left out /home/me/a/b.png, and 'c:/d'", "1/2 of https://x.y/z/w", "and/or"], "rate": 0.5}
     assert without_paths(told) == {

@@ -7,6 +7,7 @@ import pytest
 import torch
 from samples import COMMIT, features, sample_record
 
+from hf_immunize.release.card import create_model_card
 from hf_immunize.release.privacy import redact_tokens
 from hf_immunize.release.record import (
     DatasetRecord,
@@ -126,3 +127,12 @@ def test_spectra_descend_from_one_and_keep_both_ends():
     assert values == sorted(values, reverse=True)
     assert result["ranks"] == {"initial_harmful": 700, "immunized_harmful": 5}
     assert len(result["immunized_harmful"]) == 5
+
+
+def test_a_base_model_in_a_subfolder_keeps_its_name_and_links_to_its_repository():
+    record = sample_record(base_model="me/zoo/vision/small", command="train --model me/zoo/vision/small@v1")
+    assert record.base_model_hub_id == "me/zoo"
+    assert record.command == "train --model me/zoo/vision/small@v1"
+    card = str(create_model_card(record, "me/immune"))
+    assert "[me/zoo/vision/small](https://huggingface.co/me/zoo)" in card
+    assert "base_model: me/zoo\n" in card

@@ -131,15 +131,15 @@ def test_uplift_over_what_the_release_does_not_carry_cannot_be_checked(world, tm
     assert f"--keep {gone}" in str(found)
 
 
-def test_public_weights_at_a_commit_of_the_hub_need_no_folder(world, hub, client, tmp_path):
+def test_public_weights_in_a_subfolder_at_a_commit_of_the_hub_need_no_folder_beside(world, hub, client, tmp_path):
     commit = client.run(
         "from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo('me/base')\n"
-        f"result = api.upload_folder(repo_id='me/base', folder_path={str(world / 'base')!r}).oid"
+        f"result = api.upload_folder(repo_id='me/base', folder_path={str(world / 'base')!r}, path_in_repo='a/b').oid"
     )
     release = shutil.copytree(world / "uplift", tmp_path / "release")
     shutil.rmtree(release / "public")
     record = ImmunizationRecord.load(release)
-    record.base_model, record.base_model_revision, record.base_model_kind = "me/base", commit, "hub"
+    record.base_model, record.base_model_revision, record.base_model_kind = "me/base/a/b", commit, "hub"
     record.save(release)
     asked = VERIFY.format(folder=world, name=str(release), attackers="'ridge'")
     _, _, statuses, text = client.run(asked)
