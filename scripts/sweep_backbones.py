@@ -49,7 +49,7 @@ INTRODUCTION = """`python scripts/sweep_backbones.py`, torch {torch}, transforme
 A small member of every kind, with random weights and three classes, through one whole run: the head maps the features
 (of width d) to the logits; what trains unless something else is named holds the head and is neither nothing nor
 everything; one step changes that part alone; RIR against itself is exactly 1; what was saved loads with the same
-logits. Seconds are those of one busy CPU core. A sixth runs in the tests, all of it with `pytest -m slow`.
+logits. Seconds are those of one busy CPU core. A quarter runs in the tests, all of it with `pytest -m slow`.
 
 How the head is found, and what the features are for each kind of it (several heads, auxiliary outputs, MLP heads,
 convolutions, dropout), stands in `hf_immunize/models/head.py`; how the last stage is found in
