@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from hf_immunize.errors import InputError, MissingFileError, UserError
+from hf_immunize.errors import HubConnectionError, InputError, MissingFileError, UserError
 from hf_immunize.hub import hub_errors, patiently, split_revision
 from hf_immunize.models.untrusted import MOST_JSON, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, shards_of
 
@@ -112,8 +112,8 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
     try:
         return _on_the_hub(repo_id, subfolder, revision, token, timm_only)
     except (UserError, ConnectionError) as error:
-        error.args = (f"There is no folder {given}, and as the subfolder {subfolder} of {repo_id}: {error}",)
-        raise
+        kind = HubConnectionError if isinstance(error, ConnectionError) else MissingFileError
+        raise kind(f"There is no folder {given}, and as the subfolder {subfolder} of {repo_id}: {error}") from error
 
 
 def _on_the_hub(
