@@ -50,7 +50,7 @@ class Objective:
         is_spectral: whether the parts are functions of the spectra of the two Hessians alone.
         preconditioned: whether Algorithm 1 multiplies the θ-gradients of this objective by K⁻¹.
         sees_model: whether it reads more than features, so that :meth:`ModelObjective.of_step` is called.
-        default_weights: λ_P and λ_H where a run gives none.
+        defaults: arguments of a run with this objective where none are given.
 
     Raises:
         ValueError: a weight that is negative, infinite or NaN.
@@ -61,7 +61,13 @@ class Objective:
     is_spectral: ClassVar[bool] = False
     preconditioned: ClassVar[bool] = False
     sees_model: ClassVar[bool] = False
-    default_weights: ClassVar[tuple[float, float]] = (1.0, 0.3)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "lambda_primary": 1.0,
+        "lambda_harmful": 0.3,
+        "max_steps": 300,
+        "trainable": ["last"],
+        "per_device_harmful_batch_size": None,
+    }
 
     def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
         self.lambda_primary = checked_weight("lambda_primary", lambda_primary)
@@ -180,6 +186,11 @@ class ModelObjective(Objective):
     sees_model = True
     reads_hidden: ClassVar[bool] = False
     exact_over_processes: ClassVar[bool] = True
+
+    @property
+    def restart(self) -> float | None:
+        """Share of the run after which the learning rate starts anew; None for one schedule."""
+        return None
 
     def phase(self, progress: float) -> Phase:
         """What the steps after this share of the run are like."""

@@ -12,6 +12,7 @@ from hf_immunize.objectives.condition import Condition
 from hf_immunize.objectives.fine_tuner import FineTuner, Traits, rows_of
 from hf_immunize.objectives.objective import (
     ModelObjective,
+    Objective,
     Phase,
     StepView,
     checked_count,
@@ -36,7 +37,8 @@ class SimulatedAttackers(ModelObjective):
     (straight through; second derivatives are left out). An attacker that has lived for its number of steps is replaced
     by one of other traits. The gradient of the primary loss and that of the attackers are each scaled to norm 1 (times
     λ_H), so that neither drowns the other. Heads are not held by that: over the last ``settling`` share of the steps
-    the last block alone trains, by R_well and R_ill as in :class:`~hf_immunize.objectives.condition.Condition`.
+    the last block alone trains, by R_well and R_ill as in :class:`~hf_immunize.objectives.condition.Condition`, and the
+    learning rate starts anew.
 
     A step costs 16 · ``inner_steps`` + 32 images forward and backward beside the primary batch, and each attacker holds
     up to four times the weights in memory. What fine-tuning beyond the longest life does is not simulated.
@@ -57,7 +59,12 @@ class SimulatedAttackers(ModelObjective):
     """
 
     name = "simulated_attackers"
-    default_weights = (1.0, 1.0)
+    defaults = Objective.defaults | {
+        "lambda_harmful": 1.0,
+        "max_steps": 600,
+        "trainable": ["all"],
+        "per_device_harmful_batch_size": 160,
+    }
     needs_harmful_labels = True
     exact_over_processes = False
 
@@ -66,10 +73,10 @@ class SimulatedAttackers(ModelObjective):
         lambda_primary: float = 1.0,
         lambda_harmful: float = 1.0,
         scale_free: bool = True,
-        attackers: int = 4,
-        inner_steps: int = 8,
-        lives: Sequence[int] = (60, 120, 200, 300),
-        settling: float = 1 / 3,
+        attackers: int = 5,
+        inner_steps: int = 10,
+        lives: Sequence[int] = (100, 200, 400, 600),
+        settling: float = 0.5,
     ) -> None:
         super().__init__(lambda_primary, lambda_harmful, scale_free)
         self.attackers = checked_count("attackers", attackers)
@@ -84,6 +91,11 @@ class SimulatedAttackers(ModelObjective):
         self._living: dict[int, FineTuner] = {}
         self._loaded: Mapping[int, Any] | None = None
         self._turn = self._born = self._n_classes = 0
+
+    @property
+    def restart(self) -> float | None:
+        """See :attr:`ModelObjective.restart`."""
+        return 1 - self.settling if self.settling else None
 
     def phase(self, progress: float) -> Phase:
         """See :meth:`ModelObjective.phase`."""

@@ -19,12 +19,9 @@ from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, objective_named
 from hf_immunize.training.unserved import check_served
 
-__all__ = ["DEFAULT_STEPS", "ImmunizationArguments"]
+__all__ = ["ImmunizationArguments"]
 
 logger = logging.get_logger(__name__)
-
-#: Optimizer steps where neither steps nor epochs were asked for.
-DEFAULT_STEPS = 300
 
 
 @dataclass
@@ -55,7 +52,9 @@ class ImmunizationArguments(TrainingArguments):
     )
     max_steps: int = field(
         default=-1,
-        metadata={"help": f"Optimizer steps; {DEFAULT_STEPS} where neither these nor num_train_epochs are given."},
+        metadata={
+            "help": "Optimizer steps; where neither these nor num_train_epochs are given 300, or the objective's own."
+        },
     )
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(
@@ -103,8 +102,11 @@ class ImmunizationArguments(TrainingArguments):
         },
     )
     trainable: list[str] = field(
-        default_factory=lambda: ["last"],
-        metadata={"help": "What trains: last (the last stage or block and the head), all, or patterns of modules."},
+        default=cast(list[str], None),
+        metadata={
+            "help": "What trains: last (the last stage or block and the head), all, or patterns of modules. Unless "
+            "given the objective's own, last for most."
+        },
     )
     cache_frozen: Literal["auto", "on", "off"] = field(
         default="auto",
@@ -153,9 +155,9 @@ class ImmunizationArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         # A misspelt objective is said now, with the nearest one.
-        own = zip(("lambda_primary", "lambda_harmful"), objective_named(self.objective).default_weights, strict=True)
-        for name, default in own:
-            setattr(self, name, default if getattr(self, name) is None else getattr(self, name))
+        own = objective_named(self.objective).defaults
+        for name in ("lambda_primary", "lambda_harmful", "trainable", "per_device_harmful_batch_size"):
+            setattr(self, name, own[name] if getattr(self, name) is None else getattr(self, name))
         for name in ("lambda_primary", "lambda_harmful"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
@@ -199,7 +201,7 @@ class ImmunizationArguments(TrainingArguments):
         self.trainable = _listed(self.trainable)
         if self.num_train_epochs is None:
             self.num_train_epochs = 3.0
-            self.max_steps = DEFAULT_STEPS if self.max_steps < 0 else self.max_steps
+            self.max_steps = own["max_steps"] if self.max_steps < 0 else self.max_steps
         elif self.max_steps > 0 and self.num_train_epochs != 3.0:
             logger.warning_once(
                 f"max_steps={self.max_steps} decides; num_train_epochs={self.num_train_epochs} does not."

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalPrediction, TrainOutput
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from hf_immunize.data.collate import collate_images
@@ -40,6 +40,7 @@ from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
 from hf_immunize.training.finite import FiniteSteps, NonFiniteLossError
 from hf_immunize.training.loaders import training_loader
 from hf_immunize.training.pairing import PairedDataset, check_source
+from hf_immunize.training.phases import Phased
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
@@ -50,7 +51,7 @@ __all__ = ["ImmunizationTrainer"]
 logger = logging.get_logger(__name__)
 
 
-class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Publishing):
+class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSteps, Publishing):
     """Trains a classifier on its primary task while making harmful fits on its features slow (arXiv 2505.23760).
 
     The loss of a step is the primary task's cross-entropy plus the parts of the objective on the primary and the
@@ -170,7 +171,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
         self._architecture = Architecture(unwrap(self.model), self._sample)
-        self._narrowed = False
         self._theta_zero = ThetaZero(unwrap(self.model))
         self._activations = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         self._prefix: FrozenPrefix | None = None
@@ -235,7 +235,7 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         sees = self.objective if harmful is not None and isinstance(self.objective, ModelObjective) else None
         progress = self.state.global_step / max(self.state.max_steps, 1)
         phase = Phase() if sees is None else sees.phase(progress)
-        self._train_alone(phase.last_block_alone)
+        self.narrow(phase.last_block_alone)
         batch = joined(primary, harmful) if harmful is not None and phase.harmful_features else primary
         prefix = self._prefix if ACTIVATIONS in batch else None
         with contextlib.ExitStack() as around:
@@ -269,24 +269,6 @@ class ImmunizationTrainer(CheckpointsWithThetaZero, Evaluating, FiniteSteps, Pub
         if model.training:
             self._note(parts)
         return (loss, {"logits": logits[:n_primary]}) if return_outputs else loss
-
-    def _train_alone(self, last_block: bool) -> None:
-        """Narrows what trains to the last block, once, or gives back what was chosen."""
-        if last_block == self._narrowed:
-            return
-        self._narrowed = last_block
-        model = unwrap(self.model)
-        select_trainable(model, self.args.selection, self._sample)
-        if last_block:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(parameter.requires_grad and name in self._architecture.last_block)
-
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """See :meth:`CheckpointsWithThetaZero.train`."""
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            self._train_alone(False)
 
     def _regularizers(
         self, primary: torch.Tensor, harmful: torch.Tensor, harmful_labels: torch.Tensor | None

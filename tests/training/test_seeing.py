@@ -90,7 +90,9 @@ def test_cached_activations_change_nothing(tmp_path, tiny_net, primary, name):
     ends = []
     for cache in ("on", "off"):
         model = copy.deepcopy(tiny_net)
-        run = trainer(tmp_path / cache, model, primary, harmful, objective=name, cache_frozen=cache, max_steps=3)
+        run = trainer(
+            tmp_path / cache, model, primary, harmful, objective=name, cache_frozen=cache, trainable="last", max_steps=3
+        )
         run.train()
         ends.append(state(model))
     for key, value in ends[0].items():
@@ -223,7 +225,8 @@ def test_the_last_block_is_drawn_anew_by_its_seed_and_the_head_is_not(tiny_net, 
 
 def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
     harmful = Images(40, seed=5)
-    run = trainer(tmp_path, tiny_net, primary, harmful, objective="simulated_attackers", trainable="all", max_steps=6)
+    steps = {"max_steps": 6, "warmup_steps": 0, "logging_steps": 1, "objective_kwargs": {"settling": 1 / 3}}
+    run = trainer(tmp_path, tiny_net, primary, harmful, objective="simulated_attackers", trainable="all", **steps)
     seen = {}
 
     class Kept(TrainerCallback):
@@ -236,6 +239,8 @@ def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
     moved = {name for name, one in seen[6].items() if not torch.equal(one, seen[4][name])}
     assert moved
     assert moved <= last
+    rates = [one["learning_rate"] for one in run.state.log_history if "learning_rate" in one]
+    assert rates[4] > rates[3]
     early = {name for name, one in seen[4].items() if not torch.equal(one, seen[3][name])}
     assert early - last
     assert all(one.requires_grad for one in tiny_net.parameters())
