@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -59,7 +59,8 @@ class SimulatedAttackers(ModelObjective):
     """
 
     name = "simulated_attackers"
-    defaults = Objective.defaults | {
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **Objective.defaults,
         "lambda_harmful": 1.0,
         "max_steps": 600,
         "trainable": ["all"],

@@ -67,15 +67,10 @@ def restarted(
         None where the schedule is no function of the step alone.
     """
     first = math.ceil(share * steps - 1e-9)
-    parts = [_factor(args, one) for one in (first, steps - first)]
-    if parts[0] is None or parts[1] is None:
+    before, after = (_factor(args, one) for one in (first, steps - first))
+    if before is None or after is None:
         return None
-    before, after = parts
-
-    def factor(step: int) -> float:
-        return before(step) if step < first else after(step - first)
-
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, lambda step: before(step) if step < first else after(step - first))
 
 
 def _factor(args: ImmunizationArguments, steps: int) -> Callable[[int], float] | None:
@@ -86,6 +81,6 @@ def _factor(args: ImmunizationArguments, steps: int) -> Callable[[int], float] |
         optimizer=nobody,
         num_warmup_steps=args.get_warmup_steps(steps),
         num_training_steps=max(steps, 1),
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=cast(dict[str, Any] | None, args.lr_scheduler_kwargs),
     )
     return made.lr_lambdas[0] if isinstance(made, LambdaLR) else None
