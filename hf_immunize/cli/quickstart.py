@@ -24,8 +24,9 @@ from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 __all__ = ["QUICKSTART", "parser", "quickstart", "run"]
 
 FIT_STEPS, FIT_RATE = 300, 1e-3
-#: Below the default λ: with 2,000 images the defaults cost up to 1.4 points of primary accuracy.
-QUICKSTART = {"lambda_primary": 0.5, "lambda_harmful": 0.1, "seed": 0, "output_dir": "immunized-efficientnet-lite0"}
+QUICKSTART = {"seed": 0, "output_dir": "immunized-efficientnet-lite0"}
+#: λ of the objective ``condition``, below its own: with 2,000 images those cost up to 1.4 points of primary accuracy.
+WEIGHTS = {"lambda_primary": 0.5, "lambda_harmful": 0.1}
 
 
 @dataclass
@@ -85,6 +86,9 @@ def run(given: Sequence[str], command: str) -> int:
     choose_attackers(options.attackers)
     budgets = budgets_of(options, CARD_BUDGETS)
     _check_classes(options.primary_classes, options.harmful_classes)
+    if options.objective == "condition":
+        for name, weight in WEIGHTS.items():
+            setattr(options, name, weight if getattr(options, name) is None else getattr(options, name))
     args = own.of(
         ImmunizationArguments,
         options,

@@ -45,6 +45,30 @@ def test_mistakes_come_before_any_work(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ([], (0.5, 0.1)),
+        (["--lambda_harmful", "0.2"], (0.5, 0.2)),
+        (["--objective", "simulated_attackers"], (1.0, 1.0)),
+    ],
+)
+def test_its_weights_are_those_of_the_condition_alone(tmp_path, monkeypatch, given, weights):
+    class Reached(Exception):
+        pass
+
+    seen = []
+
+    def reached(args, *_, **__):
+        seen.append((args.lambda_primary, args.lambda_harmful))
+        raise Reached
+
+    monkeypatch.setattr("hf_immunize.cli.quickstart.quickstart", reached)
+    with pytest.raises(Reached):
+        main(["quickstart", "--output_dir", str(tmp_path / "out"), *given])
+    assert seen == [weights]
+
+
 @pytest.mark.slow
 @needs_weights
 @needs_images
