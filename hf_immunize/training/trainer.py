@@ -225,7 +225,7 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
     ) -> Any:
         """Cross-entropy of the primary batch plus the parts of the objective, one forward for both batches."""
         if "primary" not in inputs:
-            _, logits = features_and_logits(model, inputs)
+            _, logits = features_and_logits(model, self._laid_out(inputs) if model.training else inputs)
             loss = self._task_loss(logits, inputs["labels"])
             return (loss, {"logits": logits}) if return_outputs else loss
         if model.training:
@@ -244,7 +244,7 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
             hidden = {}
             if sees is not None and sees.reads_hidden:
                 hidden = around.enter_context(watched_outputs(unwrap(model), self.selection, batch))
-            features, logits = features_and_logits(model, batch)
+            features, logits = features_and_logits(model, self._laid_out(batch))
         task = self._task_loss(logits[:n_primary], primary["labels"])
         parts = {"task_loss": task}
         if harmful is not None:
@@ -269,6 +269,13 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
         if model.training:
             self._note(parts)
         return (loss, {"logits": logits[:n_primary]}) if return_outputs else loss
+
+    def _laid_out(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Images on a CPU in the layout in which the model's convolutions run fastest."""
+        images = batch.get("pixel_values")
+        if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.device.type != "cpu":
+            return batch
+        return {**batch, "pixel_values": images.contiguous(memory_format=self._architecture.layout)}
 
     def _regularizers(
         self, primary: torch.Tensor, harmful: torch.Tensor, harmful_labels: torch.Tensor | None

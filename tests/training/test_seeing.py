@@ -244,3 +244,26 @@ def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
     early = {name for name, one in seen[4].items() if not torch.equal(one, seen[3][name])}
     assert early - last
     assert all(one.requires_grad for one in tiny_net.parameters())
+
+
+class Viewing(nn.Module):
+    """A network that cannot run in channels last: it takes its maps for rows as they lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.score = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, pixel_values):
+        return self.score(self.conv(pixel_values).view(len(pixel_values), -1))
+
+
+def test_images_lie_as_convolutions_are_fast_where_the_model_can_read_them_so(tmp_path, tiny_net, primary):
+    seen = []
+    for model, conv in ((tiny_net, "stem"), (Viewing(), "conv")):
+        run = trainer(tmp_path / conv, model, primary, Images(40, seed=5), trainable="all", max_steps=1)
+        handle = model.get_submodule(conv).register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        run.train()
+        handle.remove()
+        read = seen[-1]
+        assert read.is_contiguous(memory_format=torch.channels_last) == (conv == "stem")
+        assert all(one.is_contiguous() for one in model.parameters())
