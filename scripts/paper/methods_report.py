@@ -16,6 +16,7 @@ __all__ = ["draw", "report"]
 
 #: What an attacker has anyway; the public weights are shown beside, since they are the larger where there are any.
 CEILINGS = ("random", "primary_only")
+MARKERS = ("o", "^", "D", "v", "P")
 KINDS = {"probe": "heads", "fine-tuning": "fine-tuning"}
 
 
@@ -61,7 +62,8 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         kept = [one["primary_accuracy"] for one in done if "primary_accuracy" in one]
         primary = f"{100 * float(np.mean(kept)):.1f}" if kept else "–"
         ratios = [ratio(done, "rir"), ratio(done, "rir_ii")]
-        seconds = f"{np.mean([one['seconds'] for one in done]):.0f}"
+        spent = [one["seconds"] for one in done if "rir" in one]
+        seconds = f"{np.mean(spent):.0f}" if spent else "–"
         lines.append(f"| {name} | {' | '.join([primary, *ratios, head, fine, *benign, seconds])} |")
     return "\n".join(lines)
 
@@ -114,14 +116,15 @@ def draw(results: Results, folder: Path) -> None:
                 step = "100" if kind == "fine-tuning" else steps_of(done, kind)[-1]
                 more = uplift(rows, done, kind, step)
                 kept = float(np.mean([one["primary_accuracy"] for one in done])) - zero
-                marker = "s" if name in ("initial", "control") else "o"
-                axis.plot(100 * (more or 0.0), 100 * kept, marker, color=f"C{place % 10}", ms=7, label=name)
-                axis.annotate(name, (100 * (more or 0.0), 100 * kept), (5, 4), textcoords="offset points", fontsize=8)
+                marker = "s" if name in ("initial", "control") else MARKERS[place % len(MARKERS)]
+                axis.plot(100 * (more or 0.0), 100 * kept, marker, color=f"C{place % 10}", ms=8, alpha=0.8, label=name)
             axis.axvline(0, color="black", linewidth=1, linestyle=":")
             axis.axhline(0, color="black", linewidth=1, linestyle=":")
             axis.set_xlabel(f"uplift of the strongest {title}, points" + (", 100 steps" if kind != "probe" else ""))
             axis.margins(x=0.2, y=0.15)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("primary accuracy against θ0, points")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         figure.suptitle(words, fontsize=11)
         figure.savefig(folder / f"{case}.png", dpi=120)
