@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
+from hf_immunize.models.forward import evaluating
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.tf32 import without_tf32
 
@@ -87,7 +88,7 @@ def feature_batches(
             stack.enter_context(Float64Convolutions())
             stack.enter_context(without_tf32())
             for one in models.values():
-                stack.enter_context(_evaluating(one))
+                stack.enter_context(evaluating(one))
             inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
             if prefix is not None and "pixel_values" in inputs:
                 inputs = {"pixel_values": prefix(inputs["pixel_values"].float())} | {
@@ -156,14 +157,3 @@ def extract_features(
     if accelerator is not None and processes > 1:
         whole = {name: accelerator.gather(one)[: len(data)].cpu() for name, one in whole.items()}
     return Extracted(whole["features"], whole["logits"], whole.get("labels"))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,17 @@ from torch import nn
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ACTIVATIONS", "Call", "check_inputs", "forward", "logits_of", "logits_of_two", "trace", "unwrap"]
+__all__ = [
+    "ACTIVATIONS",
+    "Call",
+    "check_inputs",
+    "evaluating",
+    "forward",
+    "logits_of",
+    "logits_of_two",
+    "trace",
+    "unwrap",
+]
 
 
 #: Key of a batch that holds what a model takes in place of images while its frozen part is bypassed.
@@ -41,6 +52,18 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             return model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode within, and each module in its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def check_inputs(model: nn.Module, given: Collection[str] = ()) -> None:
@@ -158,10 +181,9 @@ def logits_of_two(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) ->
         few: Any = {key: one[:2] if isinstance(one, torch.Tensor) and one.ndim else one for key, one in inputs.items()}
     else:
         few = inputs[:2]
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        output = forward(model, few)
+        with evaluating(model):
+            output = forward(model, few)
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -171,7 +193,4 @@ def logits_of_two(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) ->
             f"{type(model).__name__} does not run on images{shape}: {error} Prepare them with the model's own image "
             "processor; many models take one size and number of channels alone."
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return logits_of(output, model)

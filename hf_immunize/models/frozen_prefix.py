@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import unwrap
+from hf_immunize.models.forward import evaluating, unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.tf32 import without_tf32
 from hf_immunize.models.trainable import modules_before_training
@@ -91,18 +91,14 @@ class FrozenPrefix:
             kept.append(args[0] if args else next(iter(kwargs.values())))
             raise _Reached
 
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
         try:
-            with without_tf32():
+            with evaluating(self.model), without_tf32():
                 features_and_logits(self.model, images)
         except _Reached:
             pass
         finally:
             handle.remove()
-            for module, training in modes.items():
-                module.training = training
         return kept[0]
 
     @contextmanager

@@ -8,10 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from hf_immunize.errors import InputError
-from hf_immunize.objectives.condition import Condition
 from hf_immunize.objectives.fine_tuner import FineTuner, Traits, rows_of
 from hf_immunize.objectives.objective import (
-    ModelObjective,
     Objective,
     Phase,
     StepView,
@@ -19,6 +17,7 @@ from hf_immunize.objectives.objective import (
     part_with_slopes,
     unit_slopes,
 )
+from hf_immunize.objectives.settling import Settling
 
 __all__ = ["SimulatedAttackers"]
 
@@ -28,7 +27,7 @@ QUERY_SHARE, MOST_QUERIES = 1 / 4, 32
 R_ILL = 0.3
 
 
-class SimulatedAttackers(ModelObjective):
+class SimulatedAttackers(Settling):
     """First-order meta-learning against fine-tuning (after SOPHON, arXiv 2404.12699), with attackers that persist.
 
     A few :class:`~hf_immunize.objectives.fine_tuner.FineTuner` live beside the model. At each step one of them follows
@@ -79,39 +78,23 @@ class SimulatedAttackers(ModelObjective):
         lives: Sequence[int] = (100, 200, 400, 600),
         settling: float = 0.5,
     ) -> None:
-        super().__init__(lambda_primary, lambda_harmful, scale_free)
+        super().__init__(lambda_primary, lambda_harmful, scale_free, settling, R_ILL)
         self.attackers = checked_count("attackers", attackers)
         self.inner_steps = checked_count("inner_steps", inner_steps)
         self.lives = [checked_count("lives", one) for one in lives]
         if not self.lives:
             raise InputError("lives must hold a number of steps or more, got none.")
-        if not 0 <= settling < 1:
-            raise InputError(f"settling must be a share of the steps, from 0 to below 1, got {settling!r}.")
-        self.settling = settling
-        self._condition = Condition(lambda_primary, R_ILL * lambda_harmful, scale_free)
         self._living: dict[int, FineTuner] = {}
         self._loaded: Mapping[int, Any] | None = None
         self._turn = self._born = self._n_classes = 0
 
     @property
-    def restart(self) -> float | None:
-        """See :attr:`ModelObjective.restart`."""
-        return 1 - self.settling if self.settling else None
-
-    def phase(self, progress: float) -> Phase:
-        """See :meth:`ModelObjective.phase`."""
-        if self._settles(progress):
-            return Phase(last_block_alone=True)
+    def first_phase(self) -> Phase:
+        """See :attr:`Settling.first_phase`."""
         return Phase(harmful_features=False, balanced=self.uses_harmful)
 
-    def _settles(self, progress: float) -> bool:
-        # Shares are rounded.
-        return progress >= 1 - self.settling - 1e-9
-
-    def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
-        """See :meth:`ModelObjective.of_step`: ``ignorance`` in nats, times λ_H; settling, ``r_well`` and ``r_ill``."""
-        if self._settles(step.progress):
-            return self._condition(gather(step.primary_features), gather(step.harmful_features))
+    def first_parts(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See :meth:`Settling.first_parts`: ``ignorance`` in nats, times λ_H."""
         if not self.uses_harmful:
             return {}
         labels = step.harmful.get("labels")

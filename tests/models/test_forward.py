@@ -11,7 +11,7 @@ from backbones import made, small
 from torch import nn
 
 from hf_immunize import features_and_logits
-from hf_immunize.models.forward import unwrap
+from hf_immunize.models.forward import evaluating, unwrap
 from hf_immunize.models.trainable import select_trainable
 
 
@@ -102,3 +102,11 @@ def test_logits_under_another_name_are_found_and_a_hidden_state_is_none():
     model.config.num_labels = 4
     with pytest.raises(ValueError, match="gives no logits"):
         features_and_logits(model, images)
+
+
+def test_each_module_has_its_own_mode_again():
+    model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)).train()
+    model[1].eval()
+    with evaluating(model):
+        assert not any(one.training for one in model.modules())
+    assert [one.training for one in model.modules()] == [True, True, False]

@@ -12,7 +12,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.objectives.fine_tuner import FineTuner
 from hf_immunize.objectives.objective import Phase
 from hf_immunize.objectives.simulated_attackers import SimulatedAttackers
-from hf_immunize.spectra.regularizers import features_r_ill, features_r_well
+from hf_immunize.spectra.regularizers import features_r_ill
 
 
 def test_the_part_is_the_ignorance_of_one_attacker_and_its_gradient_has_norm_lambda():
@@ -122,13 +122,10 @@ def test_against_a_fine_tuner_of_the_future_the_model_gets_slower():
     assert reached(model) < 0.85 * before
 
 
-def test_at_the_end_it_settles_the_spectra_with_the_last_block_alone():
-    objective = SimulatedAttackers(2.0, 0.5, settling=0.25)
-    assert objective.phase(0.74) == Phase(harmful_features=False, balanced=True)
-    assert objective.phase(0.75) == Phase(last_block_alone=True)
+def test_before_settling_the_primary_loss_is_balanced_and_r_ill_weighs_less_while_it_settles():
+    assert SimulatedAttackers(settling=0.25).phase(0.74) == Phase(harmful_features=False, balanced=True)
+    assert not SimulatedAttackers(lambda_harmful=0.0).phase(0.0).balanced
     model = network()
     step = replace(view(model), progress=0.8, harmful_features=model.body(batch(2)["pixel_values"]))
-    parts = objective.of_step(step, lambda one: one)
-    assert parts["r_well"].item() == pytest.approx(2.0 * features_r_well(step.primary_features).item())
+    parts = SimulatedAttackers(2.0, 0.5, settling=0.25).of_step(step, lambda one: one)
     assert parts["r_ill"].item() == pytest.approx(0.15 * features_r_ill(step.harmful_features).item())
-    assert set(parts) == {"r_well", "r_ill"}
