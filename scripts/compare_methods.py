@@ -48,6 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rep_noise": {"objective": "rep_noise", "trainable": ["all"], "lambda_harmful": 1.0},
     "lto": {"objective": "lto", "trainable": ["all"], "lambda_primary": 0.1, "lambda_harmful": 0.1},
     "simulated_attackers": {"objective": "simulated_attackers"},
+    "purge": {"objective": "purge"},
 }
 SINGLE_SEED = [name for name in METHODS if name not in ("control", "simulated_attackers")]
 #: The search on each model: five ways to fine-tune with 26 settings, ten heads; the images that it has, and those that

@@ -16,7 +16,13 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.forward import trace, unwrap
 from hf_immunize.models.last_stage import last_stage
 
-__all__ = ["TrainableSelection", "keep_still", "modules_before_training", "select_trainable"]
+__all__ = [
+    "TrainableSelection",
+    "batch_norms_behind",
+    "keep_still",
+    "modules_before_training",
+    "select_trainable",
+]
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,17 @@ def modules_before_training(model: nn.Module, inputs: torch.Tensor | Mapping[str
     first = next((position for position, name in enumerate(started) if name in trained), len(started))
     ancestors = {name[:end] for name in trained for end in _ends(name)}
     return frozenset(started[:first]) - ancestors - frozenset(started[first:])
+
+
+def batch_norms_behind(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorms with statistics that what was chosen to train can change the inputs of, by every name."""
+    inner = unwrap(model)
+    early = {inner.get_submodule(name) for name in _early.get(inner, frozenset())}
+    return {
+        name: module
+        for name, module in inner.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and module not in early
+    }
 
 
 def keep_still(model: nn.Module) -> None:

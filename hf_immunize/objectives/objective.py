@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from hf_immunize.errors import InputError
 
@@ -142,6 +143,8 @@ class StepView:
         batch_statistics: within it the BatchNorms that own one of the named parameters read the statistics of their
             batch, and keep their own as they are.
         layout: in which the model's convolutions run fastest.
+        primary_logits: shape (n_P, classes), of the step's own forward pass.
+        initial_logits: θ0's on the primary batch, in evaluation mode and without a gradient.
     """
 
     parameters: Mapping[str, torch.Tensor]
@@ -158,6 +161,8 @@ class StepView:
     redrawn: Callable[[int], Mapping[str, torch.Tensor]] = lambda seed: {}
     batch_statistics: Callable[[Iterable[str]], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     layout: torch.memory_format = torch.contiguous_format
+    primary_logits: torch.Tensor = torch.empty(0)
+    initial_logits: Callable[[], torch.Tensor] = lambda: torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -168,11 +173,13 @@ class Phase:
         last_block_alone: of what was chosen to train, the last block alone does.
         harmful_features: the harmful batch is in the step's own forward pass.
         balanced: the gradient of the task loss is scaled to norm 1.
+        labels: the loss holds the cross-entropy of the primary labels.
     """
 
     last_block_alone: bool = False
     harmful_features: bool = True
     balanced: bool = False
+    labels: bool = True
 
 
 class ModelObjective(Objective):
@@ -181,11 +188,23 @@ class ModelObjective(Objective):
     Attributes:
         reads_hidden: whether it reads what the modules that train give out.
         exact_over_processes: whether processes with a part of the batch each give what one with the whole gives.
+        begins_elsewhere: whether :meth:`begin` changes the weights.
     """
 
     sees_model = True
     reads_hidden: ClassVar[bool] = False
     exact_over_processes: ClassVar[bool] = True
+    begins_elsewhere: ClassVar[bool] = False
+
+    def begin(self, model: nn.Module, seed: int) -> None:
+        """Changes the weights that train, once before the first step; θ0 is what they were.
+
+        The statistics of BatchNorms behind them are estimated anew afterwards.
+
+        Args:
+            model: unwrapped.
+            seed: of the run.
+        """
 
     @property
     def restart(self) -> float | None:

@@ -11,6 +11,7 @@ from hf_immunize.objectives.imma import IMMA
 from hf_immunize.objectives.lto import LTO
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.opt_kappa import OptKappa, OptLogKappa
+from hf_immunize.objectives.purge import Purge
 from hf_immunize.objectives.rep_noise import RepNoise
 from hf_immunize.objectives.ridge import Ridge
 from hf_immunize.objectives.simulated_attackers import SimulatedAttackers
@@ -21,7 +22,10 @@ __all__ = ["OBJECTIVES", "get_objective", "objective_named"]
 #: Every objective by its name.
 OBJECTIVES: dict[str, type[Objective]] = {
     one.name: one
-    for one in (Condition, RIllOnly, RWellOnly, OptKappa, OptLogKappa, IMMA, Ridge, RepNoise, LTO, SimulatedAttackers)
+    for one in (
+        *(Condition, RIllOnly, RWellOnly, OptKappa, OptLogKappa, IMMA),
+        *(Ridge, RepNoise, LTO, SimulatedAttackers, Purge),
+    )
 }
 
 

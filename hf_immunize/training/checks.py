@@ -32,11 +32,16 @@ METRICS = ("accuracy", "loss", "rir", "rir_i", "rir_ii")
 
 
 def check_objective(objective: Objective, args: ImmunizationArguments) -> None:
-    """Refuses an objective that several processes would compute otherwise than one.
+    """Refuses an objective that several processes would compute otherwise than one, or that no budget can hold.
 
     Raises:
-        InputError: more than one process.
+        InputError: more than one process, or ``max_accuracy_drop``.
     """
+    if args.max_accuracy_drop is not None and isinstance(objective, ModelObjective) and objective.begins_elsewhere:
+        raise InputError(
+            f"The objective {objective.name!r} changes the weights before the first step, and max_accuracy_drop weighs "
+            "what the steps ask for alone. Leave it away, and choose the objective's strength (objective_kwargs)."
+        )
     if args.world_size > 1 and isinstance(objective, ModelObjective) and not objective.exact_over_processes:
         raise InputError(
             f"The objective {objective.name!r} adapts the weights to one batch, and {args.world_size} processes would "

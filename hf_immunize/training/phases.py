@@ -1,24 +1,32 @@
-"""What of a training changes where its objective begins something else: what trains, and the learning rate."""
+"""What of a training changes where its objective begins something else: weights, what trains, the learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, get_scheduler
+from torch.utils.data import Subset
+from transformers import Trainer, TrainerCallback, get_scheduler
 from transformers.trainer_utils import TrainOutput
 
-from hf_immunize.models.forward import unwrap
-from hf_immunize.models.trainable import select_trainable
+from hf_immunize.data.streams import first_samples, is_stream
+from hf_immunize.errors import InputError
+from hf_immunize.models.forward import evaluating, unwrap
+from hf_immunize.models.random_weights import estimate_statistics
+from hf_immunize.models.trainable import batch_norms_behind, select_trainable
 from hf_immunize.objectives.objective import ModelObjective, Objective
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.seeing import Architecture
 
 __all__ = ["Phased", "restarted"]
+
+#: Primary images that statistics are estimated on.
+STATISTICS_OF = 512
 
 
 class Phased(Trainer):
@@ -27,8 +35,54 @@ class Phased(Trainer):
     args: ImmunizationArguments
     model: nn.Module
     objective: Objective
+    train_dataset: Any
+    stream_collator: Callable[[list[Any]], Any]
+    notes: list[str]
     _architecture: Architecture
     _narrowed = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(_Begins(self))
+
+    @property
+    def _begins_elsewhere(self) -> ModelObjective | None:
+        """The objective, where it changes the weights before the first step."""
+        one = self.objective
+        active = one.uses_primary or one.uses_harmful
+        return one if isinstance(one, ModelObjective) and one.begins_elsewhere and active else None
+
+    @property
+    def _moving(self) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+        """The BatchNorms whose statistics are estimated anew before the first step, by name."""
+        return {} if self._begins_elsewhere is None else batch_norms_behind(self.model)
+
+    def begin(self) -> None:
+        """Lets the objective change the weights, and gives the BatchNorms behind them statistics that fit."""
+        if self._begins_elsewhere is None:
+            return
+        model, moving = unwrap(self.model), self._moving
+        if self.state.global_step == 0:
+            # The same rows and draws in every process.
+            with undisturbed_random_numbers(self.args.seed), evaluating(model):
+                self._begins_elsewhere.begin(model, self.args.seed)
+                if moving:
+                    estimate_statistics(model, list(moving.values()), self._primary_batches())
+        changed = f", and {len(moving)} BatchNorms got statistics of primary images" if moving else ""
+        note = f"{self.objective.name}: the weights that train were changed before the first step{changed}"
+        self.notes[:] = [*(one for one in self.notes if one != note), note]
+
+    def _primary_batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Up to 512 primary images, drawn by the seed."""
+        data, size = self.train_dataset, max(2, self.args.per_device_eval_batch_size)
+        rows: Any = (
+            first_samples(data, STATISTICS_OF)
+            if is_stream(data)
+            else Subset(data, torch.randperm(len(data))[:STATISTICS_OF].tolist())
+        )
+        for start in range(0, len(rows) - 1, size):
+            batch = self.stream_collator([rows[index] for index in range(start, min(start + size, len(rows)))])
+            yield {name: one.to(self.args.device) for name, one in batch.items() if isinstance(one, torch.Tensor)}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The schedule of the arguments, begun anew where the objective says so."""
@@ -38,6 +92,22 @@ class Phased(Trainer):
             self.lr_scheduler = restarted(self.args, given, num_training_steps, share)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def check_phases(self) -> None:
+        """Refuses a choice of what trains of which a later phase would leave nothing.
+
+        Raises:
+            InputError: the last block would train alone, and is not among it.
+        """
+        objective, model = self.objective, unwrap(self.model)
+        trained = {name for name, one in model.named_parameters() if one.requires_grad}
+        share = objective.restart if isinstance(objective, ModelObjective) else None
+        late = share is not None and cast(ModelObjective, objective).phase(share).last_block_alone
+        if late and not trained & self._architecture.last_block:
+            raise InputError(
+                f"The objective {objective.name!r} ends with steps of the last block alone, and "
+                f"trainable={self.args.trainable} leaves it out. Add it, or give objective_kwargs={{'settling': 0}}."
+            )
 
     def narrow(self, last_block: bool) -> None:
         """Narrows what trains to the last block, once, or gives back what was chosen."""
@@ -56,6 +126,16 @@ class Phased(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self.narrow(False)
+
+
+class _Begins(TrainerCallback):
+    """Before the first step, after a checkpoint was read."""
+
+    def __init__(self, trainer: Phased) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.begin()
 
 
 def restarted(

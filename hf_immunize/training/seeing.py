@@ -15,12 +15,13 @@ from torch import nn
 from torch.func import functional_call
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import ACTIVATIONS
+from hf_immunize.models.forward import ACTIVATIONS, evaluating
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.last_stage import last_stage
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.objectives.objective import StepView
+from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["Architecture", "step_view", "watched_outputs"]
 
@@ -131,6 +132,8 @@ def step_view(
     hidden: Mapping[str, torch.Tensor],
     seeds: tuple[int, int],
     progress: float = 0.0,
+    logits: torch.Tensor | None = None,
+    theta_zero: ThetaZero | None = None,
 ) -> StepView:
     """The view of one step.
 
@@ -143,13 +146,24 @@ def step_view(
         hidden: outputs of what trains on both batches together, the harmful rows last.
         seeds: of what is drawn in this step, and of the run.
         progress: share of the run's steps that lie behind.
+        logits: of the primary batch, from the step's own forward pass.
+        theta_zero: what the model was before the first step.
     """
     model, n_harmful = architecture.model, len(features[1])
-    reader = _Features(model, prefix)
+    reader = _Reader(model, prefix)
 
-    def at(parameters: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> torch.Tensor:
-        named = {f"model.{name}": value for name, value in parameters.items()}
+    def at(weights: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        named = {f"model.{name}": value for name, value in weights.items()}
         return functional_call(reader, named, ({name: one for name, one in batch.items() if name != "labels"},))
+
+    @torch.no_grad()
+    def initial_logits() -> torch.Tensor:
+        assert theta_zero is not None, "the Trainer gives it"
+        # By one name each: weights that two modules share are those of the first.
+        own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        weights = theta_zero.on(features[0].device)
+        with evaluating(model):
+            return at({name: one for name, one in weights.items() if name in own}, primary)[1]
 
     return StepView(
         parameters={name: one for name, one in model.named_parameters() if one.requires_grad},
@@ -158,7 +172,7 @@ def step_view(
         primary_features=features[0],
         harmful_features=features[1],
         hidden={name: one[-n_harmful:] for name, one in hidden.items()} or {"features": features[1]},
-        features=at,
+        features=lambda weights, batch: at(weights, batch)[0],
         seed=seeds[0],
         run_seed=seeds[1],
         progress=progress,
@@ -166,17 +180,19 @@ def step_view(
         redrawn=architecture.redrawn,
         batch_statistics=architecture.batch_statistics,
         layout=architecture.layout,
+        primary_logits=features[0].new_empty(0) if logits is None else logits,
+        initial_logits=initial_logits,
     )
 
 
-class _Features(nn.Module):
-    """Features as the output of a module, so that it can be called with other parameters."""
+class _Reader(nn.Module):
+    """Features and logits as the output of a module, so that it can be called with other parameters."""
 
     def __init__(self, model: nn.Module, prefix: FrozenPrefix | None) -> None:
         super().__init__()
         self.model, self.prefix = model, prefix
 
-    def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
+    def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         prefix = self.prefix if ACTIVATIONS in batch else None
         with contextlib.nullcontext() if prefix is None else prefix.bypassed():
-            return features_and_logits(self.model, batch)[0]
+            return features_and_logits(self.model, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,19 +20,30 @@ THETA_ZERO_NAME = "initial_weights.safetensors"
 
 
 class ThetaZero:
-    """The trainable parameters of a model as they are now, on the CPU; frozen ones and statistics do not move.
+    """What of a model moves, as it is now, on the CPU: the trainable parameters, and statistics where these move too.
 
     Args:
         model: unwrapped, after its trainable parameters were chosen.
+        moving: names of modules whose statistics will be others; those of all others stand still.
+
+    Attributes:
+        weights: by name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, moving: Collection[str] = ()) -> None:
         self.weights = {
-            name: parameter.detach().clone().cpu()
-            for name, parameter in _by_every_name(model)
-            if parameter.requires_grad
+            name: value.detach().clone().cpu()
+            for name, value in _by_every_name(model).items()
+            if value.requires_grad or (name.rpartition(".")[0] in moving and not isinstance(value, nn.Parameter))
         }
         self._is_stored = False
+        self._there: dict[str, torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """The weights on a device, where they stay from the first call on."""
+        if not self._there:
+            self._there = {name: value.to(device) for name, value in self.weights.items()}
+        return self._there
 
     def state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """All weights of θ0, on the CPU: those of the trained ``model`` with the initial ones put back."""
@@ -42,17 +53,17 @@ class ThetaZero:
     @contextmanager
     def put_back(self, model: nn.Module) -> Iterator[None]:
         """``model`` is θ0 inside the context, and what it was afterwards."""
-        parameters = dict(_by_every_name(model))
-        current = {name: parameters[name].detach().clone() for name in self.weights}
+        named = _by_every_name(model)
+        current = {name: named[name].detach().clone() for name in self.weights}
         try:
             self.load_into(model)
             yield
         finally:
-            _copy(current, parameters)
+            _copy(current, named)
 
     def load_into(self, model: nn.Module) -> None:
-        """Gives the parameters of ``model`` these values."""
-        _copy(self.weights, dict(_by_every_name(model)))
+        """Gives the parameters and statistics of ``model`` these values."""
+        _copy(self.weights, _by_every_name(model))
 
     def store(self, folder: Path) -> None:
         """Writes the weights into the folder of a run once; a file of an earlier run there is replaced."""
@@ -75,15 +86,15 @@ class ThetaZero:
             raise InputError(
                 "The checkpoint's run trained other parameters than those chosen now. Resume with the same `trainable`."
             )
-        self.weights, self._is_stored = weights, True
+        self.weights, self._is_stored, self._there = weights, True, {}
 
 
-def _by_every_name(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def _by_every_name(model: nn.Module) -> dict[str, torch.Tensor]:
     # Weights that two modules share stand in a state dict under both names, and the last one read counts.
-    return model.named_parameters(remove_duplicate=False)
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def _copy(source: dict[str, torch.Tensor], target: dict[str, nn.Parameter]) -> None:
+def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, value in source.items():
             target[name].copy_(value)

@@ -171,7 +171,8 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
         self._architecture = Architecture(unwrap(self.model), self._sample)
-        self._theta_zero = ThetaZero(unwrap(self.model))
+        self.check_phases()
+        self._theta_zero = ThetaZero(unwrap(self.model), self._moving)
         self._activations = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         self._prefix: FrozenPrefix | None = None
         self._own_collator = data_collator is not None
@@ -245,18 +246,28 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
             if sees is not None and sees.reads_hidden:
                 hidden = around.enter_context(watched_outputs(unwrap(model), self.selection, batch))
             features, logits = features_and_logits(model, self._laid_out(batch))
-        task = self._task_loss(logits[:n_primary], primary["labels"])
-        parts = {"task_loss": task}
+        parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}
         if harmful is not None:
             both = (features[:n_primary], features[n_primary:])
             with torch.autocast(features.device.type, enabled=False):
                 if sees is not None:
                     seed = self.args.seed + self.state.global_step
                     seeds = (seed, self.args.seed)
-                    view = step_view(self._architecture, prefix, primary, harmful, both, hidden, seeds, progress)
+                    view = step_view(
+                        self._architecture,
+                        prefix,
+                        primary,
+                        harmful,
+                        both,
+                        hidden,
+                        seeds,
+                        progress,
+                        logits[:n_primary],
+                        self._theta_zero,
+                    )
                     parts |= sees.of_step(view, over_processes)
                     if phase.balanced:
-                        parts["task_loss"] = task = with_unit_gradient(task, view.parameters)
+                        parts["task_loss"] = with_unit_gradient(parts["task_loss"], view.parameters)
                 else:
                     labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
                     parts |= self._regularizers(*both, labels)
@@ -265,7 +276,7 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
             parts = self.budget.weighted(parts, noted=model.training)
         # DDP averages gradients over processes, but each holds only its own rows' share of a part over all rows.
         world = self.args.world_size
-        loss = task + sum(part * world for name, part in parts.items() if name != "task_loss")
+        loss = parts.get("task_loss", 0) + sum(part * world for name, part in parts.items() if name != "task_loss")
         if model.training:
             self._note(parts)
         return (loss, {"logits": logits[:n_primary]}) if return_outputs else loss

@@ -75,6 +75,17 @@ def budgeted(folder: Path) -> dict[str, Any]:
     return {"facts": trainer.budget.facts, "weights": weights, "rows": trainer._held_out.indices}
 
 
+def purged(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a training of two phases that begins elsewhere, over however many processes."""
+    model, primary, harmful = model_and_data()
+    world = Accelerator(cpu=True).num_processes
+    sizes = {"per_device_train_batch_size": 16 // world, "per_device_harmful_batch_size": 12 // world}
+    changes = {"objective": "purge", "trainable": ["all"], "eval_strategy": "no", **sizes}
+    args = ImmunizationArguments(output_dir=str(folder / "purged"), **(SETTINGS | changes))
+    ImmunizationTrainer(model, args, train_dataset=primary, harmful_dataset=harmful).train()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def run(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     model, primary, harmful = model_and_data()
@@ -99,6 +110,7 @@ def run(folder: Path) -> None:
     }
     found["streamed"] = streamed(folder)
     found["budgeted"] = budgeted(folder)
+    found["purged"] = purged(folder)
     found["status"] = main((folder / "command.txt").read_text().split("\n"))
     torch.save(found, folder / f"rank{accelerator.process_index}.pt")
 

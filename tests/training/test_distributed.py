@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from samples import tiny_vit
 from tiny import Images, TinyNet, picture_dataset
 from torch.utils.data import Subset
-from training.distributed_worker import SIZES, model_and_data
+from training.distributed_worker import SIZES, model_and_data, purged
 from transformers import AutoModelForImageClassification
 
 from hf_immunize import evaluate_immunization, features_and_logits, features_r_ill, features_r_well
@@ -183,3 +183,10 @@ def test_the_command_line_writes_one_release_from_two_processes(two):
     assert record.results["rir"]["immunized"]["n_harmful"] == 7
     model = AutoModelForImageClassification.from_pretrained(folder / "out")
     assert model.config.id2label == {0: "class 0", 1: "class 1"}
+
+
+def test_a_training_of_two_phases_is_that_of_one_process(two, tmp_path):
+    alone = purged(tmp_path)
+    for one in two[0]:
+        for name, value in alone.items():
+            torch.testing.assert_close(one["purged"][name], value, rtol=1e-4, atol=1e-5)

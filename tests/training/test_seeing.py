@@ -7,22 +7,24 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Images
+from tiny import Images, TinyNet
 from torch import nn
 from trainers import state, trainer
 from transformers import TrainerCallback
 
 from hf_immunize.models.head import features_and_logits
-from hf_immunize.models.trainable import select_trainable
+from hf_immunize.models.trainable import batch_norms_behind, select_trainable
 from hf_immunize.objectives.objective import ModelObjective
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.training.checks import check_objective
 from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
+from hf_immunize.training.theta_zero import ThetaZero
 
 PARTS = {
     "rep_noise": ("noise", "ascent"),
     "lto": ("lto_primary", "lto_harmful"),
     "simulated_attackers": ("ignorance",),
+    "purge": ("distillation",),
 }
 SEEING = sorted(name for name, one in OBJECTIVES.items() if one.sees_model)
 
@@ -78,8 +80,10 @@ def test_a_training_moves_what_trains_by_the_objective(tmp_path, tiny_net, prima
     run.train()
     logged = next(entry for entry in run.state.log_history if "loss" in entry)
     parts = [logged[key] for key in PARTS[name]]
-    assert logged["task_loss"] + sum(parts) == pytest.approx(logged["loss"], rel=1e-4)
-    moved = {key for key, value in seeing.state_dict().items() if not torch.equal(value, before[key])}
+    assert logged.get("task_loss", 0) + sum(parts) == pytest.approx(logged["loss"], rel=1e-4)
+    moved = {key for key, value in seeing.named_parameters() if not torch.equal(value, before[key])}
+    still = {key for key, value in seeing.named_buffers() if torch.equal(value, before[key])}
+    assert still == (set() if name == "purge" else {key for key, _ in seeing.named_buffers()})
     assert moved == {key for key, value in seeing.named_parameters() if value.requires_grad}
     assert any(not torch.equal(seeing.state_dict()[key], plain.state_dict()[key]) for key in moved)
 
@@ -97,6 +101,26 @@ def test_cached_activations_change_nothing(tmp_path, tiny_net, primary, name):
         ends.append(state(model))
     for key, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][key], rtol=1e-5, atol=1e-6)
+
+
+def test_the_logits_of_theta_zero_are_its_own_without_dropout_whatever_the_model_became(primary):
+    torch.manual_seed(0)
+    model = TinyNet(dropout=0.5)
+    model.blocks[2].conv.weight = model.blocks[0].conv.weight
+    select_trainable(model, "all", primary.x[:4])
+    before, one = copy.deepcopy(model).eval(), batches(primary, primary)[0]
+    theta_zero = ThetaZero(model, batch_norms_behind(model))
+    with torch.no_grad():
+        for value in (*model.parameters(), *(own for own in model.buffers() if own.is_floating_point())):
+            value.add_(0.3)
+    model.train()
+    seen = Architecture(model, primary.x[:4])
+    features = torch.zeros(8, 24), torch.zeros(0, 24)
+    view = step_view(seen, None, one, one, features, {}, (0, 0), theta_zero=theta_zero)
+    found = view.initial_logits()
+    assert not found.requires_grad
+    torch.testing.assert_close(found, before(one["pixel_values"]))
+    assert all(module.training for module in model.modules())
 
 
 def test_the_loss_of_a_step_holds_the_loss_after_adaptation(tmp_path, tiny_net, primary):
@@ -118,6 +142,8 @@ def test_the_loss_of_a_step_holds_the_loss_after_adaptation(tmp_path, tiny_net, 
 
 def test_labels_that_an_objective_needs_are_asked_for_before_it_runs(tmp_path, tiny_net, primary):
     for name in SEEING:
+        if not OBJECTIVES[name].needs_harmful_labels:
+            continue
         with pytest.raises(ValueError, match="label"):
             trainer(tmp_path, tiny_net, primary, Images(40, labels=False), objective=name)
 
@@ -125,6 +151,7 @@ def test_labels_that_an_objective_needs_are_asked_for_before_it_runs(tmp_path, t
 def test_an_objective_that_processes_would_compute_otherwise_is_refused():
     class Several:
         world_size = 2
+        max_accuracy_drop = None
 
     for name in SEEING:
         objective = OBJECTIVES[name]()
@@ -166,11 +193,13 @@ def test_a_step_of_simulated_attackers_goes_down_two_unit_gradients(tmp_path, ti
 
 
 @pytest.mark.parametrize("settling", [0.0, 0.7])
-def test_a_resumed_run_of_simulated_attackers_is_the_uninterrupted_one(tmp_path, tiny_net, primary, settling):
+@pytest.mark.parametrize("name", ["simulated_attackers", "purge"])
+def test_a_resumed_run_of_two_phases_is_the_uninterrupted_one(tmp_path, tiny_net, primary, name, settling):
     harmful = Images(40, seed=5)
+    options = {"attackers": 2, "inner_steps": 2, "lives": [4, 6]} if name == "simulated_attackers" else {}
     common = {
-        "objective": "simulated_attackers",
-        "objective_kwargs": {"attackers": 2, "inner_steps": 2, "lives": [4, 6], "settling": settling},
+        "objective": name,
+        "objective_kwargs": options | {"settling": settling},
         "trainable": "all",
         "max_steps": 8,
         "save_strategy": "steps",
@@ -182,12 +211,12 @@ def test_a_resumed_run_of_simulated_attackers_is_the_uninterrupted_one(tmp_path,
     run.add_callback(StopAt(5))
     run.train()
     resumed = copy.deepcopy(tiny_net)
-    trainer(tmp_path / "cut", resumed, primary, harmful, **common).train(
-        resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3")
-    )
-    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(one, other), name
-    assert (tmp_path / "whole" / "checkpoint-3" / "objective.pt").is_file()
+    again = trainer(tmp_path / "cut", resumed, primary, harmful, **common)
+    again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
+    assert all(torch.equal(value, state(tiny_net)[key]) for key, value in again.initial_state_dict().items())
+    for (key, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), key
+    assert (tmp_path / "whole" / "checkpoint-3" / "objective.pt").is_file() == (name == "simulated_attackers")
 
 
 class StopAt(TrainerCallback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from tiny import TinyNet
 from trainers import state, trainer
@@ -16,6 +18,24 @@ def test_theta_zero_survives_a_resume_from_other_weights(tmp_path, tiny_net, pri
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     kept = again.initial_state_dict()
     assert all(torch.equal(kept[name], value) for name, value in start.items())
+
+
+def test_theta_zero_gives_its_own_logits_where_statistics_moved_too(tmp_path, tiny_net, primary, harmful):
+    tiny_net(primary.x)
+    before = copy.deepcopy(tiny_net).eval()
+    run = trainer(tmp_path, tiny_net, primary, harmful, objective="purge", save_strategy="steps", save_steps=4)
+    run.train()
+    assert not torch.equal(tiny_net.blocks[0].norm.running_mean, before.blocks[0].norm.running_mean)
+    # The trained model is passed in, and its statistics with it.
+    again = trainer(tmp_path, tiny_net, primary, harmful, objective="purge", save_strategy="steps", save_steps=4)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    for one in (run, again):
+        initial = TinyNet()
+        initial.load_state_dict(one.initial_state_dict())
+        assert torch.equal(initial.eval()(primary.x), before(primary.x))
+        with one._theta_zero.put_back(tiny_net):
+            assert torch.equal(tiny_net.eval()(primary.x), before(primary.x))
+        assert not torch.equal(tiny_net(primary.x), before(primary.x))
 
 
 def test_weights_that_two_modules_share_are_put_back_under_both_names(tmp_path, tiny_net, primary, harmful):
