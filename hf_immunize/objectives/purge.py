@@ -24,8 +24,8 @@ class Purge(Settling):
     BatchNorms then get statistics of primary images. In the first phase KL(θ0's prediction ‖ the model's) on primary
     images takes the place of the labels' cross-entropy, and harmful images are not looked at: what only they need is
     not taught again. Over the last ``settling`` share of the steps the last block alone trains, by the labels, R_well
-    and R_ill. UNDO suppresses the unwanted behaviour before it perturbs, which makes its model a better teacher; the
-    logits of a classifier are of primary classes alone, and θ0 itself teaches here.
+    and R_ill. UNDO suppresses unwanted outputs before it perturbs; a classifier's logits are of primary classes alone,
+    and θ0 itself teaches here.
 
     A step of the first phase costs one forward pass of the primary batch more. θ0's weights are kept where the model
     is. It is retraining in part: a larger ``strength`` leaves less to an attacker, and takes more steps to come back.
@@ -50,7 +50,7 @@ class Purge(Settling):
         lambda_primary: float = 1.0,
         lambda_harmful: float = 0.3,
         scale_free: bool = True,
-        strength: float = 0.4,
+        strength: float = 0.6,
         settling: float = 0.5,
     ) -> None:
         super().__init__(lambda_primary, lambda_harmful, scale_free, settling)
