@@ -251,20 +251,9 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
             both = (features[:n_primary], features[n_primary:])
             with torch.autocast(features.device.type, enabled=False):
                 if sees is not None:
-                    seed = self.args.seed + self.state.global_step
-                    seeds = (seed, self.args.seed)
-                    view = step_view(
-                        self._architecture,
-                        prefix,
-                        primary,
-                        harmful,
-                        both,
-                        hidden,
-                        seeds,
-                        progress,
-                        logits[:n_primary],
-                        self._theta_zero,
-                    )
+                    seeds = (self.args.seed + self.state.global_step, self.args.seed)
+                    batches, known = (self._laid_out(primary), harmful), (logits[:n_primary], self._theta_zero)
+                    view = step_view(self._architecture, prefix, *batches, both, hidden, seeds, progress, *known)
                     parts |= sees.of_step(view, over_processes)
                     if phase.balanced:
                         parts["task_loss"] = with_unit_gradient(parts["task_loss"], view.parameters)
