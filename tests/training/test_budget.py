@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from hf_immunize.errors import InputError
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.training.budget import AccuracyBudget, held_out_count, split_held_out
+from hf_immunize.training.checks import check_objective
 from hf_immunize.training.theta_zero import ThetaZero
 
 
@@ -233,3 +234,10 @@ def test_what_cannot_be_served_is_refused(tmp_path, tiny_net, data):
     for value in (0, -1, 100, float("nan")):
         with pytest.raises(InputError, match="points between 0 and 100"):
             arguments(tmp_path, max_accuracy_drop=value)
+
+
+@pytest.mark.parametrize("objective", ["purge", "simulated_attackers"])
+def test_an_objective_whose_parts_do_not_compare_over_the_run_keeps_no_budget(tmp_path, objective):
+    args = arguments(tmp_path, max_accuracy_drop=1.0, objective=objective)
+    with pytest.raises(InputError, match=f"{objective}.*max_accuracy_drop"):
+        check_objective(args.made_objective(), args)
