@@ -36,8 +36,8 @@ class SimulatedAttackers(Settling):
     (straight through; second derivatives are left out). An attacker that has lived for its number of steps is replaced
     by one of other traits. The gradient of the primary loss and that of the attackers are each scaled to norm 1 (times
     λ_H), so that neither drowns the other. Heads are not held by that: over the last ``settling`` share of the steps
-    the last block alone trains, by R_well and R_ill as in :class:`~hf_immunize.objectives.condition.Condition`, and the
-    learning rate starts anew.
+    the last block alone trains, by R_well and R_ill as in :class:`~hf_immunize.objectives.condition.Condition`. The
+    learning rate goes on falling: begun anew it cost both tasks directions in the one run that tried it.
 
     A step costs 16 · ``inner_steps`` + 32 images forward and backward beside the primary batch, and each attacker holds
     up to four times the weights in memory. What fine-tuning beyond the longest life does is not simulated.
@@ -61,7 +61,7 @@ class SimulatedAttackers(Settling):
     defaults: ClassVar[Mapping[str, Any]] = {
         **Objective.defaults,
         "lambda_harmful": 1.0,
-        "max_steps": 600,
+        "max_steps": 450,
         "trainable": ["all"],
         "per_device_harmful_batch_size": 160,
     }
@@ -74,9 +74,9 @@ class SimulatedAttackers(Settling):
         lambda_harmful: float = 1.0,
         scale_free: bool = True,
         attackers: int = 5,
-        inner_steps: int = 10,
+        inner_steps: int = 12,
         lives: Sequence[int] = (100, 200, 400, 600),
-        settling: float = 0.5,
+        settling: float = 1 / 3,
     ) -> None:
         super().__init__(lambda_primary, lambda_harmful, scale_free, settling, R_ILL)
         self.attackers = checked_count("attackers", attackers)
@@ -87,6 +87,11 @@ class SimulatedAttackers(Settling):
         self._living: dict[int, FineTuner] = {}
         self._loaded: Mapping[int, Any] | None = None
         self._turn = self._born = self._n_classes = 0
+
+    @property
+    def restart(self) -> float | None:
+        """See :attr:`ModelObjective.restart`: one schedule over both phases."""
+        return None
 
     @property
     def first_phase(self) -> Phase:

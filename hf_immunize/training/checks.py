@@ -14,6 +14,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
 from hf_immunize.objectives.objective import ModelObjective, Objective
+from hf_immunize.objectives.settling import Settling
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.pairing import check_source
 
@@ -44,7 +45,7 @@ def check_objective(objective: Objective, args: ImmunizationArguments) -> None:
                 "weighs what the steps ask for alone. Leave it away, and choose the objective's strength "
                 "(objective_kwargs)."
             )
-        if objective.restart is not None:
+        if isinstance(objective, Settling):
             raise InputError(
                 f"The objective {objective.name!r} asks for two things one after the other, and max_accuracy_drop "
                 "keeps the state of whatever was protected most, which the two do not tell alike. Leave it away."

@@ -25,6 +25,9 @@ from hf_immunize.training.seeing import Architecture
 
 __all__ = ["Phased", "restarted"]
 
+#: Share of a run that lies behind its last step.
+LATE = 1 - 1e-6
+
 #: Primary images that statistics are estimated on.
 STATISTICS_OF = 512
 
@@ -101,8 +104,7 @@ class Phased(Trainer):
         """
         objective, model = self.objective, unwrap(self.model)
         trained = {name for name, one in model.named_parameters() if one.requires_grad}
-        share = objective.restart if isinstance(objective, ModelObjective) else None
-        late = share is not None and cast(ModelObjective, objective).phase(share).last_block_alone
+        late = isinstance(objective, ModelObjective) and objective.phase(LATE).last_block_alone
         if late and not trained & self._architecture.last_block:
             raise InputError(
                 f"The objective {objective.name!r} ends with steps of the last block alone, and "

@@ -268,8 +268,6 @@ def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
     moved = {name for name, one in seen[6].items() if not torch.equal(one, seen[4][name])}
     assert moved
     assert moved <= last
-    rates = [one["learning_rate"] for one in run.state.log_history if "learning_rate" in one]
-    assert rates[4] > rates[3]
     early = {name for name, one in seen[4].items() if not torch.equal(one, seen[3][name])}
     assert early - last
     assert all(one.requires_grad for one in tiny_net.parameters())
