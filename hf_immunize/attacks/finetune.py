@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits
 from hf_immunize.data.collate import collate_images
-from hf_immunize.errors import InputError
+from hf_immunize.models.forward import fast_layout
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import keep_still
 
@@ -173,21 +173,8 @@ def _classifier(task: AttackTask, model: nn.Module) -> HarmfulClassifier:
         n_features = features_and_logits(model, sample)[0].shape[1]
     torch.manual_seed(task.seed)
     device = next(model.parameters()).device
-    return _in_fast_layout(HarmfulClassifier(model, n_features, task.n_classes).to(device), sample)
-
-
-def _in_fast_layout(classifier: HarmfulClassifier, sample: dict[str, torch.Tensor]) -> HarmfulClassifier:
-    """Channels last, in which convolutions, depthwise ones above all, run about twice as fast on a CPU.
-
-    Models that ``view`` their activations as one row cannot run in it and stay as they are.
-    """
-    ready = copy.deepcopy(classifier).to(memory_format=torch.channels_last).eval()
-    try:
-        with torch.no_grad():
-            ready(sample)
-    except (RuntimeError, InputError):
-        return classifier
-    return ready
+    classifier = HarmfulClassifier(model, n_features, task.n_classes).to(device)
+    return classifier.to(memory_format=fast_layout(classifier, lambda one: one(sample)))
 
 
 def _best(runs: list[_Run], count: int) -> list[_Run]:

@@ -41,7 +41,7 @@ def rescaled(task: AttackTask) -> Fits:
         parametrize.register_parametrization(module, "weight", _InUnitsOf(_scale(module.weight)))
         if module.bias is not None:
             # Activations after a LayerNorm have the size of its weights.
-            size = passed[name].size if name in passed else float(module.weight.square().mean().sqrt())
+            size = passed[name].size if name in passed else float(module.weight.detach().square().mean().sqrt())
             parametrize.register_parametrization(module, "bias", _InUnitsOf(torch.tensor(size or 1.0)))
     yield from fine_tune(task, model, WHOLE_GRID, SURVIVORS_WHOLE)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "Call",
     "check_inputs",
     "evaluating",
+    "fast_layout",
     "forward",
     "logits_of",
     "logits_of_two",
@@ -64,6 +66,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def fast_layout(model: nn.Module, run: Callable[[nn.Module], Any]) -> torch.memory_format:
+    """Channels last, in which convolutions, depthwise ones above all, run about twice as fast on a CPU.
+
+    Models that ``view`` their activations as one row cannot run in it: for them it is the contiguous layout.
+
+    Args:
+        model: any module; it stays as it is.
+        run: calls a copy of it once.
+    """
+    ready = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
+    try:
+        with torch.no_grad():
+            run(ready)
+    except (RuntimeError, InputError):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def check_inputs(model: nn.Module, given: Collection[str] = ()) -> None:

@@ -16,8 +16,8 @@ __all__ = ["Settling"]
 class Settling(ModelObjective):
     """Base class: over the last ``settling`` share of the steps the last block alone trains, by R_well and R_ill.
 
-    The learning rate starts anew there. Heads are held by that, as :class:`~hf_immunize.objectives.condition.Condition`
-    holds them; what comes before is for the subclass to say.
+    The learning rate starts anew there, unless the subclass says otherwise. That is against heads, as
+    :class:`~hf_immunize.objectives.condition.Condition` is; how far it holds depends on what came before.
 
     Args:
         lambda_primary: weight λ_P ≥ 0 of R_well while settling.

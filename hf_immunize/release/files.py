@@ -22,6 +22,7 @@ __all__ = [
     "generated_files",
     "relative_files",
     "released_files",
+    "sha256_of",
 ]
 
 
@@ -71,10 +72,11 @@ def released_files(folder: Path) -> tuple[list[str], list[str]]:
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 by relative path of everything that a save wrote, record and card aside."""
     own = [name for name in generated_files(relative_files(folder)) if name not in (RECORD_NAME, CARD_NAME)]
-    return {name: _sha256(folder / name) for name in own}
+    return {name: sha256_of(folder / name) for name in own}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import ACTIVATIONS, evaluating
+from hf_immunize.models.forward import ACTIVATIONS, evaluating, fast_layout
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.last_stage import last_stage
@@ -51,14 +51,8 @@ class Architecture:
 
     @cached_property
     def layout(self) -> torch.memory_format:
-        """Channels last, in which convolutions run about twice as fast on a CPU, where the model runs in it."""
-        ready = copy.deepcopy(self.model).to(memory_format=torch.channels_last).eval()
-        try:
-            with torch.no_grad():
-                features_and_logits(ready, self.sample)
-        except (RuntimeError, InputError):
-            return torch.contiguous_format
-        return torch.channels_last
+        """In which the model's convolutions run fastest on a CPU."""
+        return fast_layout(self.model, lambda one: features_and_logits(one, self.sample))
 
     def redrawn(self, seed: int) -> dict[str, torch.Tensor]:
         """Fresh values by the seed: of the last block's parameters whose modules can draw them, without the head."""

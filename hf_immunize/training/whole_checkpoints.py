@@ -14,6 +14,7 @@ from typing import Any
 from transformers.utils import logging
 
 from hf_immunize.errors import InputError
+from hf_immunize.release.files import sha256_of
 from hf_immunize.training.theta_zero import THETA_ZERO_NAME
 
 __all__ = ["Checkpoint", "clear_unfinished", "last_whole", "put_in_place", "unfinished"]
@@ -61,7 +62,7 @@ class Checkpoint:
                 fault = "is missing"
             elif one.stat().st_size != size:
                 fault = f"holds {one.stat().st_size:,} of {size:,} bytes"
-            elif _sha256(one) != digest:
+            elif sha256_of(one) != digest:
                 fault = "is not what was written"
             else:
                 continue
@@ -108,9 +109,9 @@ def put_in_place(folder: Path, state: dict[str, Any]) -> None:
     written = unfinished(folder)
     former = written.with_name("former")
     names = sorted(path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file())
-    state = state | {"files": {name: [(written / name).stat().st_size, _sha256(written / name)] for name in names}}
+    state = state | {"files": {name: [(written / name).stat().st_size, sha256_of(written / name)] for name in names}}
     theta_zero = folder.parent / THETA_ZERO_NAME
-    state["files"][f"../{THETA_ZERO_NAME}"] = [theta_zero.stat().st_size, _sha256(theta_zero)]
+    state["files"][f"../{THETA_ZERO_NAME}"] = [theta_zero.stat().st_size, sha256_of(theta_zero)]
     text = json.dumps(state | {"seal": _seal(state)}, indent=1)
     (written / STATE_NAME).write_text(text, encoding="utf-8")
     for name in [*names, STATE_NAME, "."]:
@@ -136,14 +137,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _seal(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _to_disk(path: Path) -> None:

@@ -56,20 +56,30 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
             lines.append(f"| {name} | stopped: {own[0]['stopped']} | | | | | | | |")
             continue
         fine = " / ".join(cell(rows, done, name, "fine-tuning", step) for step in steps_of(done, "fine-tuning"))
-        head = cell(rows, done, name, "probe", steps_of(done, "probe")[-1])
-        benign = [f"{100 * accuracy(done, 'benign', 'probe', steps_of(done, 'probe')[-1]):.1f}"]
-        benign.append(f"{100 * accuracy(done, 'benign', 'fine-tuning', '100'):.1f}")
+        at = {kind: judged_at(done, kind) for kind in KINDS}
+        head = "" if at["probe"] is None else cell(rows, done, name, "probe", at["probe"])
+        benign = [
+            "–" if step is None else f"{100 * accuracy(done, 'benign', kind, step):.1f}" for kind, step in at.items()
+        ]
         kept = [one["primary_accuracy"] for one in done if "primary_accuracy" in one]
         primary = f"{100 * float(np.mean(kept)):.1f}" if kept else "–"
         ratios = [ratio(done, "rir"), ratio(done, "rir_ii")]
         spent = [one["seconds"] for one in done if "rir" in one]
         seconds = f"{np.mean(spent):.0f}" if spent else "–"
-        lines.append(f"| {name} | {' | '.join([primary, *ratios, head, fine, *benign, seconds])} |")
+        lines.append(f"| {name} | {' | '.join([primary, *ratios, head or '–', fine or '–', *benign, seconds])} |")
     return "\n".join(lines)
 
 
 def steps_of(done: list[dict[str, Any]], kind: str) -> list[str]:
     return list(done[0]["harmful"].get(kind, {}))
+
+
+def judged_at(done: list[dict[str, Any]], kind: str) -> str | None:
+    """Where one number stands for all: 100 steps of fine-tuning, the last of a head; None where it was not run."""
+    steps = steps_of(done, kind)
+    if kind == "fine-tuning":
+        return "100" if "100" in steps else None
+    return steps[-1] if steps else None
 
 
 def accuracy(done: list[dict[str, Any]], task: str, kind: str, step: str) -> float:
@@ -113,7 +123,9 @@ def draw(results: Results, folder: Path) -> None:
                 done = [one for one in own if "stopped" not in one and "primary_accuracy" in one]
                 if not done or name in CEILINGS:
                     continue
-                step = "100" if kind == "fine-tuning" else steps_of(done, kind)[-1]
+                step = judged_at(done, kind)
+                if step is None:
+                    continue
                 more = uplift(rows, done, kind, step)
                 kept = float(np.mean([one["primary_accuracy"] for one in done])) - zero
                 marker = "s" if name in ("initial", "control") else MARKERS[place % len(MARKERS)]
