@@ -14,6 +14,7 @@ from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
+from hf_immunize.data.class_order import numbered_alike
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
@@ -149,8 +150,11 @@ class AttackSuite:
             raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
         def kept(**data: MapStyle | None) -> dict[str, KeptImages]:
-            given = {role: one for role, one in data.items() if one is not None}
-            return {role: KeptImages(as_inputs(one, image_processor, most=DRAWN)) for role, one in given.items()}
+            given = {role: as_inputs(one, image_processor, most=DRAWN) for role, one in data.items() if one is not None}
+            given["test"] = numbered_alike(
+                given["test"], given["train"], what="the test data", other="the training data"
+            )
+            return {role: KeptImages(one) for role, one in given.items()}
 
         if primary is not None:
             primary = in_order_of(

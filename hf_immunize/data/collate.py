@@ -28,6 +28,12 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
             "(torchvision: transform=…), or pass a datasets.Dataset of pictures and processing_class=image_processor."
         )
     images = [torch.as_tensor(row[source]) for row in rows]
+    if not images[0].is_floating_point():
+        raise InputError(
+            f"A sample's {source} are whole numbers ({str(images[0].dtype).removeprefix('torch.')}), which no image "
+            "processor has prepared. Scale and normalise them as the model reads them (a transform of the data set), "
+            "or pass a datasets.Dataset of pictures and processing_class=image_processor."
+        )
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         raise InputError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")
@@ -42,8 +48,11 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
 
 def _whole(label: Any) -> int:
     try:
-        return int(label)
-    except (TypeError, ValueError) as error:
+        number = int(label)
+        if number != label:
+            raise ValueError
+        return number
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"A label must be one whole number, got {str(label)[:60]!r}. Number the classes, or leave the labels out."
         ) from error
@@ -56,6 +65,6 @@ def _as_mapping(sample: Any) -> dict[str, Any]:
         return dict(sample)
     found = ", ".join(sample) if hasattr(sample, "keys") else type(sample).__name__
     raise InputError(
-        f"A sample must hold 'pixel_values' (and 'labels'), or be a pair (image, label); got {found}. For raw images "
-        "pass processing_class=image_processor."
+        f"A sample must hold 'pixel_values' (and 'labels'), or be a pair (image, label); got {found}. Raw images "
+        "are prepared in rows of `datasets`: datasets.Dataset.from_list(rows), with processing_class=image_processor."
     )

@@ -186,7 +186,9 @@ class ImageInputs(torch.utils.data.Dataset):
 
     def _prepared(self, images: list[Image.Image]) -> torch.Tensor:
         try:
-            return self.image_processor(images, return_tensors="pt")["pixel_values"]
+            pixels = self.image_processor(images, return_tensors="pt")["pixel_values"]
+            # One that neither rescales nor normalises leaves bytes, for a model that does both.
+            return pixels if pixels.is_floating_point() else pixels.float()
         except (InputError, InputTypeError, MemoryError):
             raise
         except Exception as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas
 from datasets import Dataset, IterableDataset
 from datasets import Image as ImageFeature
+from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.images import ImageInputs
@@ -25,10 +27,11 @@ def as_inputs(
     name: str = "",
     most: int | None = None,
 ) -> Any:
-    """Wraps raw pictures of `datasets`, rows or a stream; what already gives ``pixel_values`` stays as it is.
+    """Wraps raw pictures, rows or a stream; what already gives ``pixel_values`` stays as it is.
 
     Args:
-        data: rows of any kind.
+        data: rows of `datasets`, of pandas or as a list of mappings; a stream; parts of such (`Subset`,
+            `ConcatDataset`); or model inputs of any kind.
         image_processor: for raw pictures.
         labels: as in :class:`hf_immunize.ImageInputs`.
         n_channels: likewise.
@@ -43,10 +46,25 @@ def as_inputs(
         raise InputError(f"A {called} with the splits {', '.join(data)} was given. Choose one: dataset['train'].")
     if most is not None and is_stream(data):
         data = data.drawn(most) if isinstance(data, StreamedInputs) else drawn_rows(data, most)
+    options: dict[str, Any] = {"labels": labels, "n_channels": n_channels, "name": name}
+    if isinstance(data, Subset):
+        whole = data.dataset
+        if isinstance(whole, Dataset):
+            return as_inputs(whole.select(data.indices), image_processor, **options)
+        inner = as_inputs(whole, image_processor, **options)
+        return data if inner is whole else Subset(inner, data.indices)
+    if isinstance(data, ConcatDataset):
+        parts = [as_inputs(one, image_processor, **options) for one in data.datasets]
+        same = all(one is part for one, part in zip(data.datasets, parts, strict=True))
+        return data if same else ConcatDataset(parts)
+    if isinstance(data, pandas.DataFrame):
+        data = data.to_dict("records")
+    if isinstance(data, (list, tuple)) and data and isinstance(data[0], Mapping) and "pixel_values" not in data[0]:
+        data = Dataset.from_list(list(data))
     if not isinstance(data, (Dataset, IterableDataset)) or _gives_pixel_values(data):
         return data
     kind = ImageInputs if isinstance(data, Dataset) else StreamedInputs
-    return kind(data, image_processor, labels=labels, n_channels=n_channels, name=name)
+    return kind(data, image_processor, **options)
 
 
 def _gives_pixel_values(data: Any) -> bool:

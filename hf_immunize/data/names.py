@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset
@@ -30,7 +31,8 @@ def align_labels(
 ) -> list[int]:
     """For each label of the data, the label that the other side gives to the class of the same name.
 
-    Names are compared as they stand, and where that fails without regard to case, spaces, ``_`` and ``-``.
+    Names are compared as they stand, and where that fails without regard to case, spaces, ``_``, ``-`` and how
+    accents are written.
 
     Args:
         data_names: names of the classes in the order of the data's labels.
@@ -98,7 +100,9 @@ def renumbered(
 
 
 def _loose(name: str) -> str:
-    return " ".join(str(name).casefold().replace("_", " ").replace("-", " ").split())
+    # macOS writes the accents of a folder's name apart from the letters.
+    plain = unicodedata.normalize("NFKC", str(name)).casefold()
+    return " ".join(plain.replace("_", " ").replace("-", " ").split())
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_immunize.data.images import ImageInputs
-from hf_immunize.data.streams import StreamedInputs
+from hf_immunize.data.class_order import names_of, numbered_as
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 
@@ -28,34 +27,40 @@ def model_class_names(model: nn.Module) -> list[str] | None:
 def _written_names(model: nn.Module) -> list[str]:
     model = unwrap(model)
     named = getattr(getattr(model, "config", None), "id2label", None)
-    names: Sequence[Any] = [named[index] for index in sorted(named)] if named else ()
+    # Tutorials write the numbers as words, whose order is another one: 0, 1, 10, 2.
+    names: Sequence[Any] = [named[index] for index in sorted(named, key=int)] if named else ()
     if not names:
         timm_config = getattr(model, "pretrained_cfg", None)
         names = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
     return [str(name) for name in names]
 
 
-def in_order_of(model: nn.Module, data: Any, what: str) -> Any:
+def in_order_of(model: nn.Module, data: Any, what: str, like: Any = None) -> Any:
     """The same data with the labels numbered as the model numbers classes of the same names.
 
-    Data and models that name no classes are left as they are: nothing says that a number means another class there.
-    Names that are numbers (folders 0 to 11 in the order 0, 1, 10, 11, 2, …) are names where the model has all of them.
+    Where the model only numbers its classes, they are those of the data that it is trained on. Data that name no
+    classes are left as they are: nothing says that a number means another class there. Names that are numbers
+    (folders 0 to 11 in the order 0, 1, 10, 11, 2, …) are names where the other side has all of them.
 
     Args:
         model: the classifier that is trained or measured on the data.
-        data: model inputs; anything but :class:`hf_immunize.ImageInputs` and their streams is left as it is.
+        data: model inputs of any kind that :func:`hf_immunize.data.class_order.names_of` knows.
         what: the data, for messages.
+        like: what the model is trained on; ``data`` themselves if not given.
 
     Raises:
-        InputError: the data name a class that the model does not have.
+        InputError: the data name a class that the other side does not have, or are numbered otherwise and cannot be
+            brought into its order.
     """
-    if not isinstance(data, (ImageInputs, StreamedInputs)) or data.classes is None:
+    own = names_of(data)
+    if own is None:
         return data
-    by_number = all(_NUMBERED.fullmatch(name) for name in data.classes)
-    names = _written_names(model) if by_number else model_class_names(model)
-    if not names or names == data.classes or (by_number and not set(data.classes) <= set(names)):
-        return data
-    return data.with_classes(names, what=what)
+    by_number = all(_NUMBERED.fullmatch(name) for name in own)
+    of_model = _written_names(model) if by_number else model_class_names(model)
+    for names, other in ((of_model, "the model"), (names_of(data if like is None else like), "the training data")):
+        if names and (not by_number or set(own) <= set(names)):
+            return numbered_as(data, names, what=what, other=other)
+    return data
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.data.class_order import labels_of
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import first_samples, is_stream
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, UserError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
 from hf_immunize.objectives.objective import ModelObjective, Objective
@@ -183,7 +185,7 @@ def first_batches(
     }
     for name, data in flat.items():
         check_source(data, name)
-        checked[name] = collate(first_samples(data, 2))
+        checked[name] = _collated(first_samples(data, 2), collate, name)
     if not checked:
         raise InputError("Pass train_dataset and harmful_dataset, or eval_dataset: there are no images to work on.")
     channels = {name: tuple(batch["pixel_values"].shape[1:]) for name, batch in checked.items()}
@@ -201,8 +203,25 @@ def first_batches(
             continue
         if "labels" not in batch:
             raise InputError(f"The {name} data have no labels. Name the column of labels, or add one.")
-        known = getattr(flat[name], "labels", None)
-        check_labels(known if known is not None else batch["labels"], n_classes, name)
+        known, few = labels_of(flat[name]), batch["labels"]
+        # A user's own collator may number them otherwise.
+        if collate is not collate_images and known is not None and few.ndim == 1:
+            known = known if [int(one) for one in known[: len(few)]] == few.tolist() else None
+        check_labels(few if known is None else known, n_classes, name)
     if harmful_labels_needed and "harmful" in checked and "labels" not in checked["harmful"]:
         raise InputError("This objective needs harmful labels, and the harmful data have none.")
     return on_device
+
+
+def _collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str) -> dict[str, Any]:
+    """A batch of a data set's first samples; what a user's own collator raises is said with what it was given."""
+    try:
+        return collate(samples)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        held = ", ".join(samples[0]) if isinstance(samples[0], Mapping) else type(samples[0]).__name__
+        raise InputError(
+            f"data_collator makes no batch of the {name} data ({type(error).__name__}: {error}): their samples hold "
+            f"{held}. Raw pictures that processing_class prepares come as 'pixel_values' and 'labels'."
+        ) from error

@@ -15,6 +15,7 @@ from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from hf_immunize.data.class_order import labels_of
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.inputs import as_inputs
@@ -76,17 +77,20 @@ class Evaluating(Trainer):
             labels_needed,
             name,
             self.model,
+            like=self.train_dataset,
             most=self.args.stream_samples,
             notes=self.notes,
         )
         for one in inputs.values() if isinstance(inputs, dict) else (inputs,):
-            if getattr(one, "labels", None) is not None:
-                check_labels(one.labels, self._n_classes, name)
+            known = labels_of(one)
+            if known is not None:
+                check_labels(known, self._n_classes, name)
         return inputs
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loss, logits and labels of a batch; of one without labels the logits alone, for any kind of classifier."""
         if "labels" in inputs:
+            check_labels(inputs["labels"], self._n_classes, "primary evaluation")
             return super().prediction_step(model, inputs, *args, **kwargs)
         with torch.no_grad():
             logits = features_and_logits(model, self._prepare_inputs(inputs))[1].detach()
@@ -142,6 +146,7 @@ def inputs_of(
     name: str,
     model: nn.Module | None = None,
     *,
+    like: Any = None,
     most: int | None = None,
     notes: list[str] | None = None,
 ) -> Any:
@@ -153,12 +158,15 @@ def inputs_of(
         labels_needed: whether there must be labels.
         name: of the data, for messages.
         model: whose classes the labels are.
+        like: what the model is trained on, whose classes they are where the model only numbers its own.
         most: take so many rows of a stream; None to leave it one.
         notes: gets a sentence where that was done.
     """
     if isinstance(data, Mapping) and not hasattr(data, "column_names"):
         return {
-            own: inputs_of(one, image_processor, labels_needed, f"{name} {own}", model, most=most, notes=notes)
+            own: inputs_of(
+                one, image_processor, labels_needed, f"{name} {own}", model, like=like, most=most, notes=notes
+            )
             for own, one in data.items()
         }
     if data is None:
@@ -170,7 +178,7 @@ def inputs_of(
         logger.warning_once(note)
         if notes is not None:
             notes.append(note)
-    return inputs if model is None else in_order_of(model, inputs, f"the {name} data")
+    return inputs if model is None else in_order_of(model, inputs, f"the {name} data", like)
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
 
+from hf_immunize.data.class_order import labels_of, names_of
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.inputs import as_inputs
@@ -77,7 +78,10 @@ def _class_names(primary: ImageTask | Pair) -> list[str]:
             "stream.cast_column('label', datasets.ClassLabel(names=[…]))."
         )
     column = primary.label_column if isinstance(primary, ImageTask) else None
-    labels = rows.with_format(None)[column] if column else getattr(rows, "labels", None)
+    named = None if column else names_of(rows)
+    if named is not None:
+        return named
+    labels = rows.with_format(None)[column] if column else labels_of(rows)
     if labels is None:
         labels = [rows[index]["labels"] for index in range(len(rows))]
     return [str(index) for index in range(int(max(labels)) + 1)]
@@ -86,7 +90,8 @@ def _class_names(primary: ImageTask | Pair) -> list[str]:
 def model_inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, processor: Any) -> Pair:
     """Training and evaluation data as model inputs."""
     if not isinstance(source, ImageTask):
-        return source
+        first, second = (as_inputs(one, processor, labels="optional") for one in source)
+        return first, first if source[1] is source[0] else second
     if processor is None:
         raise InputError("Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…).")
     n_channels = base.n_channels if isinstance(base, LoadedModel) else None
@@ -107,7 +112,7 @@ def check_head(network: nn.Module, primary: Pair) -> None:
     few = collate_images(first_samples(primary[0], 2))
     n_classes = find_head(network, few["pixel_values"].to(own.device, own.dtype)).n_classes
     for name, part in zip(("primary", "primary evaluation"), primary, strict=True):
-        known = getattr(part, "labels", None)
+        known = labels_of(part)
         try:
             check_labels(few["labels"] if known is None else known, n_classes, name)
         except InputError as error:

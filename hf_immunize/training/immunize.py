@@ -18,6 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
+from hf_immunize.data.class_order import names_of, numbered_alike
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.streams import first_samples
 from hf_immunize.errors import InputError, writing
@@ -192,7 +193,11 @@ def immunize(
                 "(--fit_steps 300), say."
             )
         data = {task: model_inputs(one, base, processor) for task, one in sources.items()}
-        data["primary"] = tuple(in_order_of(network, one, "the primary data") for one in data["primary"])
+        to_keep = data["primary"][0]
+        data["primary"] = tuple(in_order_of(network, one, "the primary data", to_keep) for one in data["primary"])
+        slowed, judged = data["harmful"]
+        judged = numbered_alike(judged, slowed, what="the harmful data to measure on", other="those to train on")
+        data["harmful"] = (slowed, judged)
         check_head(network, data["primary"])
         store = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
@@ -228,7 +233,7 @@ def immunize(
                 progress=not args.disable_tqdm,
             )
     notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())] + run.notes
-    classes = getattr(data["primary"][0], "classes", None)
+    classes = names_of(data["primary"][0])
     for one in models.values():
         name_classes(one, classes)
     facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=run.seconds, notes=notes)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.utils import logging
 
+from hf_immunize.data.class_order import names_of
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import name_classes
@@ -95,7 +96,7 @@ class Publishing(Trainer):
             batch_size=self.args.per_device_eval_batch_size,
             activations=self._activations,
         )
-        classes = getattr(self.train_dataset, "classes", None)
+        classes = names_of(self.train_dataset)
         name_classes(model, classes)
         facts = training_facts(self.args, self.selection, steps=self.state.global_step, notes=self.notes)
         values = {task: data_facts(pair) for task, pair in data.items()}

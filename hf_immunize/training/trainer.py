@@ -134,11 +134,14 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
             args._n_gpu = 1
         # The Trainer's own label smoothing asks for a transformers model; the task loss below smooths for any.
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
+        kept = inputs_of(train_dataset, processing_class, True, "primary", model)
         super().__init__(
             model=model,
             args=args,
-            train_dataset=inputs_of(train_dataset, processing_class, True, "primary", model),
-            eval_dataset=inputs_of(eval_dataset, processing_class, True, "primary evaluation", model, **drawn),
+            train_dataset=kept,
+            eval_dataset=inputs_of(
+                eval_dataset, processing_class, True, "primary evaluation", model, like=kept, **drawn
+            ),
             processing_class=cast(Any, processing_class),
             data_collator=self.stream_collator,
             compute_metrics=compute_metrics or accuracy,

@@ -8,8 +8,10 @@ import math
 
 import pytest
 import torch
+from datasets import ClassLabel
 from planted import QUICK
-from tiny import Images, TinyNet
+from samples import tiny_vit
+from tiny import Images, TinyNet, picture_dataset
 from torch.utils.data import Subset
 
 from hf_immunize import features_and_logits, run_attacks
@@ -61,6 +63,20 @@ def test_an_attacker_is_not_judged_on_what_it_was_fitted_to(two_models):
     data = Images(70)
     with pytest.raises(ValueError, match="would be judged on what it was fitted to"):
         run_attacks(*two_models, data, data, budgets=QUICK)
+
+
+def test_an_attacker_is_judged_by_classes_of_the_same_names():
+    model, processor = tiny_vit()
+    train, test = picture_dataset(40, size=32), picture_dataset(30, size=32, seed=1)
+    labels = [1 - label for label in test["label"]]
+    swapped = test.remove_columns("label").add_column(
+        "label", labels, feature=ClassLabel(names=train.features["label"].names[::-1])
+    )
+    found = [
+        run_attacks(model, tiny_vit()[0], train, one, image_processor=processor, attackers="ridge", scratch=False)
+        for one in (test, swapped)
+    ]
+    assert found[0].to_dict() == found[1].to_dict()
 
 
 def test_a_suite_measures_all_models_alike_and_changes_none(two_models):

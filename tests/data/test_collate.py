@@ -19,5 +19,10 @@ def test_samples_of_every_form_are_stacked():
     assert collate_images([{"pixel_values": image, "mask": mask}] * 2)["mask"].shape == (2, 5)
     with pytest.raises(ValueError, match=r"Images of different shapes in one batch.*Resize"):
         collate_images([(image, 0), (torch.randn(1, 4, 4), 0)])
+    for label in (0.7, torch.tensor(0.7), torch.ones(2)):
+        with pytest.raises(ValueError, match=r"must be one whole number"):
+            collate_images([(image, label)])
+    with pytest.raises(ValueError, match=r"whole numbers \(uint8\), which no image processor has prepared"):
+        collate_images([(image.byte(), 0)])
     with pytest.raises(ValueError, match=r"got image, label.*processing_class=image_processor"):
         collate_images([{"image": image, "label": 0}])

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from samples import tiny_vit
 from tiny import Images, picture_dataset
+from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.inputs import as_inputs
@@ -46,3 +47,26 @@ def test_so_many_rows_of_a_stream_where_rows_are_needed(processor, wrapped):
     assert isinstance(drawn, ImageInputs)
     assert len(drawn) == 5
     assert len(drawn.labels) == 5
+
+
+def test_raw_pictures_of_any_form_are_wrapped(processor):
+    pictures = picture_dataset(6)
+    stored = pictures["label"][:]
+    for given in (list(pictures), pictures.to_pandas()):
+        found = as_inputs(given, processor)
+        assert isinstance(found, ImageInputs)
+        assert [row["labels"] for row in found] == stored
+    part = as_inputs(Subset(pictures, [4, 2]), processor)
+    assert isinstance(part, ImageInputs)
+    assert part.labels == [stored[4], stored[2]]
+    both = as_inputs(ConcatDataset([pictures, part]), processor)
+    assert len(both) == 8
+    assert both[7]["labels"] == stored[2]
+    assert both[0]["pixel_values"].shape == (3, 32, 32)
+    ready = Subset(Images(4), [1])
+    assert as_inputs(ready, processor) is ready
+
+
+def test_bytes_that_a_processor_leaves_become_numbers(processor):
+    processor.do_rescale = processor.do_normalize = False
+    assert as_inputs(picture_dataset(2), processor)[0]["pixel_values"].dtype == torch.float32

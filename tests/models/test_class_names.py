@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from samples import tiny_timm, tiny_vit
 from tiny import TinyNet, picture_dataset
 from transformers import ViTConfig, ViTForImageClassification
@@ -46,6 +46,38 @@ def test_labels_are_numbered_as_the_model_numbers_classes_of_the_same_names():
     assert in_order_of(model, numbered, "the primary data") is numbered
     with pytest.raises(ValueError, match=r"name different classes .*'bird'.*new head"):
         in_order_of(model, ImageInputs(named(picture_dataset(8), ("bird", "cat")), processor), "the primary data")
+
+
+def test_numbers_of_names_that_were_written_as_words_are_numbers():
+    names = [f"class {number}" for number in range(12)]
+    model, processor = tiny_vit(tuple(names))
+    # As tutorials make them, and in the order of words: 0, 1, 10, 11, 2, …
+    model.config.id2label = {str(number): name for number, name in enumerate(names)}
+    assert model_class_names(model) == names
+    data = ImageInputs(picture_dataset(12, n_classes=12), processor)
+    assert in_order_of(model, data, "the primary data") is data
+
+
+def test_a_model_that_only_numbers_its_classes_takes_those_of_the_training_data(tmp_path):
+    model, processor = tiny_vit(("LABEL_0", "LABEL_1"))
+    args = ImmunizationArguments(str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
+    kept = named(picture_dataset(16, size=32), ("dog", "cat"))
+    words = Dataset.from_dict(
+        {"image": kept["image"][:4], "label": ["cat"] * 4},
+        features=Features({"image": Image(), "label": Value("string")}),
+    )
+    trainer = ImmunizationTrainer(
+        model,
+        args,
+        train_dataset=kept,
+        harmful_dataset=picture_dataset(16, size=32),
+        eval_dataset={"swapped": named(picture_dataset(8, size=32), ("cat", "dog")), "words": words},
+        processing_class=processor,
+    )
+    swapped = trainer.eval_dataset["swapped"]
+    assert swapped.labels == [1 - label for label in swapped.data["label"]]
+    assert trainer.eval_dataset["words"].labels == [1] * 4
+    assert trainer._evaluated(words, labels_needed=True).labels == [1] * 4
 
 
 def test_classes_called_by_numbers_are_aligned_where_the_model_has_all_of_them():

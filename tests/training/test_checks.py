@@ -11,6 +11,7 @@ from tiny import Images, TinyNet, picture_dataset
 from trainers import arguments, trainer
 
 from hf_immunize.data.collate import collate_images
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.training.checks import (
     check_evaluation,
     check_gradients,
@@ -62,6 +63,30 @@ class Known(Images):
 def test_what_does_not_fit_together_is_said(sources, message):
     with pytest.raises(ValueError, match=message):
         checked(**sources)
+
+
+def test_a_collator_that_does_not_fit_the_samples_is_said():
+    images = ImageInputs(picture_dataset(4), tiny_vit()[1])
+
+    def collate(samples):
+        return {"pixel_values": samples[0]["pixel_values"][None], "labels": torch.tensor([samples[0]["label"]])}
+
+    with pytest.raises(
+        ValueError, match=r"no batch of the primary data \(KeyError: 'label'\): their samples hold pixel"
+    ):
+        first_batches(TinyNet(), {"primary": images}, collate, torch.device("cpu"), False)
+
+
+def test_labels_of_later_rows_are_checked_too():
+    late = (
+        picture_dataset(8, n_classes=4)
+        .sort("label")
+        .with_transform(
+            lambda batch: {"pixel_values": [torch.randn(3, 8, 8) for _ in batch["label"]], "labels": batch["label"]}
+        )
+    )
+    with pytest.raises(ValueError, match=r"run from \d to 3, but the model's head has 3 classes"):
+        first_batches(TinyNet(), {"primary": late}, collate_images, torch.device("cpu"), False)
 
 
 def test_harmful_labels_may_be_of_any_task():

@@ -1,0 +1,95 @@
+"""Class names and labels of data of any kind: brought into one order by name, or refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import ClassLabel
+from samples import tiny_vit
+from tiny import Images, picture_dataset
+from torch.utils.data import ConcatDataset, Subset
+
+from hf_immunize.data.class_order import labels_of, names_of, numbered_alike, numbered_as
+from hf_immunize.data.images import ImageInputs
+
+SIDES = {"what": "the data", "other": "the model"}
+
+
+def pictures(*names, n=12, seed=0):
+    return picture_dataset(n, n_classes=len(names), seed=seed).cast_column("label", ClassLabel(names=list(names)))
+
+
+def inputs(*names, **options):
+    return ImageInputs(pictures(*names, **options), tiny_vit()[1])
+
+
+def transformed(data, number=lambda label: label):
+    """As the example scripts of transformers do: a transform makes model inputs, and labels stay beside them."""
+
+    def transform(batch):
+        images = [torch.zeros(3, 4, 4) for _ in batch["image"]]
+        return {"pixel_values": images, "label": [number(label) for label in batch["label"]]}
+
+    return data.with_transform(transform)
+
+
+class Folder(torch.utils.data.Dataset):
+    """What torchvision's ImageFolder gives."""
+
+    classes, targets, target_transform = ["cat", "dog"], [0, 1, 1], None
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return torch.zeros(3, 4, 4), self.targets[index]
+
+
+def test_names_and_labels_are_found_in_data_of_any_kind():
+    data = inputs("dog", "cat")
+    part = Subset(data, [3, 5])
+    both = ConcatDataset([part, inputs("dog", "cat", seed=1)])
+    assert names_of(data) == names_of(part) == names_of(both) == ["dog", "cat"]
+    assert labels_of(part) == [data.labels[3], data.labels[5]]
+    assert labels_of(both)[:2] == labels_of(part)
+    assert len(labels_of(both)) == 14
+    ready = transformed(pictures("dog", "cat"))
+    assert names_of(ready) == ["dog", "cat"]
+    assert labels_of(ready) == ready.with_format(None)["label"][:]
+    # A transform that numbers the classes itself has the last word.
+    moved = transformed(pictures("dog", "cat"), lambda label: 1 - label)
+    assert names_of(moved) is None
+    assert labels_of(moved) is None
+    assert names_of(Folder()) == ["cat", "dog"]
+    assert labels_of(Folder()) == [0, 1, 1]
+    own = Folder()
+    own.target_transform = lambda label: 1 - label
+    assert names_of(own) is None
+    assert labels_of(own) is None
+    own = Folder()
+    own.classes = [("tench", "Tinca tinca"), ("goldfish",)]
+    assert names_of(own) == ["tench, Tinca tinca", "goldfish"]
+    assert names_of(Images(4)) is None
+
+
+def test_parts_of_wrapped_pictures_are_numbered_anew():
+    data, other = inputs("dog", "cat"), inputs("cat", "dog", seed=1)
+    part = numbered_as(Subset(data, [3, 5]), ["cat", "dog"], **SIDES)
+    assert [part[at]["labels"] for at in range(2)] == [1 - data.labels[3], 1 - data.labels[5]]
+    both = numbered_as(ConcatDataset([data, other]), ["cat", "dog"], **SIDES)
+    assert labels_of(both) == [*(1 - label for label in data.labels), *other.labels]
+    assert both.datasets[1] is other
+    same = Subset(other, [0])
+    assert numbered_as(same, ["cat", "dog"], **SIDES) is same
+    alike = numbered_alike(data, other, what="the test data", other="the training data")
+    assert alike.labels == [1 - label for label in data.labels]
+    assert numbered_alike(data, Images(3), **SIDES) is data
+
+
+@pytest.mark.parametrize("data", [transformed(pictures("cat", "dog")), Folder()], ids=["transform", "torchvision"])
+def test_model_inputs_of_another_order_are_refused(data):
+    assert numbered_as(data, ["cat", "dog"], **SIDES) is data
+    with pytest.raises(ValueError, match=r"otherwise: 'cat' is 0 in the data and 1 in the model. Number them alike"):
+        numbered_as(data, ["dog", "cat"], **SIDES)
+    with pytest.raises(ValueError, match=r"name different classes"):
+        numbered_as(data, ["dog", "bird"], **SIDES)
