@@ -15,10 +15,11 @@ import timm
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
+from hf_immunize.data.preprocessing import PROCESSOR_NAME
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.pooled import PooledClassifier
+from hf_immunize.models.rebuilding import check_rebuilds
 from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, read_json, shards_of
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
@@ -64,7 +65,8 @@ def save_immunized(
     Raises:
         FileExistsError: the folder is not empty.
         TypeError: a model of neither library.
-        ValueError: weights that are not finite, or no image processor for a transformers model.
+        ValueError: weights that are not finite, or that the model's configuration does not describe, so that nobody
+            could load them; no image processor for a transformers model, or one of another kind for a timm module.
     """
     model = unwrap(model)
     _check_model(model, image_processor)
@@ -155,6 +157,7 @@ def _check_model(model: nn.Module, image_processor: Any) -> None:
         raise InputTypeError(
             f"Cannot save {type(model).__name__}: it is neither a transformers model nor made by timm.create_model."
         )
+    check_rebuilds(model, image_processor)
     # A buffer may be a bound that is infinite by design; NaN is one nowhere.
     weights_of = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     bad = [
@@ -180,7 +183,7 @@ def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, imag
         if image_processor is not None and model.config.model_type != "timm_wrapper":
             image_processor.save_pretrained(folder)
         return
-    data_config = image_processor.data_config if isinstance(image_processor, TimmImageProcessor) else None
+    data_config = getattr(image_processor, "data_config", None)
     # safetensors takes no tensor in another layout, and none twice: weights that two modules share are written under
     # both names, and read back from both.
     weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}

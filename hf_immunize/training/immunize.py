@@ -25,6 +25,7 @@ from hf_immunize.errors import InputError, writing
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of, name_classes
 from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.rebuilding import check_rebuilds
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.hub import push_to_hub
 from hf_immunize.release.measure import measure
@@ -199,6 +200,7 @@ def immunize(
         judged = numbered_alike(judged, slowed, what="the harmful data to measure on", other="those to train on")
         data["harmful"] = (slowed, judged)
         check_head(network, data["primary"])
+        check_rebuilds(network, processor)
         store = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
         fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None

@@ -20,6 +20,7 @@ from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import name_classes
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.rebuilding import check_rebuilds
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.measure import measure
@@ -81,6 +82,7 @@ class Publishing(Trainer):
             raise InputError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
         metadata: dict[str, Any] = {name: known.pop(name) for name in ("language", "tags") if name in known}
         _check_fields(known)
+        check_rebuilds(self.model, self.processing_class)
         data = self._measurable()
         if not self.is_world_process_zero():
             return None

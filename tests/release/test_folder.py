@@ -64,11 +64,12 @@ def test_channels_last_and_compiled_models_are_saved(tmp_path):
 
 def test_a_bound_that_is_infinite_is_saved_and_one_that_is_nan_is_not(tmp_path):
     model = tiny_timm()
-    model.fc.register_buffer("bound", torch.tensor(torch.inf))
+    bound = model.layer1[0].bn1.running_var
+    bound.fill_(torch.inf)
     folder = save_immunized(tmp_path / "out", model, sample_record(library="timm"), figures=False)
     assert (folder / "model.safetensors").is_file()
-    model.fc.bound.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"NaN or infinite.*fc\.bound"):
+    bound.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"NaN or infinite.*bn1\.running_var"):
         save_immunized(tmp_path / "other", model, sample_record(library="timm"), figures=False)
 
 
@@ -114,6 +115,16 @@ def test_what_cannot_be_released_says_why(tmp_path):
         save_immunized(tmp_path / "out", tiny_vit()[0], sample_record())
     with pytest.raises(TypeError, match="Cannot save Linear"):
         save_immunized(tmp_path / "out", torch.nn.Linear(2, 2), sample_record())
+
+
+def test_what_would_not_load_again_is_not_released(tmp_path):
+    model, processor = tiny_vit()
+    model.classifier = torch.nn.Sequential(torch.nn.Dropout(0.1), model.classifier)
+    with pytest.raises(ValueError, match="it would not load again"):
+        save_immunized(tmp_path / "out", model, sample_record(), processor)
+    with pytest.raises(ValueError, match="would prepare images otherwise"):
+        save_immunized(tmp_path / "out", tiny_timm(), sample_record(), processor)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_figures_can_be_left_out(tmp_path):

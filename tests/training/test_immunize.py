@@ -187,3 +187,11 @@ def test_what_does_not_fit_is_said_before_any_training(tmp_path, splits):
     with pytest.raises(ValueError, match="ridge regression"):
         immunize(TinyNet(), primary, harmful, few(tmp_path), attackers=["ridge regresion"])
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_model_that_no_configuration_describes_is_refused_before_any_training(tmp_path):
+    model, processor = tiny_vit()
+    torch.nn.utils.parametrizations.weight_norm(model.vit.layers[0].mlp.fc1)
+    data = (picture_dataset(16, size=32), picture_dataset(8, size=32, seed=1))
+    with pytest.raises(ValueError, match="it would not load again"):
+        immunize(model, data, data, few(tmp_path), image_processor=processor)

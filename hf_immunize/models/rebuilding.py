@@ -1,0 +1,69 @@
+"""Whether a classifier, saved, would load again as it is: with the same weights, and its pictures prepared alike."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from typing import Any, cast
+
+import timm
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_immunize.errors import InputError
+from hf_immunize.models.forward import unwrap
+from hf_immunize.models.pooled import PooledClassifier
+
+__all__ = ["check_rebuilds"]
+
+_SHOWN = 3
+
+
+def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
+    """Builds the model anew from its configuration, without memory for its numbers, and compares names and shapes.
+
+    A head that was put in by hand, a parametrisation (weight norm) or a layer that was taken out stand in no
+    configuration: whoever loads such a model gets other weights, drawn at random.
+
+    Args:
+        model: of transformers or timm, or either's backbone with a head; other modules have no configuration, and pass.
+        image_processor: that it was trained and measured with. A timm model is saved with timm's preprocessing alone.
+
+    Raises:
+        InputError: with the weights that differ; or an image processor that would not be saved.
+    """
+    model = unwrap(model)
+    model = model.backbone if isinstance(model, PooledClassifier) else model
+    if not isinstance(model, PreTrainedModel) and not hasattr(model, "pretrained_cfg"):
+        return
+    of_timm = not isinstance(model, PreTrainedModel)
+    if of_timm and image_processor is not None and not hasattr(image_processor, "data_config"):
+        raise InputError(
+            f"{type(model).__name__} is saved with timm's preprocessing, and {type(image_processor).__name__} is of "
+            "another kind: whoever loads the model would prepare images otherwise. Take "
+            "hf_immunize.data.preprocessing.TimmImageProcessor.from_model(model)."
+        )
+    with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
+        if isinstance(model, PreTrainedModel):
+            again: nn.Module = type(model)(copy.deepcopy(model.config))
+        else:
+            written: Any = copy.copy(model)
+            written.state_dict = dict
+            timm.models.save_for_hf(written, folder, safe_serialization=True)
+            again = timm.create_model(f"local-dir:{folder}", num_classes=cast(int, model.num_classes))
+    held, described = _shapes(model), _shapes(again)
+    others = [name for name in {**held, **described} if held.get(name) != described.get(name)]
+    if others:
+        told = "; ".join(f"{one}: {held.get(one, 'none')}, {described.get(one, 'none')}" for one in others[:_SHOWN])
+        raise InputError(
+            f"{type(model).__name__} holds {len(others)} weights that its configuration describes otherwise (name: "
+            f"held, described): {told}{'; …' if len(others) > _SHOWN else ''}. Saved, it would not load again. Give it "
+            "a head of another width by num_labels=… with ignore_mismatched_sizes=True (timm: "
+            "model.reset_classifier(n)), one of your own as a class that builds it, and take parametrisations off "
+            "(remove_parametrizations)."
+        )
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}

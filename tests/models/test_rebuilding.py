@@ -1,0 +1,76 @@
+"""What is saved loads again: configurations describe the weights that models hold."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from samples import tiny_timm, tiny_vit
+from tiny import TinyNet
+from torch import nn
+from transformers import Dinov2Config, Dinov2Model
+
+from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.models.pooled import with_head
+from hf_immunize.models.rebuilding import check_rebuilds
+
+
+def changed_vit(change):
+    model = tiny_vit()[0]
+    change(model)
+    return model
+
+
+def own_head(model):
+    model.classifier = nn.Sequential(nn.Dropout(0.1), model.classifier)
+
+
+def weight_norm(model):
+    nn.utils.parametrizations.weight_norm(model.vit.layers[0].mlp.fc1)
+
+
+def wider_head(model):
+    model.classifier = nn.Linear(model.classifier.in_features, 7)
+
+
+def test_models_of_their_configuration_pass():
+    dino = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    sized = {"img_size": 32, "depth": 2, "in_chans": 1, "num_classes": 3, "global_pool": "avg", "drop_rate": 0.2}
+    reset = tiny_timm()
+    reset.reset_classifier(9)
+    for model in (
+        tiny_vit()[0],
+        torch.compile(tiny_vit()[0]),
+        with_head(Dinov2Model(Dinov2Config(**dino)), ["a", "b"]),
+        timm.create_model("vit_tiny_patch16_224", **sized),
+        reset,
+        TinyNet(),
+    ):
+        check_rebuilds(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (own_head, r"4 weights .* classifier.1.weight: \(\d, \d+\), none"),
+        (weight_norm, r"fc1.parametrizations.weight.original0: .*, none"),
+        (wider_head, r"2 weights .* classifier.weight: \(7, \d+\), \(\d, \d+\).*num_labels"),
+    ],
+)
+def test_what_no_configuration_describes_is_refused(change, told):
+    with pytest.raises(ValueError, match=told):
+        check_rebuilds(changed_vit(change))
+
+
+def test_a_timm_model_comes_with_timms_preprocessing():
+    model = tiny_timm()
+    check_rebuilds(model, TimmImageProcessor.from_model(model, 32))
+    with pytest.raises(ValueError, match=r"ViTImageProcessor is of another kind: whoever loads"):
+        check_rebuilds(model, tiny_vit()[1])
+
+
+def test_a_head_put_into_a_timm_model_by_hand_is_refused():
+    model = timm.create_model("resnet10t", num_classes=2)
+    model.fc = nn.Linear(512, 3)
+    with pytest.raises(ValueError, match=r"fc.weight: \(3, 512\), \(2, 512\).*reset_classifier"):
+        check_rebuilds(model)
