@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_said_before_any_training(tmp_path, splits):
 
 
 def test_a_model_that_no_configuration_describes_is_refused_before_any_training(tmp_path):
-    model, processor = tiny_vit()
+    model, processor = tiny_vit(("class 0", "class 1"))
     torch.nn.utils.parametrizations.weight_norm(model.vit.layers[0].mlp.fc1)
     data = (picture_dataset(16, size=32), picture_dataset(8, size=32, seed=1))
     with pytest.raises(ValueError, match="it would not load again"):
