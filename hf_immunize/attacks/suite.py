@@ -23,6 +23,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle
+from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import random_weights
 
@@ -83,11 +84,13 @@ def run_attacks(
         progress: show progress bars.
 
     Raises:
-        ValueError: data without labels or rows, a single class, test classes unknown in training, features that are
-            not finite, an unknown attacker.
+        ValueError: the same object as both models, data without labels or rows, a single class, test classes unknown
+            in training, features that are not finite, an unknown attacker.
         ModuleNotFoundError: an attacker's package is not installed.
         BrokenAttackerError: an attacker that fails the self-check.
     """
+    if unwrap(model) is unwrap(base_model):
+        raise InputError("model and base_model are the same object, so that nothing would be compared. Load both.")
     beside = {"control": control, "primary_only": primary_only, "public": public}
     models = {"initial": base_model, "immunized": model} | {k: one for k, one in beside.items() if one is not None}
     suite = AttackSuite(

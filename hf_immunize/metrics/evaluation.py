@@ -18,6 +18,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import MapStyle
+from hf_immunize.models.forward import unwrap
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 
 __all__ = ["Protocol", "RIRReport", "evaluate_immunization", "report_of", "rir_report"]
@@ -156,7 +157,7 @@ def evaluate_immunization(
     Raises:
         ValueError: fewer than two samples of a task; the same object as both models.
     """
-    if model is base_model:
+    if unwrap(model) is unwrap(base_model):
         raise InputError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
     protocol = protocol or Protocol()
     most = min(max_samples or DRAWN, DRAWN)

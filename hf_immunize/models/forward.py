@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, InputTypeError
 
 __all__ = [
     "ACTIVATIONS",
@@ -43,8 +43,20 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The module itself, out of DistributedDataParallel and torch.compile.
 
     Raises:
+        TypeError: no module.
         ValueError: ``nn.DataParallel``, whose replicas hide what their layers compute.
     """
+    if not isinstance(model, nn.Module):
+        hint = (
+            f"load_model({model!r}).model"
+            if isinstance(model, str)
+            else "its .model"
+            if hasattr(model, "model")
+            else ""
+        )
+        raise InputTypeError(
+            f"A torch module was expected, got {type(model).__name__}. Pass {hint or 'the model itself'}."
+        )
     while True:
         if isinstance(model, nn.DataParallel):
             raise InputError("nn.DataParallel is not supported. Start one process a GPU: torchrun --nproc_per_node N …")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -15,7 +17,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.pooled import PooledClassifier
 
-__all__ = ["check_rebuilds"]
+__all__ = ["check_rebuilds", "write_timm_config"]
 
 _SHOWN = 3
 
@@ -48,9 +50,7 @@ def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
         if isinstance(model, PreTrainedModel):
             again: nn.Module = type(model)(copy.deepcopy(model.config))
         else:
-            written: Any = copy.copy(model)
-            written.state_dict = dict
-            timm.models.save_for_hf(written, folder, safe_serialization=True)
+            write_timm_config(Path(folder), model)
             again = timm.create_model(f"local-dir:{folder}", num_classes=cast(int, model.num_classes))
     held, described = _shapes(model), _shapes(again)
     others = [name for name in {**held, **described} if held.get(name) != described.get(name)]
@@ -63,6 +63,25 @@ def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
             "model.reset_classifier(n)), one of your own as a class that builds it, and take parametrisations off "
             "(remove_parametrizations)."
         )
+
+
+def write_timm_config(folder: Path, model: nn.Module, **options: Any) -> None:
+    """Writes the ``config.json`` from which timm, and transformers' wrapper of it, build a timm model again.
+
+    Args:
+        folder: that is there.
+        model: made by timm.
+        options: of ``timm.models.save_for_hf``: ``model_config``, ``data_config``.
+    """
+    written: Any = copy.copy(model)
+    written.state_dict = dict
+    with tempfile.TemporaryDirectory() as aside:
+        timm.models.save_for_hf(written, aside, safe_serialization=True, **options)
+        config = json.loads((Path(aside) / "config.json").read_text(encoding="utf-8"))
+    # transformers passes the number of classes on its own and fails when model_args holds it too; timm reads it from
+    # the top of the file. Without it here, one config.json serves both.
+    config.get("model_args", {}).pop("num_classes", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import timm
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -19,7 +18,7 @@ from hf_immunize.data.preprocessing import PROCESSOR_NAME
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.pooled import PooledClassifier
-from hf_immunize.models.rebuilding import check_rebuilds
+from hf_immunize.models.rebuilding import check_rebuilds, write_timm_config
 from hf_immunize.models.untrusted import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, read_json, shards_of
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
@@ -187,21 +186,9 @@ def _save_model(folder: Path, model: nn.Module, record: ImmunizationRecord, imag
     # safetensors takes no tensor in another layout, and none twice: weights that two modules share are written under
     # both names, and read back from both.
     weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    written: Any = copy.copy(model)
-    written.state_dict = lambda: weights
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     names = _class_names(model, record)
-    timm.models.save_for_hf(
-        written,
-        str(folder),
-        model_config={"label_names": names} if names else None,
-        safe_serialization=True,
-        data_config=data_config,
-    )
-    # transformers passes the number of classes on its own and fails when model_args holds it too; timm reads it from
-    # the top of the file. Without it here, one config.json serves both.
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.get("model_args", {}).pop("num_classes", None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_timm_config(folder, model, model_config={"label_names": names} if names else None, data_config=data_config)
 
 
 def _class_names(model: nn.Module, record: ImmunizationRecord) -> list[str] | None:

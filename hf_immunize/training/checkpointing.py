@@ -19,6 +19,7 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpo
 
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.rebuilding import write_timm_config
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.budget import AccuracyBudget
@@ -271,6 +272,11 @@ class CheckpointsWithThetaZero(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
+        inner = unwrap(self.model)
+        if hasattr(inner, "pretrained_cfg") and not isinstance(inner, PreTrainedModel):
+            # As transformers does for its own models, so that the folder loads by itself.
+            folder, preprocessing = Path(output_dir or self.args.output_dir or "."), self.processing_class
+            write_timm_config(folder, inner, data_config=getattr(preprocessing, "data_config", None))
 
 
 class _GoesOn(TrainerCallback):

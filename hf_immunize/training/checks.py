@@ -63,8 +63,9 @@ def check_model(model: nn.Module) -> None:
     """Refuses a model that training would change otherwise than it seems, or whose weights it cannot move.
 
     Raises:
-        InputError: adapters of PEFT, half precision, quantized weights, weights spread over devices, or a model that
-            is compiled or wrapped already.
+        InputTypeError: no module.
+        InputError: adapters of PEFT, half precision, quantized weights, weights that are not there (meta) or spread
+            over devices, a model that is compiled or wrapped already, or one for several classes an image.
     """
     inner = unwrap(model)
     kind = type(inner).__name__
@@ -77,6 +78,21 @@ def check_model(model: nn.Module) -> None:
         raise InputError(
             f"{kind} holds PEFT adapters on a frozen base, and an immunization changes the weights that are released. "
             "Merge them first: model = model.merge_and_unload()."
+        )
+    if [name for name, _ in model.named_children()] == ["module"] and not model._parameters:
+        raise InputError(
+            f"{kind} is a wrapper around a model, and its checkpoints would name every weight otherwise. Pass that: "
+            "model.module."
+        )
+    if any(one.is_meta for one in model.parameters()):
+        raise InputError(
+            f"{kind} has no weights (device meta). Load them: from_pretrained(…), without the meta device."
+        )
+    problem = getattr(getattr(model, "config", None), "problem_type", None)
+    if problem in ("multi_label_classification", "regression"):
+        raise InputError(
+            f"{kind} is configured for {problem}, and one class an image is kept here, by cross-entropy. If that is "
+            "your task: model.config.problem_type = None."
         )
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise InputError(f"{kind} is quantized, and such weights cannot be trained. Load it without quantization.")
@@ -99,18 +115,29 @@ def check_steps(args: ImmunizationArguments, sources: Sequence[Any]) -> None:
         )
 
 
-def check_evaluation(args: ImmunizationArguments, eval_dataset: Any, own_metrics: bool) -> None:
+def check_evaluation(
+    args: ImmunizationArguments, eval_dataset: Any, own_metrics: bool, changed_logits: bool = False
+) -> None:
     """Refuses arguments that ask for a figure that no evaluation will find.
 
     Args:
         args: of the run.
         eval_dataset: what is evaluated on: one data set, several by name, or None.
         own_metrics: whether the user gave ``compute_metrics``, which may find anything.
+        changed_logits: whether the user gave ``preprocess_logits_for_metrics``.
 
     Raises:
-        InputError: ``batch_eval_metrics`` without the user's own metrics, or a ``metric_for_best_model`` of no name.
+        InputError: ``batch_eval_metrics`` or changed logits without the user's own metrics, or a
+            ``metric_for_best_model`` of no name.
     """
-    if own_metrics or eval_dataset is None:
+    if own_metrics:
+        return
+    if changed_logits:
+        raise InputError(
+            "preprocess_logits_for_metrics changes what metrics read, and the accuracy here reads logits. Give "
+            "compute_metrics too."
+        )
+    if eval_dataset is None:
         return
     if args.batch_eval_metrics:
         raise InputError("batch_eval_metrics=True needs compute_metrics that takes compute_result. Leave it false.")
@@ -198,6 +225,10 @@ def first_batches(
     sample = next(iter(checked.values()))
     on_device = {key: value.to(device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
     n_classes = find_head(model, on_device).n_classes
+    if n_classes < 2:
+        raise InputError(
+            "The model's head has one class, so that there is nothing to tell apart. Load it for two or more."
+        )
     for name, batch in checked.items():
         if not name.startswith("primary"):
             continue

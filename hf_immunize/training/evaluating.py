@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -49,6 +50,7 @@ class Evaluating(Trainer):
     _n_classes: int
     _prefix: FrozenPrefix | None
     _held_out: Any
+    own_task_loss: Callable[..., torch.Tensor] | None = None
     _evaluates: bool = False
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -68,7 +70,10 @@ class Evaluating(Trainer):
             self._evaluates = False
 
     def _evaluated(self, data: Any, labels_needed: bool) -> Any:
-        if data is None or isinstance(data, str):
+        given = self.eval_dataset
+        # Those of the Trainer were read already; looking at them again may draw random numbers.
+        already = given.values() if isinstance(given, dict) else (given,)
+        if data is None or isinstance(data, str) or any(data is one for one in already):
             return data
         name = "primary evaluation"
         inputs = inputs_of(
@@ -113,6 +118,9 @@ class Evaluating(Trainer):
         return cast(float, found.accuracy), len(self._held_out)
 
     def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.own_task_loss is not None:
+            outputs = ImageClassifierOutput(logits=cast(Any, logits.float()))
+            return self.own_task_loss(outputs, labels, num_items_in_batch=len(labels))
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
 
     @undisturbed_random_numbers()
@@ -121,7 +129,8 @@ class Evaluating(Trainer):
         output = super().evaluation_loop(*args, **(kwargs | {"metric_key_prefix": metric_key_prefix}))
         metrics = cast("dict[str, float]", output.metrics)
         dataloader = args[0] if args else kwargs["dataloader"]
-        if f"{metric_key_prefix}_loss" in metrics and isinstance(output.predictions, np.ndarray):
+        whole = isinstance(output.predictions, np.ndarray) and self.preprocess_logits_for_metrics is None
+        if f"{metric_key_prefix}_loss" in metrics and whole:
             # The Trainer's mean over batches counts rows twice where several processes share an uneven last one.
             logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
             metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()

@@ -39,6 +39,12 @@ class ThetaZero:
         self._is_stored = False
         self._there: dict[str, torch.Tensor] = {}
 
+    def take(self, model: nn.Module) -> None:
+        """Takes the same parameters and statistics anew, as they are now."""
+        named = _by_every_name(model)
+        self.weights = {name: named[name].detach().clone().cpu() for name in self.weights}
+        self._is_stored, self._there = False, {}
+
     def on(self, device: torch.device) -> dict[str, torch.Tensor]:
         """The weights on a device, where they stay from the first call on."""
         if not self._there:

@@ -24,6 +24,7 @@ from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
 from hf_immunize.objectives.objective import ModelObjective, Objective, Phase, with_unit_gradient
 from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.as_made import AsMade
 from hf_immunize.training.batches import joined, over_processes
 from hf_immunize.training.budget import AccuracyBudget, split_held_out
 from hf_immunize.training.caching import cached_streams
@@ -45,13 +46,14 @@ from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
+from hf_immunize.training.unserved import check_served
 
 __all__ = ["ImmunizationTrainer"]
 
 logger = logging.get_logger(__name__)
 
 
-class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSteps, Publishing):
+class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, FiniteSteps, Publishing):
     """Trains a classifier on its primary task while making harmful fits on its features slow (arXiv 2505.23760).
 
     The loss of a step is the primary task's cross-entropy plus the parts of the objective on the primary and the
@@ -109,6 +111,8 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
                 "model_init is not supported: what trains and θ0 belong to one model. Make the model first and pass "
                 "it, once for every trial of a search."
             )
+        # Once more, for what was set since they were made.
+        check_served(args)
         check_model(model)
         self.objective: Objective = args.made_objective()
         check_objective(self.objective, args)
@@ -128,7 +132,9 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
             slowed = harmful_dataset
         self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful")
         self.harmful_eval_dataset = inputs_of(slowed, processing_class, False, "harmful evaluation", **drawn)
-        check_evaluation(args, eval_dataset, compute_metrics is not None)
+        check_evaluation(args, eval_dataset, compute_metrics is not None, "preprocess_logits_for_metrics" in kwargs)
+        # Kept from the Trainer, which would take the loss for one over all micro-batches.
+        self.own_task_loss = kwargs.pop("compute_loss_func", None)
         if args.n_gpu > 1:
             logger.warning(f"One of the {args.n_gpu} GPUs is used. For all of them: torchrun --nproc_per_node N …")
             args._n_gpu = 1
@@ -180,6 +186,7 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
         self._prefix: FrozenPrefix | None = None
         self._own_collator = data_collator is not None
         self._ratio = RatioInMidRun()
+        self._as_made()
         self._held_out: Any = None
         if args.max_accuracy_drop is not None and self.train_dataset is not None:
             self._held_out = split_held_out(self.train_dataset, args)[1]
@@ -229,6 +236,11 @@ class ImmunizationTrainer(Phased, CheckpointsWithThetaZero, Evaluating, FiniteSt
     ) -> Any:
         """Cross-entropy of the primary batch plus the parts of the objective, one forward for both batches."""
         if "primary" not in inputs:
+            if model.training and self._active(self.objective):
+                raise InputError(
+                    "A batch of this training holds one task alone, so that nothing would be immunized. Let "
+                    "get_train_dataloader be the Trainer's own: it gives 'primary' and 'harmful' together."
+                )
             _, logits = features_and_logits(model, self._laid_out(inputs) if model.training else inputs)
             loss = self._task_loss(logits, inputs["labels"])
             return (loss, {"logits": logits}) if return_outputs else loss

@@ -65,6 +65,13 @@ def test_an_attacker_is_not_judged_on_what_it_was_fitted_to(two_models):
         run_attacks(*two_models, data, data, budgets=QUICK)
 
 
+def test_a_model_is_not_attacked_beside_itself():
+    model = TinyNet()
+    for other in (model, torch.compile(model)):
+        with pytest.raises(ValueError, match="the same object"):
+            run_attacks(other, model, Images(20), Images(10, seed=1))
+
+
 def test_an_attacker_is_judged_by_classes_of_the_same_names():
     model, processor = tiny_vit()
     train, test = picture_dataset(40, size=32), picture_dataset(30, size=32, seed=1)

@@ -108,6 +108,22 @@ def test_a_model_whose_weights_cannot_be_moved_is_refused():
         check_model(spread)
 
 
+def test_a_model_that_is_none_or_of_another_task_is_refused():
+    wrapped = torch.optim.swa_utils.AveragedModel(TinyNet())
+    several, _ = tiny_vit()
+    several.config.problem_type = "multi_label_classification"
+    for model, message in (
+        ("me/model", r"expected, got str. Pass load_model\('me/model'\).model"),
+        (wrapped, "AveragedModel is a wrapper around a model.*model.module"),
+        (TinyNet().to("meta"), "no weights .device meta."),
+        (several, "configured for multi_label_classification"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            check_model(model)
+    with pytest.raises(ValueError, match="one class, so that there is nothing to tell apart"):
+        checked(model=TinyNet(n_classes=1).eval(), primary=Images(4, n_classes=1))
+
+
 def test_a_model_that_is_compiled_already_is_refused(tiny_net):
     with pytest.raises(ValueError, match=r"compiled or wrapped already.*torch_compile=True"):
         check_model(torch.compile(tiny_net, backend="eager"))
@@ -135,6 +151,12 @@ def test_figures_that_no_evaluation_finds_are_said_at_once(tmp_path, changes, se
         check_evaluation(args, sets, False)
     check_evaluation(args, sets, True)
     check_evaluation(arguments(tmp_path, metric_for_best_model="eval_a_rir"), {"a": "one"}, False)
+
+
+def test_logits_that_are_changed_before_metrics_need_metrics_of_ones_own(tmp_path):
+    with pytest.raises(ValueError, match=r"preprocess_logits_for_metrics .* Give compute_metrics too"):
+        check_evaluation(arguments(tmp_path), Images(4), False, changed_logits=True)
+    check_evaluation(arguments(tmp_path), Images(4), True, changed_logits=True)
 
 
 def test_timms_own_activation_checkpointing_is_called(tmp_path, tiny_net):

@@ -106,3 +106,24 @@ def test_metrics_of_the_users_own_get_what_they_asked_for(tmp_path, primary, har
     assert run.evaluate()["eval_mine"] == 1.0
     assert seen["inputs"] == len(primary)
     assert seen["losses"] >= len(primary)
+
+
+def test_logits_may_be_made_classes_before_metrics(tmp_path, primary, harmful):
+    made = ImmunizationTrainer(
+        TinyNet(),
+        arguments(tmp_path),
+        train_dataset=primary,
+        harmful_dataset=harmful,
+        eval_dataset=primary,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        compute_metrics=lambda found: {"right": float((found.predictions == found.label_ids).mean())},
+    )
+    found = made.evaluate()
+    assert 0 <= found["eval_right"] <= 1
+    assert found["eval_loss"] > 0
+
+
+def test_labels_of_data_given_later_are_checked(tmp_path, primary, harmful):
+    made = trainer(tmp_path, TinyNet(), primary, harmful)
+    with pytest.raises(ValueError, match="primary evaluation labels run from"):
+        made.evaluate(Images(8, n_classes=7))

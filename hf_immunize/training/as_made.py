@@ -1,0 +1,151 @@
+"""A Trainer that trains what it was made for: its model and its objective, on data read as those that it was given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
+
+from hf_immunize.errors import InputError
+from hf_immunize.models.forward import unwrap
+from hf_immunize.objectives.objective import Objective
+from hf_immunize.training.arguments import ImmunizationArguments
+from hf_immunize.training.evaluating import inputs_of
+from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
+from hf_immunize.training.seeing import Architecture
+from hf_immunize.training.theta_zero import ThetaZero
+
+__all__ = ["AsMade"]
+
+logger = logging.get_logger(__name__)
+
+#: Arguments that are read when the Trainer is made, and never again.
+_READ_ONCE = (
+    *("objective", "lambda_primary", "lambda_harmful", "scale_free", "objective_kwargs"),
+    *("trainable", "max_accuracy_drop"),
+)
+_BATCH = (
+    "A batch of this training holds 'primary' and 'harmful', each with 'pixel_values' and 'labels', and the Trainer's "
+    "own compute_loss adds what immunizes: call super().compute_loss(…). For another loss of the primary task alone "
+    "pass compute_loss_func to the Trainer."
+)
+#: What of a Trainer holds data, and what these are called.
+_DATA = {
+    "train_dataset": "primary",
+    "eval_dataset": "primary evaluation",
+    "harmful_dataset": "harmful",
+    "harmful_eval_dataset": "harmful evaluation",
+}
+
+
+class AsMade(Trainer):
+    """The part of a Trainer that sees to what was changed since it was made, before it trains or evaluates."""
+
+    args: ImmunizationArguments
+    model: nn.Module
+    harmful_dataset: Any
+    harmful_eval_dataset: Any
+    notes: list[str]
+    _architecture: Architecture
+    _theta_zero: ThetaZero
+    _ratio: RatioInMidRun
+    objective: Objective
+    own_task_loss: Callable[..., Any] | None
+    _active: Callable[[Objective], bool]
+    _parts_steps: int
+    _made_with: dict[str, Any]
+    _data: dict[str, Any]
+
+    def _as_made(self) -> None:
+        """Remembers the arguments that nothing reads again.
+
+        Raises:
+            InputError: a subclass that draws the order of its samples itself.
+        """
+        self._made_with = {name: copy.deepcopy(getattr(self.args, name)) for name in _READ_ONCE}
+        self._data = {name: getattr(self, name) for name in _DATA}
+        if self.own_task_loss is not None:
+            self.notes.append(f"the task loss is {getattr(self.own_task_loss, '__name__', self.own_task_loss)}")
+        if type(self)._get_train_sampler is not Trainer._get_train_sampler:
+            raise InputError(
+                f"{type(self).__name__} has a _get_train_sampler of its own, which nothing asks: both streams are "
+                "drawn by data_seed (or seed). To weigh rows, select some more than once: dataset.select(indices)."
+            )
+
+    def _check_as_made(self) -> None:
+        """Refuses another model or objective than the Trainer was made with, and reads data that were set since.
+
+        Raises:
+            InputError: with what was changed.
+        """
+        if unwrap(self.model) is not self._architecture.model:
+            raise InputError(
+                "trainer.model is another one than the Trainer was made with, to which θ0 and what trains belong. Make "
+                "a new ImmunizationTrainer for it."
+            )
+        for name, before in self._made_with.items():
+            if getattr(self.args, name) != before:
+                raise InputError(
+                    f"{name} is {getattr(self.args, name)!r} now, and was {before!r} when the Trainer was made, which "
+                    "reads it once. Make a new ImmunizationTrainer for another."
+                )
+        for attribute, name in _DATA.items():
+            data = getattr(self, attribute)
+            if data is not self._data.get(attribute):
+                options: dict[str, Any] = {"most": self.args.stream_samples, "notes": self.notes}
+                options = options if "evaluation" in name else {}
+                if name.startswith("primary"):
+                    options |= {"model": self.model, "like": self.train_dataset}
+                read = inputs_of(data, self.processing_class, "model" in options, name, **options)
+                setattr(self, attribute, read)
+                self._data[attribute] = read
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the Trainer's; θ0 are the weights as they are now, unless this Trainer has trained them before."""
+        self._check_as_made()
+        if self.state.global_step == 0:
+            self._theta_zero.take(unwrap(self.model))
+            self._ratio = RatioInMidRun()
+        else:
+            self.notes.append(f"{self.state.global_step} steps came before, of an earlier call of train()")
+            logger.warning(self.notes[-1])
+        return super().train(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; a ``compute_loss`` of a subclass that is written for one task is told what a batch holds.
+
+        Raises:
+            InputError: it looks for what a batch does not hold, or leaves the objective out.
+        """
+        active = self._active(self.objective)
+        before = self._parts_steps
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except (KeyError, TypeError) as error:
+            if not any(word in str(error) for word in ("'labels'", "'pixel_values'", "'primary'")):
+                raise
+            raise InputError(f"{type(error).__name__}: {error}. {_BATCH}") from error
+        if active and self._parts_steps == before:
+            raise InputError(f"compute_loss of {type(self).__name__} leaves the objective out. {_BATCH}")
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the Trainer's."""
+        self._check_as_made()
+        return super().evaluate(*args, **kwargs)
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "hyperparameter_search makes a model anew for each trial, and θ0 and what trains belong to one. Make a "
+            "trainer for each trial (`scripts/sweep.py` tries λ_P × λ_H), or bound the price: max_accuracy_drop."
+        )
