@@ -228,9 +228,8 @@ def test_a_direction_under_the_rounding_of_float32_is_found():
         {"pixel_values": image.float().reshape(3, 8, 1), "labels": label}
         for image, label in zip(images, labels, strict=True)
     ]
-    report = run_attacks(
-        model, model, data[:300], data[300:], attackers=["ridge regression", "L-BFGS"], budgets=QUICK, scratch=False
-    )
+    other, few = copy.deepcopy(model), {"attackers": ["ridge regression", "L-BFGS"], "scratch": False}
+    report = run_attacks(model, other, data[:300], data[300:], budgets=QUICK, **few)
     for one in report.attackers.values():
         assert largest(one["accuracy"]["immunized"])["mean"] > 0.9
 
