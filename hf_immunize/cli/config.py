@@ -36,7 +36,9 @@ def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
         for key, value in _read(Path(options.config)).items():
             if key not in known:
                 raise InputError(_unknown(key, list(known), options.config))
-            parser.set_defaults(**{known[key].dest: _typed(known[key], key, value)})
+            # A key without a value is one that was not given.
+            if value is not None:
+                parser.set_defaults(**{known[key].dest: _typed(known[key], key, value)})
     except InputError as error:
         parser.error(str(error))
     return parser.parse_args(given)
@@ -82,8 +84,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _typed(action: argparse.Action, key: str, value: Any) -> Any:
     """The value as the command line would have read it."""
-    if value is None:
-        return None
     if action.nargs in ("+", "*"):
         listed = value if isinstance(value, list) else str(value).split(",") if isinstance(value, str) else [value]
         return [_one(action, key, part.strip() if isinstance(part, str) else part) for part in listed]
@@ -99,9 +99,13 @@ def _one(action: argparse.Action, key: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise InputError(f"{key} must be true or false, got {value!r}")
         return value
+    if value is False and "no" in (action.choices or ()):
+        # What YAML reads in the word.
+        value = "no"
     kind = "a whole number" if convert is int else "a number" if convert is float else "a value"
     if isinstance(value, bool) or (convert is int and isinstance(value, float) and not value.is_integer()):
-        raise InputError(f"{key} must be {kind}, got {value!r}")
+        word = " (YAML reads no, yes, on and off as such: put a word in quotes)" if convert is str else ""
+        raise InputError(f"{key} must be {kind}, got {value!r}{word}")
     try:
         # float("5e-5") mends what YAML reads as a word.
         found = convert(value)

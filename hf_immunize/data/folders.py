@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
@@ -31,7 +31,19 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+#: What lies beside pictures without being one that somebody may miss.
+_PAPERS = frozenset(
+    f".{kind}"
+    for kind in (
+        *("txt", "md", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "html", "pdf", "xlsx"),
+        *("parquet", "tar", "db", "ini", "py", "log"),
+    )
+)
 _NO_LABEL = -1
+#: Folders that systems make among a user's own: archives of macOS, thumbnails and bins of network drives, and the like.
+_OF_SYSTEMS = frozenset(
+    ("__MACOSX", "@eaDir", "@tmp", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
 
 
 def split_word(name: str) -> str | None:
@@ -91,9 +103,14 @@ def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, 
         _note_left_out(notes, len(pictures) - sum(map(len, groups.values())), root, "in no split")
     else:
         groups, folders = {"train": pictures}, {"train": root}
+    places = {path.parent for path in pictures}
+    others = [path for path in _files(root) if path.parent in places and not is_picture(path)]
+    others = [path for path in others if path.suffix.lower() not in _PAPERS]
+    if others:
+        notes.append(f"left out files that are no pictures by their suffix: {_kinds(others)}")
     classes: dict[str, dict[Path, str]] = {}
     for split, files in groups.items():
-        classes[split] = _classes(files, folders[split])
+        classes[split] = _classes(files, folders[split], notes)
         if classes[split]:
             _note_left_out(notes, len(files) - len(classes[split]), folders[split], "beside the folders of classes")
             groups[split] = [one for one in files if one in classes[split]]
@@ -102,6 +119,11 @@ def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, 
         if trained and found and not trained & set(found.values()):
             notes.append(f"the folders of {split!r} are none of the classes of 'train': took it as without labels")
             classes[split] = {}
+        unknown = sorted(set(classes[split].values()) - trained) if trained else []
+        if unknown:
+            notes.append(
+                f"only {split!r} holds the classes {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+            )
     names = sorted({name for found in classes.values() for name in found.values()})
     return DatasetDict({split: _rows(files, classes[split], names) for split, files in groups.items()}), tuple(notes)
 
@@ -116,8 +138,8 @@ def _rows(files: list[Path], classes: dict[Path, str], names: list[str]) -> Data
     return Dataset.from_dict(columns, features=features)
 
 
-def _classes(files: list[Path], base: Path) -> dict[Path, str]:
-    """Class of each picture that lies in a folder below ``base``: the folder's name.
+def _classes(files: list[Path], base: Path, notes: list[str]) -> dict[Path, str]:
+    """Class of each picture that lies in a folder below ``base``: the folder's name; a note where others stand above.
 
     Where all folders are called alike (``cat/images``, ``dog/images``), the name above them tells the classes apart.
     """
@@ -126,6 +148,10 @@ def _classes(files: list[Path], base: Path) -> dict[Path, str]:
         if any(len(parts) == 1 for parts in folders.values()):
             break
         folders = {path: parts[:-1] for path, parts in folders.items()}
+    deep = sorted({"/".join(parts) for parts in folders.values() if len(parts) > 1})
+    if deep:
+        note = f"took the folder that each picture lies in for its class, and not those above it ({deep[0]}, say)"
+        notes += [] if note in notes else [note]
     return {path: parts[-1] for path, parts in folders.items()}
 
 
@@ -133,7 +159,7 @@ def _files(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for place, inside, names in os.walk(os.path.abspath(folder), onerror=_unreadable, followlinks=True):
         # A link that leads back up would be walked for ever.
-        inside[:] = [one for one in inside if not one.startswith((".", "__MACOSX"))]
+        inside[:] = [one for one in inside if not one.startswith(".") and one not in _OF_SYSTEMS]
         real = os.path.realpath(place)
         if real in seen:
             inside[:] = []
@@ -154,10 +180,16 @@ def _note_left_out(notes: list[str], count: int, folder: Path, why: str) -> None
         notes.append(f"left out {are} below {folder.name!r}, {why}")
 
 
+def _kinds(files: Iterable[Path]) -> str:
+    """How many files there are of each suffix, the four most frequent."""
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
+    often = sorted(kinds, key=lambda kind: (-kinds[kind], kind))
+    return ", ".join(f"{kinds[kind]} × {kind}" for kind in often[:4])
+
+
 def _nothing_found(root: Path) -> str:
-    kinds = Counter(path.suffix.lower() or "no suffix" for path in _files(root))
-    there = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(4)) or "nothing"
     return (
-        f"No images were found in {str(root)!r} (it holds {there}). Expected folders of images by class "
-        "(class_a/1.png), parquet files, WebDataset shards (.tar), or a folder written by Dataset.save_to_disk."
+        f"No images were found in {str(root)!r} (it holds {_kinds(_files(root)) or 'nothing'}). Expected folders of "
+        "images by class (class_a/1.png), parquet files, WebDataset shards (.tar), or a folder written by "
+        "Dataset.save_to_disk."
     )

@@ -19,6 +19,7 @@ from datasets import DatasetDict, Features, Image, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import constants
 
+from hf_immunize.data.columns import choose_columns
 from hf_immunize.data.folders import METADATA_NAMES, find_pictures, read_picture_folder, split_folders, split_word
 from hf_immunize.data.shards import one_picture_column, picture_fields
 from hf_immunize.errors import InputError, UserError
@@ -51,12 +52,13 @@ def load_local(path: Path, config: str | None = None, *, streaming: bool = False
     if config is not None:
         raise InputError(f"The configuration {config!r} was named for the local {str(path)!r}, which names none.")
     if path.is_file():
-        if path.suffix not in _KINDS:
+        kind = _KINDS.get(path.suffix.lower())
+        if kind is None:
             raise InputError(
                 f"{str(path)!r} is a file of type {path.suffix!r}; a parquet file or a folder was expected, or a "
                 "WebDataset shard (.tar)."
             )
-        return _from_files(path, {"train": [path]}, _KINDS[path.suffix], streaming)
+        return _from_files(path, {"train": [path]}, kind, streaming)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         with reading_errors(path, "a folder of Dataset.save_to_disk"):
             return _splits(load_from_disk(str(path))), ()
@@ -98,6 +100,10 @@ def _load_described(path: Path, pictures: list[Path]) -> tuple[DatasetDict, tupl
     files = {split: [glob.escape(str(folder.resolve())) + "/**"] for split, folder in folders.items()}
     with reading_errors(path, "a folder of pictures with a metadata file"):
         loaded = _splits(load_dataset("imagefolder", data_files=files))
+    if choose_columns(next(iter(loaded.values())), labels="optional").label is None:
+        splits, told = read_picture_folder(path, pictures)
+        if any("label" in one.features for one in splits.values()):
+            return splits, (*told, "its metadata name no labels: took the folders of the pictures for their classes")
     read = sum(map(len, loaded.values()))
     if read == len(pictures):
         return loaded, ()
@@ -147,8 +153,10 @@ def _split_of(file: Path) -> str | None:
 def _below(root: Path, suffix: str) -> list[Path]:
     return sorted(
         file
-        for file in root.rglob(f"*{suffix}")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+        for file in root.rglob("*")
+        if file.suffix.lower() == suffix
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
 
 

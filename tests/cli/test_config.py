@@ -66,9 +66,19 @@ def test_a_run_by_a_file_alone(world, tmp_path):
     assert record.trainable["modules"] == ["classifier"]
 
 
+def test_what_yaml_makes_of_no_and_of_nothing(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("save_strategy: no\neval_strategy: off\nreport_to: null\nmax_steps:\nprimary_split: null\n")
+    options, unset = parsed("train", "--config", str(file)), parsed("train")
+    assert (options.save_strategy, options.eval_strategy) == ("no", "no")
+    for name in ("report_to", "max_steps", "primary_split"):
+        assert getattr(options, name) == getattr(unset, name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("run_name: yes", "run_name must be a value, got True (YAML reads no, yes, on and off as such: put a word in"),
         ("lamda_harmful: 1.0", "unknown key 'lamda_harmful'; did you mean 'lambda_harmful'?"),
         ("label_smoothing: 0.1", "unknown key 'label_smoothing'; did you mean 'label_smoothing_factor'?"),
         ("max_steps: many", "max_steps must be a whole number, got 'many'"),

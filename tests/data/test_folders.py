@@ -88,6 +88,43 @@ def test_what_lies_beside_the_classes_is_said(tmp_path):
     assert any("left .parquet and .tar files beside the pictures alone: 1" in note for note in source.notes)
 
 
+def test_folders_that_systems_make_are_no_classes(tmp_path):
+    write(
+        tmp_path, "cat/0.png", "dog/1.png", "cat/@eaDir/0.png/THUMB_M.png", "$RECYCLE.BIN/2.png", "__MACOSX/cat/3.png"
+    )
+    data = load_images(tmp_path)
+    assert names(data) == ["cat", "dog"]
+    assert len(data) == 2
+
+
+def test_which_folder_is_the_class_is_said_where_several_could_be(tmp_path):
+    write(tmp_path, "red/small/0.png", "blue/small/1.png", "blue/large/2.png")
+    source = load_source(tmp_path)
+    assert names(source.splits["train"]) == ["large", "small"]
+    assert source.notes == (
+        "took the folder that each picture lies in for its class, and not those above it (blue/large, say)",
+    )
+    write(tmp_path / "other", "train/cat/0.png", "train/dog/1.png", "val/cat/2.png", "val/bird/3.png")
+    assert load_source(tmp_path / "other").notes == ("only 'validation' holds the classes bird",)
+
+
+def test_files_that_pillow_does_not_read_are_said(tmp_path):
+    write(tmp_path, "cat/0.png", "dog/1.png")
+    for name in ("cat/2.heic", "cat/3.HEIC", "dog/4.svg", "dog/5", "dog/Thumbs.db", "LICENSE", "dog/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert load_source(tmp_path).notes == (
+        "left out files that are no pictures by their suffix: 2 × .heic, 1 × .svg, 1 × no suffix",
+    )
+
+
+def test_metadata_without_labels_leave_the_classes_to_the_folders(tmp_path):
+    write(tmp_path, "cat/0.png", "dog/1.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncat/0.png,a cat\ndog/1.png,a dog\n")
+    source = load_source(tmp_path)
+    assert by_file(source.splits["train"]) == {"0.png": "cat", "1.png": "dog"}
+    assert any("its metadata name no labels" in note for note in source.notes)
+
+
 def test_links_that_lead_in_circles_end(tmp_path):
     write(tmp_path, "cat/0.png", "dog/1.png")
     os.symlink(tmp_path, tmp_path / "cat" / "again")

@@ -39,6 +39,12 @@ def test_a_parquet_file_and_a_folder_of_them(tmp_path, pictures):
     assert len(load_images(str(tmp_path), "test")) == 5
 
 
+def test_a_suffix_in_capitals_is_one(tmp_path, pictures):
+    pictures.to_parquet(tmp_path / "ROWS.PARQUET")
+    for path in (tmp_path, tmp_path / "ROWS.PARQUET"):
+        assert len(load_source(path).splits["train"]) == len(pictures)
+
+
 def test_parquet_files_by_split(tmp_path):
     for name, n in {"val.parquet": 3, "data/train-00000-of-00001.parquet": 4, "left-00000-of-00001.parquet": 5}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
