@@ -16,6 +16,7 @@ from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.class_order import numbered_alike
 from hf_immunize.data.collate import collate_images
+from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import DRAWN
@@ -146,14 +147,16 @@ class AttackSuite:
         self.attackers = choose_attackers(attackers)
         self.budgets, self.progress = budgets or Budgets(), progress
         self.notes: list[str] = []
-        if train is test:
-            raise InputError("train and test are the same data: an attacker would be judged on what it was fitted to.")
         self._leave_out_without(primary, models.get("public"))
         if (benign_train is None) != (benign_test is None):
             raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
         def kept(**data: MapStyle | None) -> dict[str, KeptImages]:
             given = {role: as_inputs(one, image_processor, most=DRAWN) for role, one in data.items() if one is not None}
+            if same_rows(given["train"], given["test"]):
+                raise InputError(
+                    "train and test are the same rows: an attacker would be judged on what it was fitted to."
+                )
             given["test"] = numbered_alike(
                 given["test"], given["train"], what="the test data", other="the training data"
             )

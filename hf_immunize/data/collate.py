@@ -34,6 +34,8 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
             "processor has prepared. Scale and normalise them as the model reads them (a transform of the data set), "
             "or pass a datasets.Dataset of pictures and processing_class=image_processor."
         )
+    # As NumPy gives them; every model here reads float32.
+    images = [image.float() if image.dtype == torch.float64 else image for image in images]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         raise InputError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")

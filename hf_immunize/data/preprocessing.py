@@ -107,6 +107,11 @@ class TimmImageProcessor:
         if not hasattr(model, "pretrained_cfg"):
             raise InputTypeError(f"{type(model).__name__} is no timm model: it has no pretrained_cfg.")
         config, pretrained = timm.data.resolve_model_data_config(model), cast(Any, model.pretrained_cfg)
+        channels = _channels_read(model, pretrained.get("first_conv"))
+        if channels not in (None, len(config["mean"])):
+            # Made with in_chans=…, which the checkpoint's own preprocessing does not follow.
+            config["input_size"] = (channels, *config["input_size"][1:])
+            config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}
         if image_size is not None:
             size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
             config["input_size"] = (config["input_size"][0], *size)
@@ -161,6 +166,13 @@ class TimmImageProcessor:
                 if "pretrained_cfg" in values:
                     return cls(values["pretrained_cfg"], architecture=values.get("architecture"))
         raise InputError(f"{folder} holds no preprocessing in timm's form: neither {PROCESSOR_NAME} nor config.json.")
+
+
+def _channels_read(model: nn.Module, first: Any) -> int | None:
+    """Channels that the first convolution of a timm model reads; None where that is not known."""
+    name = first[0] if isinstance(first, (list, tuple)) and first else first
+    layer = dict(model.named_modules()).get(name)
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else None
 
 
 def as_list(images: Any) -> list[Any]:

@@ -101,14 +101,14 @@ class Reading:
             evaluation, self.label_column, ours, what="the rows to measure on", other="the rows to train on"
         )
 
-    def note_missing_classes(self, rows: Dataset) -> None:
-        """Says where most of the classes are not among the rows to measure on, as in the first rows of sorted data."""
+    def note_missing_classes(self, rows: Dataset, role: str) -> None:
+        """Says where most of the classes are not among the rows of a role, as in the first rows of sorted data."""
         names = class_names(rows, self.label_column)
         if self.label_column is None or not names or rows.format["type"] == "custom":
             return
         there = len({label for label in label_values(rows, self.label_column) if label is not None and label >= 0})
         if 2 * there <= len(names):
-            self.notes.append(f"the rows to measure on hold {there} of {len(names)} classes")
+            self.notes.append(f"the rows {role} hold {there} of {len(names)} classes")
 
     def note_first_label(self, rows: Dataset) -> None:
         """Says where numbers without names do not begin with 0: a head for them has a class that no row has."""

@@ -277,8 +277,10 @@ def _task(
     assert reading.image_column is not None, "choose() settles it"
     reading.note_first_label(train)
     measured = draw_rows(evaluation, max_eval, seed)
-    reading.note_missing_classes(measured)
+    reading.note_missing_classes(measured, "to measure on")
     drawn = measured if train is evaluation else draw_rows(train, max_train, seed)
+    if stream is None and drawn is not measured:
+        reading.note_missing_classes(drawn, "to train on")
     return ImageTask(
         train=drawn if stream is None else stream,
         evaluation=measured,

@@ -218,7 +218,7 @@ def logits_of_two(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) ->
             output = forward(model, few)
     except torch.OutOfMemoryError:
         raise
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         images = few.get("pixel_values") if isinstance(few, dict) else few
         shape = f" of shape {tuple(images.shape)}" if isinstance(images, torch.Tensor) else ""
         raise InputError(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import logging
 
 from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, MissingPackageError
 from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, objective_named
@@ -183,6 +183,8 @@ class ImmunizationArguments(TrainingArguments):
                     "max_accuracy_drop and load_best_model_at_end both choose the weights that a run ends with. Leave "
                     "one away."
                 )
+        if self.max_steps == 0:
+            raise InputError("max_steps must be 1 or more, got 0. To measure a model without training it: evaluate.")
         if not 0 <= self.label_smoothing_factor <= 1:
             raise InputError(f"label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor}.")
         unknown = set(self.include_for_metrics) - {"inputs", "loss"}
@@ -216,6 +218,15 @@ class ImmunizationArguments(TrainingArguments):
             raise InputError(str(error)) from error
         # Once more, for what was given as JSON.
         check_served(self)
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("fp16=True does nothing on a CPU. Take bf16=True, or leave it away.")
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(self)
+        except ImportError as error:
+            raise MissingPackageError(f"optim={self.optim!r}: {error}") from error
+        except (AttributeError, ValueError):
+            # Optimizers that are made for a model ask for it; the Trainer hands it to them.
+            pass
         missing = sorted(set(self.report_to or ()) - set(get_available_reporting_integrations()))
         if missing:
             raise InputError(

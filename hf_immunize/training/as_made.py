@@ -108,10 +108,11 @@ class AsMade(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's; θ0 are the weights as they are now, unless this Trainer has trained them before."""
         self._check_as_made()
+        goes_on = args[0] if args else kwargs.get("resume_from_checkpoint")
         if self.state.global_step == 0:
             self._theta_zero.take(unwrap(self.model))
             self._ratio = RatioInMidRun()
-        else:
+        elif not goes_on:
             self.notes.append(f"{self.state.global_step} steps came before, of an earlier call of train()")
             logger.warning(self.notes[-1])
         return super().train(*args, **kwargs)

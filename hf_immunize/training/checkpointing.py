@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpoints
+from transformers.utils import logging
 
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.forward import unwrap
@@ -239,7 +240,8 @@ class CheckpointsWithThetaZero(Trainer):
             )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with self._names_told_later():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_by_current_names(resume_from_checkpoint)
         self._theta_zero.restore(Path(resume_from_checkpoint).resolve().parent)
         self._ratio = RatioInMidRun()
@@ -252,9 +254,22 @@ class CheckpointsWithThetaZero(Trainer):
         return is_best
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        with self._names_told_later():
+            super()._load_best_model()
         assert self.state.best_model_checkpoint is not None, "or the Trainer would not have come here"
         self._load_by_current_names(self.state.best_model_checkpoint)
+
+    @contextlib.contextmanager
+    def _names_told_later(self) -> Iterator[None]:
+        # That weights are missing, which the Trainer says of older names, is no news where they are read again below.
+        told = logging.get_logger("transformers.trainer")
+        level = told.level
+        try:
+            if isinstance(unwrap(self.model), PreTrainedModel):
+                told.setLevel(logging.ERROR)
+            yield
+        finally:
+            told.setLevel(level)
 
     def _load_by_current_names(self, checkpoint: str) -> None:
         # `save_pretrained` writes some models (ViT is one) under older parameter names, and the Trainer reads them back

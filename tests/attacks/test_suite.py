@@ -65,6 +65,12 @@ def test_an_attacker_is_not_judged_on_what_it_was_fitted_to(two_models):
         run_attacks(*two_models, data, data, budgets=QUICK)
 
 
+def test_the_same_rows_in_another_object_are_the_same_rows():
+    (model, processor), rows = tiny_vit(), picture_dataset(20, size=32)
+    with pytest.raises(ValueError, match="the same rows"):
+        run_attacks(model, tiny_vit()[0], rows, rows.select(range(20)), image_processor=processor)
+
+
 def test_a_model_is_not_attacked_beside_itself():
     model = TinyNet()
     for other in (model, torch.compile(model)):

@@ -15,6 +15,9 @@ def test_samples_of_every_form_are_stacked():
         assert torch.equal(batch["pixel_values"], torch.stack([image, image]))
         assert batch["labels"].tolist() == [2, 2]
         assert batch["labels"].dtype == torch.int64
+    doubled = collate_images([(image.double().numpy(), 2)])["pixel_values"]
+    assert torch.equal(doubled[0], image)
+    assert doubled.dtype == torch.float32
     mask = torch.ones(5)
     assert collate_images([{"pixel_values": image, "mask": mask}] * 2)["mask"].shape == (2, 5)
     with pytest.raises(ValueError, match=r"Images of different shapes in one batch.*Resize"):

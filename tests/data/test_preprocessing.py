@@ -210,3 +210,16 @@ def test_what_is_no_image_says_so(image, error, message):
 def test_five_channels_are_refused():
     with pytest.raises(ValueError, match="the model wants 5"):
         to_channels(PILImage.new("RGB", (8, 8)), 5)
+
+
+def test_a_timm_model_of_one_channel_has_a_processor_of_one(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=3, in_chans=1)
+    processor = TimmImageProcessor.from_model(model, 32)
+    assert processor.n_channels == 1
+    pixels = processor(PILImage.new("RGB", (40, 50), (255, 0, 0)))["pixel_values"]
+    assert pixels.shape == (1, 1, 32, 32)
+    folder = save_immunized(tmp_path / "out", model, sample_record(library="timm"), processor, figures=False)
+    loaded = load_model(folder)
+    assert loaded.n_channels == 1
+    torch.testing.assert_close(loaded.preprocess(PILImage.new("RGB", (40, 50), (255, 0, 0))), pixels)
+    torch.testing.assert_close(loaded.model(pixels), model.eval()(pixels))

@@ -192,3 +192,6 @@ def test_classes_that_sorted_data_do_not_show_are_said():
     assert "the rows to measure on hold 1 of 2 classes" in few.notes
     both = load_task({"train": picture_dataset(20), "test": ordered})
     assert not any("classes" in note for note in both.notes)
+    ordered = picture_dataset(80).sort("label")
+    first = load_task({"train": ordered, "test": picture_dataset(20)}, split="train[:10%]")
+    assert "the rows to train on hold 1 of 2 classes" in first.notes

@@ -110,3 +110,11 @@ def test_each_module_has_its_own_mode_again():
     with evaluating(model):
         assert not any(one.training for one in model.modules())
     assert [one.training for one in model.modules()] == [True, True, False]
+
+
+def test_a_model_that_fails_in_its_own_way_is_said_to_fail_on_these_images():
+    model, images, _ = made("ViT")
+    # Models of transformers 5 ask their own parts for attributes that a tuple lacks.
+    model.config.return_dict = False
+    with pytest.raises(ValueError, match=r"does not run on images of shape .*'tuple' object has no attribute"):
+        features_and_logits(model, images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from trainers import arguments, trainer
 
@@ -93,3 +95,20 @@ def test_further_arguments_reach_the_objective_from_python_and_as_json():
 def test_further_arguments_that_do_not_fit_are_refused(given, said):
     with pytest.raises(InputError, match=said):
         made(objective="lto", objective_kwargs=given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_steps": 0}, "max_steps must be 1 or more"),
+        ({"fp16": True}, "fp16=True does nothing on a CPU"),
+        pytest.param(
+            {"optim": "adamw_bnb_8bit"},
+            r"optim=.*adamw_bnb_8bit.*bitsandbytes",
+            marks=pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed"),
+        ),
+    ],
+)
+def test_what_would_be_ignored_or_fail_later_is_refused(tmp_path, changes, said):
+    with pytest.raises((ValueError, ImportError), match=said):
+        ImmunizationArguments(str(tmp_path), use_cpu=True, **changes)
