@@ -151,7 +151,8 @@ class ImageInputs(torch.utils.data.Dataset):
         return read_labels(data, self.label_column, self.name)
 
     def _transformed(self, indices: list[int]) -> list[dict[str, Any]]:
-        batch = self._rows[indices]
+        # Of the data themselves: their transform may have been set after they were wrapped.
+        batch = self.data[indices]
         if "pixel_values" in batch:
             images = torch.stack([torch.as_tensor(one) for one in batch["pixel_values"]])
         elif self.image_column in batch:
@@ -193,9 +194,15 @@ class ImageInputs(torch.utils.data.Dataset):
             raise
         except Exception as error:
             # A processor that was read from a stranger's file fails in any way there is.
+            advice = "Mend its configuration."
+            if isinstance(error, TypeError):
+                advice = (
+                    "It is called with a list of pictures and return_tensors='pt', as those of transformers are; a "
+                    "transform of torchvision belongs to the data set (set_transform)."
+                )
             raise InputError(
                 f"The image processor ({type(self.image_processor).__name__}) cannot prepare the pictures: "
-                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}. Mend its configuration."
+                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}. {advice}"
             ) from error
 
     def _items(self, images: Sequence[torch.Tensor] | torch.Tensor, labels: list[int] | None) -> list[dict[str, Any]]:

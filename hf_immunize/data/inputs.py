@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import ConcatDataset, Subset
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.streams import StreamedInputs, drawn_rows, first_samples, is_stream
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, InputTypeError
 
 __all__ = ["as_inputs"]
 
@@ -39,8 +40,13 @@ def as_inputs(
         most: draw so many rows of a stream into memory; None to leave it a stream.
 
     Raises:
+        TypeError: a name in the place of a data set.
         ValueError: several splits in the place of one.
     """
+    if isinstance(data, (str, os.PathLike)):
+        raise InputTypeError(
+            f"A data set was expected, got its name. Load it first: load_images({os.fspath(data)!r}, 'train')."
+        )
     if isinstance(data, Mapping):
         called = f"{name} data set" if name else "data set"
         raise InputError(f"A {called} with the splits {', '.join(data)} was given. Choose one: dataset['train'].")

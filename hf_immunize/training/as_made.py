@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
@@ -126,7 +127,9 @@ class AsMade(Trainer):
         active = self._active(self.objective)
         before = self._parts_steps
         try:
-            loss = super().training_step(*args, **kwargs)
+            # Whoever switched gradients off for something else wants them here.
+            with torch.enable_grad():
+                loss = super().training_step(*args, **kwargs)
         except (KeyError, TypeError) as error:
             if not any(word in str(error) for word in ("'labels'", "'pixel_values'", "'primary'")):
                 raise

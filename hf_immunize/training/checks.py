@@ -64,7 +64,7 @@ def check_model(model: nn.Module) -> None:
 
     Raises:
         InputTypeError: no module.
-        InputError: adapters of PEFT, half precision, quantized weights, weights that are not there (meta) or spread
+        InputError: adapters of PEFT, another precision, quantized weights, weights that are not there (meta) or spread
             over devices, a model that is compiled or wrapped already, or one for several classes an image.
     """
     inner = unwrap(model)
@@ -98,11 +98,12 @@ def check_model(model: nn.Module) -> None:
         raise InputError(f"{kind} is quantized, and such weights cannot be trained. Load it without quantization.")
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         raise InputError(f"{kind} is spread over several devices (device_map). Load it without device_map.")
-    halves = {str(one.dtype) for one in model.parameters() if one.is_floating_point() and one.element_size() < 4}
-    if halves:
+    others = {str(one.dtype) for one in model.parameters() if one.is_floating_point() and one.dtype != torch.float32}
+    if others:
         raise InputError(
-            f"{kind} holds weights in {', '.join(sorted(halves)).replace('torch.', '')}, in which small steps vanish. "
-            "Load it with dtype=torch.float32 (or call model.float()), and set bf16=True for mixed precision."
+            f"{kind} holds weights in {', '.join(sorted(others)).replace('torch.', '')}. Training is in float32: in 16 "
+            "bits small steps vanish. Load it with dtype=torch.float32 (or call model.float()), and set bf16=True for "
+            "mixed precision."
         )
 
 

@@ -70,3 +70,27 @@ def test_raw_pictures_of_any_form_are_wrapped(processor):
 def test_bytes_that_a_processor_leaves_become_numbers(processor):
     processor.do_rescale = processor.do_normalize = False
     assert as_inputs(picture_dataset(2), processor)[0]["pixel_values"].dtype == torch.float32
+
+
+def test_a_name_is_no_data_set(processor):
+    with pytest.raises(TypeError, match=r"got its name. Load it first: load_images\('me/birds', 'train'\)"):
+        as_inputs("me/birds", processor)
+
+
+def test_a_transform_that_is_set_later_runs(processor):
+    pictures, seen = picture_dataset(6), []
+    inputs = as_inputs(pictures, processor)
+    assert not seen
+
+    def transform(batch):
+        seen.extend(batch["image"])
+        return batch
+
+    pictures.set_transform(transform)
+    assert inputs[2]["pixel_values"].shape == (3, 32, 32)
+    assert len(seen) == 1
+
+
+def test_what_is_no_image_processor_is_told_from_one_that_is_broken():
+    with pytest.raises(ValueError, match=r"transform of torchvision belongs to the data set"):
+        as_inputs(picture_dataset(2), lambda image: image)[0]

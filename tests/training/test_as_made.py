@@ -189,3 +189,9 @@ def test_a_saved_timm_model_loads_by_itself(tmp_path):
         loaded = load_model(folder)
         torch.testing.assert_close(loaded.model(images), model.eval()(images))
         assert loaded.image_processor.size == processor.size
+
+
+def test_gradients_that_were_switched_off_are_on_in_a_training(tmp_path):
+    made = trainer(tmp_path, TinyNet(), Images(48), Images(48, seed=1), max_steps=1)
+    with torch.no_grad():
+        assert made.train().global_step == 1

@@ -99,6 +99,8 @@ def test_a_model_whose_weights_cannot_be_moved_is_refused():
     check_model(model)
     with pytest.raises(ValueError, match=r"weights in float16.*dtype=torch\.float32"):
         check_model(copy.deepcopy(model).half())
+    with pytest.raises(ValueError, match=r"weights in float64.*model\.float\(\)"):
+        check_model(TinyNet().double())
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(ValueError, match=r"PEFT adapters.*merge_and_unload"):
         check_model(adapted)
