@@ -164,7 +164,8 @@ def check_labels(labels: Sequence[Any] | torch.Tensor, n_classes: int, name: str
 
 
 def _from_words(values: list[str], column: str, of: str) -> Labels:
-    if all(one.strip().isdecimal() for one in values):
+    values = [one.strip() for one in values]
+    if all(one.isdecimal() for one in values):
         return Labels([int(one) for one in values], None, (f"read the words of {column!r} as whole numbers",))
     classes = sorted(set(values))
     if len(classes) > _FEW_WORDS and 2 * len(classes) > len(values):
@@ -194,4 +195,6 @@ def _is_numbers(row: Any) -> bool:
 
 
 def _is_missing(label: Any) -> bool:
+    if isinstance(label, str):
+        return not label.strip()
     return label is None or (isinstance(label, (int, float)) and not label >= 0)

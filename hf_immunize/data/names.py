@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset
@@ -10,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from hf_immunize.data.labels import label_values
 from hf_immunize.errors import InputError
 
-__all__ = ["align_labels", "class_names", "renumbered"]
+__all__ = ["align_labels", "alike", "class_names", "renumbered"]
 
 _SHOWN = 5
 
@@ -74,6 +75,12 @@ def align_labels(
         )
     position = {name: number for number, name in enumerate(other_names)}
     return [position[name] for name in data_names]
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """Names that differ from another one in case, spaces, ``_``, ``-`` or how accents are written alone."""
+    often = Counter(map(_loose, names))
+    return [name for name in names if often[_loose(name)] > 1]
 
 
 def renumbered(

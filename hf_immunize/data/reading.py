@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset
@@ -9,7 +10,7 @@ from datasets import Dataset
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.corrupt import drop_corrupt
 from hf_immunize.data.labels import label_values, why_unlabelled, with_plain_labels
-from hf_immunize.data.names import class_names, renumbered
+from hf_immunize.data.names import alike, class_names, renumbered
 from hf_immunize.errors import InputError
 
 __all__ = ["Reading"]
@@ -109,6 +110,13 @@ class Reading:
         there = len({label for label in label_values(rows, self.label_column) if label is not None and label >= 0})
         if 2 * there <= len(names):
             self.notes.append(f"the rows {role} hold {there} of {len(names)} classes")
+
+    def note_alike(self, names: Sequence[str] | None) -> None:
+        """Says where classes have names that are hardly two, as a slip of the pen makes them."""
+        twins = alike(names or ())
+        if twins:
+            shown = ", ".join(map(repr, twins[:4])) + (", …" if len(twins) > 4 else "")
+            self.notes.append(f"took {shown} for classes of their own, though their names are nearly the same")
 
     def note_first_label(self, rows: Dataset) -> None:
         """Says where numbers without names do not begin with 0: a head for them has a class that no row has."""

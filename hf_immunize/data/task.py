@@ -276,6 +276,7 @@ def _task(
     max_train, max_eval, seed = draw
     assert reading.image_column is not None, "choose() settles it"
     reading.note_first_label(train)
+    reading.note_alike(class_names(train, reading.label_column))
     measured = draw_rows(evaluation, max_eval, seed)
     reading.note_missing_classes(measured, "to measure on")
     drawn = measured if train is evaluation else draw_rows(train, max_train, seed)

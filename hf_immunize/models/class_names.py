@@ -31,7 +31,9 @@ def _written_names(model: nn.Module) -> list[str]:
     names: Sequence[Any] = [named[index] for index in sorted(named, key=int)] if named else ()
     if not names:
         timm_config = getattr(model, "pretrained_cfg", None)
-        names = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
+        given = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
+        # timm takes a mapping where some numbers have no name, and JSON makes words of numbers.
+        names = [given[index] for index in sorted(given, key=int)] if isinstance(given, Mapping) else given
     return [str(name) for name in names]
 
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset
 from pictures import labelled
 
-from hf_immunize.data.names import align_labels, renumbered
+from hf_immunize.data.names import align_labels, alike, renumbered
 
 
 def test_classes_are_aligned_by_name():
@@ -27,6 +27,11 @@ def test_classes_are_aligned_by_name():
         align_labels(["cat", "cat"], ["cat", "dog"])
     with pytest.raises(ValueError, match="and 4 more"):
         align_labels([str(k) for k in range(9)], ["x"])
+
+
+def test_names_that_are_hardly_two_are_found():
+    assert alike(["cat", "Great Shark", "great_shark", "CAT", "dog"]) == ["cat", "Great Shark", "great_shark", "CAT"]
+    assert alike(["cat", "dog"]) == []
 
 
 def test_a_data_set_is_renumbered_and_its_pictures_stay():

@@ -54,3 +54,12 @@ def test_broken_pictures_are_left_out_where_that_was_asked_for(tmp_path):
     task = load_task(tmp_path, skip_corrupt=True)
     assert len(task.train) + len(task.evaluation) == 23
     assert any("left out 1 of 24 pictures to train on" in note and "4.png" in note for note in task.notes)
+
+
+def test_classes_whose_names_are_nearly_the_same_are_said():
+    words = labelled(["cat", "Cat", "dog ", " dog"] * 4, Value("string"))
+    task = load_task(words)
+    assert task.classes == ["Cat", "cat", "dog"]
+    assert "took 'Cat', 'cat' for classes of their own, though their names are nearly the same" in task.notes
+    with pytest.raises(ValueError, match=r"4 of the 16 rows .* have no label"):
+        load_task(labelled(["cat", "dog", "dog", " "] * 4, Value("string")))

@@ -56,6 +56,9 @@ def test_numbers_of_names_that_were_written_as_words_are_numbers():
     assert model_class_names(model) == names
     data = ImageInputs(picture_dataset(12, n_classes=12), processor)
     assert in_order_of(model, data, "the primary data") is data
+    mapped = tiny_timm(num_classes=12)
+    mapped.pretrained_cfg["label_names"] = {str(number): name for number, name in enumerate(names)}
+    assert model_class_names(mapped) == names
 
 
 def test_a_model_that_only_numbers_its_classes_takes_those_of_the_training_data(tmp_path):
