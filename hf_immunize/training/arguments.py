@@ -17,7 +17,7 @@ from hf_immunize.errors import InputError, MissingPackageError
 from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, objective_named
-from hf_immunize.training.unserved import check_served
+from hf_immunize.training.unserved import check_numbers, check_served
 
 __all__ = ["ImmunizationArguments"]
 
@@ -165,13 +165,7 @@ class ImmunizationArguments(TrainingArguments):
                     f"{name} must be a finite number, zero or more, got {value!r}. 1.0 is a sensible start for the "
                     "scale-free form; 0 switches the term off. (YAML reads 5e-5 as a word: write 5.0e-5.)"
                 )
-        for name in ("rir_groups", "per_device_harmful_batch_size", "stream_buffer_size", "stream_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be 1 or more, got {value}.")
-        for name in ("rir_group_size", "rir_max_samples"):
-            if getattr(self, name) < 2:
-                raise InputError(f"{name} must be 2 or more, got {getattr(self, name)}: one sample has κ = 1 always.")
+        check_numbers(self)
         if self.max_accuracy_drop is not None:
             if not 0 < self.max_accuracy_drop < 100:
                 raise InputError(
@@ -183,16 +177,18 @@ class ImmunizationArguments(TrainingArguments):
                     "max_accuracy_drop and load_best_model_at_end both choose the weights that a run ends with. Leave "
                     "one away."
                 )
-        if self.max_steps == 0:
-            raise InputError("max_steps must be 1 or more, got 0. To measure a model without training it: evaluate.")
+        if self.max_steps == 0 or (self.num_train_epochs is not None and not self.num_train_epochs > 0):
+            raise InputError("No step would be made. To measure a model without training it: evaluate_immunization(…).")
+        if self.load_best_model_at_end and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            raise InputError("load_best_model_at_end chooses among evaluations, and there are none: set eval_strategy.")
+        if self.optim_args and any("=" not in part for part in self.optim_args.split(",")):
+            raise InputError(f"optim_args must be name=value, with commas in between; got {self.optim_args!r}.")
         if not 0 <= self.label_smoothing_factor <= 1:
             raise InputError(f"label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor}.")
         unknown = set(self.include_for_metrics) - {"inputs", "loss"}
         if unknown:
             raise InputError(f"include_for_metrics can hold inputs and loss, got {', '.join(sorted(unknown))}.")
         check_served(self)
-        if not self.cache_frozen_gb >= 0:
-            raise InputError(f"cache_frozen_gb must be 0 or more, got {self.cache_frozen_gb}.")
         if self.cache_frozen not in ("auto", "on", "off"):
             raise InputError(f"cache_frozen must be 'auto', 'on' or 'off', got {self.cache_frozen!r}.")
         self.objective_kwargs = _parsed(self.objective_kwargs)

@@ -143,6 +143,11 @@ class AsMade(Trainer):
         self._check_as_made()
         return super().evaluate(*args, **kwargs)
 
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """See :meth:`hf_immunize.training.publishing.Publishing.push_to_hub`."""
+        self._check_as_made()
+        return super().push_to_hub(*args, **kwargs)
+
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused.
 

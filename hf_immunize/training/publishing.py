@@ -86,7 +86,7 @@ class Publishing(Trainer):
         data = self._measurable()
         if not self.is_world_process_zero():
             return None
-        repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).name
+        repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).absolute().name
         token = token or self.args.hub_token
         check_can_push(repo_id, token=token)
         model = unwrap(self.model)
@@ -117,6 +117,12 @@ class Publishing(Trainer):
             commit_message=commit_message,
             metadata=metadata,
         )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """With ``push_to_hub=True``: whether the token may write. The repository is made when the release goes up."""
+        if self.is_world_process_zero():
+            repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).absolute().name
+            self.hub_model_id = check_can_push(repo_id, token=token or self.args.hub_token)[1]
 
     def _measurable(self) -> dict[str, tuple[MapStyle | None, MapStyle]]:
         """Training and evaluation data of both tasks; refused where attackers would be judged on what they saw."""

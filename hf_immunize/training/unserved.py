@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from transformers.utils import strtobool
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ACCELERATE_FIELDS", "UNSERVED", "check_served"]
+__all__ = ["ACCELERATE_FIELDS", "UNSERVED", "check_numbers", "check_served"]
 
 _ONE_MODEL_A_PROCESS = (
     "Features and θ0 are read off whole weights. Start one process a GPU with torchrun, each with all."
@@ -54,6 +56,17 @@ ACCELERATE_FIELDS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     ),
 }
 
+#: Names of fields, their kind and the least that they may be.
+_NUMBERS: tuple[tuple[tuple[str, ...], Any, int], ...] = (
+    (("per_device_train_batch_size", "per_device_eval_batch_size", "per_device_harmful_batch_size"), Integral, 1),
+    (("gradient_accumulation_steps", "rir_groups", "stream_buffer_size", "stream_samples"), Integral, 1),
+    # One sample has κ = 1 always.
+    (("rir_group_size", "rir_max_samples"), Integral, 2),
+    (("dataloader_num_workers", "seed", "data_seed"), Integral, 0),
+    (("max_steps",), Integral, -1),
+    (("learning_rate", "weight_decay", "max_grad_norm", "cache_frozen_gb", "warmup_steps"), Real, 0),
+)
+_OPTIONAL = {"per_device_harmful_batch_size", "data_seed", "max_grad_norm"}
 _OPTIMIZERS = {
     "lomo": _ONE_RATE,
     "adalomo": _ONE_RATE,
@@ -83,6 +96,22 @@ def check_served(args: Any) -> None:
     for launched in ("FSDP", "DEEPSPEED"):
         if strtobool(os.environ.get(f"ACCELERATE_USE_{launched}", "false")):
             raise InputError(f"{launched} was asked for by accelerate launch. {_ONE_MODEL_A_PROCESS}")
+
+
+def check_numbers(args: Any) -> None:
+    """Refuses numbers that are none, or out of their range.
+
+    Raises:
+        InputError: with the name, what was given and what is taken.
+    """
+    for names, kind, least in _NUMBERS:
+        for name in names:
+            value = getattr(args, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or value < least:
+                what = "a whole number" if kind is Integral else "a number"
+                raise InputError(f"{name} must be {what} of {least} or more, got {value!r}.")
 
 
 def _check(given: Any, table: Mapping[str, tuple[tuple[Any, ...], str]], where: str) -> None:

@@ -17,7 +17,7 @@ from hf_immunize.errors import InputError
         ({"lambda_primary": -1.0}, "lambda_primary must be a finite number, zero or more, got -1.0"),
         ({"lambda_harmful": float("nan")}, "lambda_harmful must be a finite number"),
         ({"lambda_harmful": "5e-5"}, "YAML reads 5e-5 as a word"),
-        ({"rir_group_size": 1}, "rir_group_size must be 2 or more, got 1"),
+        ({"rir_group_size": 1}, "rir_group_size must be a whole number of 2 or more, got 1"),
         ({"remove_unused_columns": True}, "nested batches"),
         ({"label_smoothing_factor": 1.5}, "between 0 and 1, got 1.5"),
         ({"include_for_metrics": ["loss", "logits"]}, "can hold inputs and loss, got logits"),
@@ -100,7 +100,17 @@ def test_further_arguments_that_do_not_fit_are_refused(given, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"max_steps": 0}, "max_steps must be 1 or more"),
+        ({"max_steps": 0}, "No step would be made"),
+        ({"num_train_epochs": 0}, "No step would be made"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be a whole number of 1 or more, got 0"),
+        ({"max_steps": "20"}, "max_steps must be a whole number of -1 or more, got '20'"),
+        ({"rir_groups": "20"}, "rir_groups must be a whole number of 1 or more"),
+        ({"learning_rate": "5e-5"}, "learning_rate must be a number of 0 or more, got '5e-5'"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number of 0 or more, got nan"),
+        ({"weight_decay": -1}, "weight_decay must be a number of 0 or more"),
+        ({"seed": None}, "seed must be a whole number of 0 or more"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end chooses among evaluations"),
+        ({"optim": "sgd", "optim_args": "momentum"}, "optim_args must be name=value"),
         ({"fp16": True}, "fp16=True does nothing on a CPU"),
         pytest.param(
             {"optim": "adamw_bnb_8bit"},

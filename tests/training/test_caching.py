@@ -86,7 +86,7 @@ def test_activations_beyond_memory_lie_on_disk_and_beyond_that_there_are_none(tm
     assert "0.000319 GB of activations, of which 0.0002 GB may lie on disk" in note
     with pytest.raises(ValueError, match=r"of which 0.0002 GB may lie on disk.*Raise cache_frozen_gb"):
         decided(tmp_path, cache_frozen_gb=2e-4, cache_frozen="on")
-    with pytest.raises(ValueError, match="cache_frozen_gb must be 0 or more"):
+    with pytest.raises(ValueError, match="cache_frozen_gb must be a number of 0 or more"):
         decided(tmp_path, cache_frozen_gb=-1.0)
 
 

@@ -80,3 +80,18 @@ def test_what_example_scripts_say_of_the_card_is_told_to_be_left_aside(publishab
     assert "leaves dataset, finetuned_from, tasks aside" in caplog.text
     assert sent["metadata"] == {"tags": ["vision"]}
     assert sent["record"].license == "mit"
+
+
+def test_a_trainer_that_will_push_asks_at_once_and_makes_no_repository(
+    tmp_path, tiny_net, primary, harmful, monkeypatch
+):
+    asked = []
+
+    def check_can_push(repo_id, token=None):
+        asked.append((repo_id, token))
+        return "secret", f"me/{repo_id}"
+
+    monkeypatch.setattr(publishing, "check_can_push", check_can_push)
+    run = trainer(tmp_path / "bird", tiny_net, primary, harmful, push_to_hub=True, hub_token="hf_abc")
+    assert asked == [("bird", "hf_abc")]
+    assert run.hub_model_id == "me/bird"
