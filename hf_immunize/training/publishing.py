@@ -122,7 +122,8 @@ class Publishing(Trainer):
         """With ``push_to_hub=True``: whether the token may write. The repository is made when the release goes up."""
         if self.is_world_process_zero():
             repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).absolute().name
-            self.hub_model_id = check_can_push(repo_id, token=token or self.args.hub_token)[1]
+            _, owned = check_can_push(repo_id, token=token or self.args.hub_token)
+            self.hub_model_id = cast(Any, owned)
 
     def _measurable(self) -> dict[str, tuple[MapStyle | None, MapStyle]]:
         """Training and evaluation data of both tasks; refused where attackers would be judged on what they saw."""
