@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedModel
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
@@ -48,7 +49,7 @@ def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
         )
     with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
         if isinstance(model, PreTrainedModel):
-            again: nn.Module = type(model)(copy.deepcopy(model.config))
+            again: nn.Module = _kind_that_loads(model)(copy.deepcopy(model.config))
         else:
             write_timm_config(Path(folder), model)
             again = timm.create_model(f"local-dir:{folder}", num_classes=cast(int, model.num_classes))
@@ -60,8 +61,8 @@ def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
             f"{type(model).__name__} holds {len(others)} weights that its configuration describes otherwise (name: "
             f"held, described): {told}{'; …' if len(others) > _SHOWN else ''}. Saved, it would not load again. Give it "
             "a head of another width by num_labels=… with ignore_mismatched_sizes=True (timm: "
-            "model.reset_classifier(n)), one of your own as a class that builds it, and take parametrisations off "
-            "(remove_parametrizations)."
+            "model.reset_classifier(n)) and take parametrisations off (remove_parametrizations); a head of "
+            "your own kind can be trained and measured (ImmunizationTrainer), and not released."
         )
 
 
@@ -82,6 +83,16 @@ def write_timm_config(folder: Path, model: nn.Module, **options: Any) -> None:
     # the top of the file. Without it here, one config.json serves both.
     config.get("model_args", {}).pop("num_classes", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _kind_that_loads(model: PreTrainedModel) -> Callable[[Any], nn.Module]:
+    """The class as which a stranger loads what is saved of a model: never a subclass that only its author has."""
+    kind: Any = type(model)
+    # Code that travels with a model lies in `transformers_modules`.
+    if kind.__module__.startswith("transformers"):
+        return kind
+    known = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(model.config), kind)
+    return known[0] if isinstance(known, (list, tuple)) else known
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

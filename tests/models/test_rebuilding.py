@@ -8,7 +8,7 @@ import torch
 from samples import tiny_timm, tiny_vit
 from tiny import TinyNet
 from torch import nn
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, ViTForImageClassification
 
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.models.pooled import with_head
@@ -60,6 +60,24 @@ def test_models_of_their_configuration_pass():
 def test_what_no_configuration_describes_is_refused(change, told):
     with pytest.raises(ValueError, match=told):
         check_rebuilds(changed_vit(change))
+
+
+class OwnViT(ViTForImageClassification):
+    """As its author builds it, and nobody else."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.classifier = nn.Sequential(nn.Linear(config.hidden_size, 8), nn.Linear(8, config.num_labels))
+
+
+def test_a_subclass_that_only_its_author_has_is_refused_where_it_builds_otherwise():
+    class Renamed(ViTForImageClassification):
+        pass
+
+    config = tiny_vit()[0].config
+    check_rebuilds(Renamed(config))
+    with pytest.raises(ValueError, match=r"classifier.0.weight: .*, none.*and not released"):
+        check_rebuilds(OwnViT(config))
 
 
 def test_a_timm_model_comes_with_timms_preprocessing():
