@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data.images import ImageInputs
@@ -38,7 +38,7 @@ def names_of(data: Any) -> list[str] | None:
         return names_of(data.dataset)
     if isinstance(data, ConcatDataset):
         return next(filter(None, map(names_of, data.datasets)), None)
-    if isinstance(data, Dataset):
+    if isinstance(data, (Dataset, IterableDataset)):
         column = _label_column(data)
         return class_names(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     names = getattr(data, "classes", None)
@@ -99,14 +99,16 @@ def numbered_alike(data: Any, like: Any, *, what: str, other: str) -> Any:
     return data if names is None else numbered_as(data, names, what=what, other=other)
 
 
-def _label_column(data: Dataset) -> str | None:
-    usual = [name for name in _LABEL_KEYS if name in data.features]
-    named = [name for name, kind in data.features.items() if isinstance(kind, ClassLabel)]
+def _label_column(data: Dataset | IterableDataset) -> str | None:
+    kinds = data.features or {}
+    usual = [name for name in _LABEL_KEYS if name in kinds]
+    named = [name for name, kind in kinds.items() if isinstance(kind, ClassLabel)]
     return next(iter(usual or (named if len(named) == 1 else ())), None)
 
 
-def _gives_what_is_stored(data: Dataset, column: str) -> bool:
-    if data.format["type"] != "custom":
+def _gives_what_is_stored(data: Dataset | IterableDataset, column: str) -> bool:
+    # A stream whose rows were changed has the types that somebody gave it anew, or none.
+    if isinstance(data, IterableDataset) or data.format["type"] != "custom":
         return True
     stored = label_values(data, column)
     rows = {label: row for row, label in enumerate(stored) if isinstance(label, int)}

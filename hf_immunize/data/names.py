@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, IterableDataset
 
 from hf_immunize.data.labels import label_values
 from hf_immunize.errors import InputError
@@ -16,9 +16,9 @@ __all__ = ["align_labels", "alike", "class_names", "renumbered"]
 _SHOWN = 5
 
 
-def class_names(data: Dataset, column: str | None) -> list[str] | None:
+def class_names(data: Dataset | IterableDataset, column: str | None) -> list[str] | None:
     """Names of the classes in the order of the labels, where a column has them."""
-    kind = data.features.get(column) if column is not None else None
+    kind = (data.features or {}).get(column) if column is not None else None
     return list(kind.names) if isinstance(kind, ClassLabel) and kind.names else None
 
 

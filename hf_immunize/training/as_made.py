@@ -98,8 +98,8 @@ class AsMade(Trainer):
         for attribute, name in _DATA.items():
             data = getattr(self, attribute)
             if data is not self._data.get(attribute):
-                options: dict[str, Any] = {"most": self.args.stream_samples, "notes": self.notes}
-                options = options if "evaluation" in name else {}
+                options: dict[str, Any] = {"notes": self.notes}
+                options |= {"most": self.args.stream_samples} if "evaluation" in name else {}
                 if name.startswith("primary"):
                     options |= {"model": self.model, "like": self.train_dataset}
                 read = inputs_of(data, self.processing_class, "model" in options, name, **options)

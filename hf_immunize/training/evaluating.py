@@ -169,7 +169,7 @@ def inputs_of(
         model: whose classes the labels are.
         like: what the model is trained on, whose classes they are where the model only numbers its own.
         most: take so many rows of a stream; None to leave it one.
-        notes: gets a sentence where that was done.
+        notes: gets a sentence for this, and for each choice of a column or of an order of classes.
     """
     if isinstance(data, Mapping) and not hasattr(data, "column_names"):
         return {
@@ -182,12 +182,14 @@ def inputs_of(
         return None
     labels: LabelUse = "needed" if labels_needed else "optional"
     inputs = as_inputs(data, image_processor, labels=labels, name=name, most=most)
-    if is_stream(data) and most is not None:
-        note = f"{name}: took {len(inputs)} rows of a stream"
-        logger.warning_once(note)
-        if notes is not None:
+    if model is not None:
+        inputs = in_order_of(model, inputs, f"the {name} data", like)
+    told = [f"took {len(inputs)} rows of a stream"] if is_stream(data) and most is not None else []
+    for note in (f"{name}: {one}" for one in (*told, *getattr(inputs, "notes", ()))):
+        if notes is not None and note not in notes:
+            logger.warning_once(note)
             notes.append(note)
-    return inputs if model is None else in_order_of(model, inputs, f"the {name} data", like)
+    return inputs
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -126,11 +126,12 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
         self.stream_collator = data_collator or collate_images
         self.notes: list[str] = []
         # RIR draws its groups from rows, so that of a stream some are taken, once.
-        drawn: dict[str, Any] = {"most": args.stream_samples, "notes": self.notes}
+        noted: dict[str, Any] = {"notes": self.notes}
+        drawn = noted | {"most": args.stream_samples}
         slowed = harmful_eval_dataset
         if slowed is None and is_stream(harmful_dataset):
             slowed = harmful_dataset
-        self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful")
+        self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful", **noted)
         self.harmful_eval_dataset = inputs_of(slowed, processing_class, False, "harmful evaluation", **drawn)
         check_evaluation(args, eval_dataset, compute_metrics is not None, "preprocess_logits_for_metrics" in kwargs)
         # Kept from the Trainer, which would take the loss for one over all micro-batches.
@@ -140,14 +141,13 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
             args._n_gpu = 1
         # The Trainer's own label smoothing asks for a transformers model; the task loss below smooths for any.
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-        kept = inputs_of(train_dataset, processing_class, True, "primary", model)
+        kept = inputs_of(train_dataset, processing_class, True, "primary", model, **noted)
+        measured = inputs_of(eval_dataset, processing_class, True, "primary evaluation", model, like=kept, **drawn)
         super().__init__(
             model=model,
             args=args,
             train_dataset=kept,
-            eval_dataset=inputs_of(
-                eval_dataset, processing_class, True, "primary evaluation", model, like=kept, **drawn
-            ),
+            eval_dataset=measured,
             processing_class=cast(Any, processing_class),
             data_collator=self.stream_collator,
             compute_metrics=compute_metrics or accuracy,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset
 from samples import tiny_vit
 from tiny import Images, picture_dataset
 from torch.utils.data import ConcatDataset, Subset
@@ -84,6 +84,15 @@ def test_parts_of_wrapped_pictures_are_numbered_anew():
     alike = numbered_alike(data, other, what="the test data", other="the training data")
     assert alike.labels == [1 - label for label in data.labels]
     assert numbered_alike(data, Images(3), **SIDES) is data
+
+
+def test_a_stream_of_model_inputs_that_names_its_classes_is_known():
+    rows = {"pixel_values": torch.zeros(2, 3, 4, 4).tolist(), "label": [0, 1]}
+    stream = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["dog", "cat"])).to_iterable_dataset()
+    assert names_of(stream) == ["dog", "cat"]
+    assert labels_of(stream) is None
+    with pytest.raises(ValueError, match="number the same classes otherwise"):
+        numbered_as(stream, ["cat", "dog"], **SIDES)
 
 
 @pytest.mark.parametrize("data", [transformed(pictures("cat", "dog")), Folder()], ids=["transform", "torchvision"])

@@ -127,3 +127,19 @@ def test_labels_of_data_given_later_are_checked(tmp_path, primary, harmful):
     made = trainer(tmp_path, TinyNet(), primary, harmful)
     with pytest.raises(ValueError, match="primary evaluation labels run from"):
         made.evaluate(Images(8, n_classes=7))
+
+
+def test_choices_among_columns_are_said(tmp_path):
+    model, processor = tiny_vit(("class 0", "class 1"))
+    kept = picture_dataset(16, size=32)
+    kept = kept.rename_column("label", "species").add_column("genus", kept["label"][:], feature=kept.features["label"])
+    made = ImmunizationTrainer(
+        model,
+        arguments(tmp_path),
+        train_dataset=kept,
+        harmful_dataset=picture_dataset(16, size=32, seed=1),
+        processing_class=processor,
+    )
+    assert made.notes == [
+        "primary: took the column 'species' for the labels; 'genus' could be meant too (label_column)"
+    ]
