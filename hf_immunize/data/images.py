@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ class ImageInputs(torch.utils.data.Dataset):
         columns = choose_columns(data, image_column, label_column, labels=labels)
         self.image_processor, self.name = image_processor, name
         self.n_channels = n_channels or channels_of(image_processor)
+        self._shortest = _shortest_edge(image_processor)
         self.image_column, self.label_column = columns.image, columns.label
         self.dropped: list[str] = []
         if skip_corrupt:
@@ -210,12 +212,37 @@ class ImageInputs(torch.utils.data.Dataset):
             return [{"pixel_values": image} for image in images]
         return [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
 
+    def _check_enlarged(self, image: Image.Image) -> None:
+        short, long = sorted(image.size)
+        pixels = (self._shortest or 0) ** 2 * long / short
+        if pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise InputError(
+                f"A picture of {image.width} × {image.height} would be enlarged to {pixels:,.0f} pixels before it is "
+                "cropped. Leave it out, or cut it."
+            )
+
     def _plain(self, picture: Any, index: int) -> Image.Image:
         try:
-            return to_channels(picture, self.n_channels)
+            image = to_channels(picture, self.n_channels)
+            self._check_enlarged(image)
+            return image
         except (InputError, InputTypeError) as error:
             of = f" of the {self.name} data" if self.name else ""
             raise type(error)(f"Row {index}{of}: {error}") from error
+
+
+def _shortest_edge(image_processor: Any) -> float | None:
+    """To which an image processor brings the shorter edge, keeping the ratio of both; None where it brings them to two.
+
+    Of timm's the crop is a share of what was resized.
+    """
+    timm_config = getattr(image_processor, "data_config", None)
+    if timm_config is not None and timm_config.get("crop_mode") != "center":
+        return None
+    if timm_config is not None:
+        return min(timm_config["input_size"][1:]) / (timm_config.get("crop_pct") or 1)
+    size = getattr(image_processor, "size", None)
+    return size.get("shortest_edge") if isinstance(size, Mapping) else getattr(size, "shortest_edge", None)
 
 
 def undecoded(data: Dataset, column: str) -> Dataset:

@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,15 +27,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainableSelection:
-    """What trains: module names (or patterns), the number of parameters, and of all parameters."""
+    """What trains: module names (or patterns), the number of parameters, of all parameters, and of those frozen before.
+
+    ``n_thawed`` counts parameters that stood still (``requires_grad=False``) until they were chosen.
+    """
 
     modules: tuple[str, ...]
     n_parameters: int
     n_total: int
+    n_thawed: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         share = 100 * self.n_parameters / self.n_total
-        return f"{self.n_parameters:,} of {self.n_total:,} parameters ({share:.1f} %): {', '.join(self.modules)}"
+        thawed = f" ({self.n_thawed:,} of them were frozen before: trainable=… decides)" if self.n_thawed else ""
+        return (
+            f"{self.n_parameters:,} of {self.n_total:,} parameters ({share:.1f} %): {', '.join(self.modules)}{thawed}"
+        )
 
 
 #: Modules that run before anything that trains, by name.
@@ -67,15 +74,17 @@ def select_trainable(
         patterns = [selection] if isinstance(selection, str) else list(selection)
         prefixes, chosen = patterns, _matching(model, patterns)
     _check_shared(model, chosen, selection)
-    total = trained = 0
+    total = trained = thawed = 0
     for name, parameter in model.named_parameters():
+        was_frozen = not parameter.requires_grad
         parameter.requires_grad_(name in chosen and parameter.is_floating_point())
         total += parameter.numel()
         trained += parameter.numel() if parameter.requires_grad else 0
+        thawed += parameter.numel() if parameter.requires_grad and was_frozen else 0
     if trained == 0:
         raise InputError(f"Nothing would train with trainable={selection!r}: no floating-point parameter was chosen.")
     _early[model] = modules_before_training(model, inputs)
-    return TrainableSelection(tuple(prefixes), trained, total)
+    return TrainableSelection(tuple(prefixes), trained, total, thawed)
 
 
 def _check_shared(model: nn.Module, chosen: set[str], selection: str | Sequence[str]) -> None:

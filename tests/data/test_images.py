@@ -7,11 +7,13 @@ import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from pictures import pixels
 from PIL import Image as PILImage
-from samples import tiny_vit
+from samples import tiny_timm, tiny_vit
 from tiny import picture_dataset
+from transformers import ConvNextImageProcessor
 
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.data.sources import load_images
 from hf_immunize.data.task import load_task
 
@@ -130,3 +132,16 @@ def test_greyscale_pictures_become_what_the_model_reads(tmp_path):
     image = inputs[0]["pixel_values"]
     assert image.shape == (3, 32, 32)
     assert torch.equal(image[0], image[2])
+
+
+def test_a_strip_that_would_fill_the_memory_is_refused():
+    strip = PILImage.new("RGB", (2, 20_000))
+    rows = Dataset.from_dict({"image": [strip]}, features=Features({"image": Image()}))
+    for processor in (
+        ConvNextImageProcessor(size={"shortest_edge": 224}),
+        TimmImageProcessor.from_model(tiny_timm(), 224),
+    ):
+        with pytest.raises(ValueError, match=r"Row 0: A picture of 2 × 20000 would be enlarged to .* pixels"):
+            ImageInputs(rows, processor, labels="unused")[0]
+    # Where both edges are brought to a length of their own nothing grows.
+    assert ImageInputs(rows, tiny_vit()[1], labels="unused")[0]["pixel_values"].shape == (3, 32, 32)

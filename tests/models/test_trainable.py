@@ -70,3 +70,13 @@ def test_the_last_stage_is_found_where_no_gradients_are_kept(tiny_net):
     with torch.no_grad():
         found = select_trainable(tiny_net, "last", torch.randn(2, 3, 8, 8))
     assert found == select_trainable(tiny_net, "last", torch.randn(2, 3, 8, 8))
+
+
+def test_what_was_frozen_before_and_trains_now_is_said(tiny_net):
+    images = torch.randn(2, 3, 8, 8)
+    assert "frozen before" not in str(select_trainable(tiny_net, ["blocks.2", "score"], images))
+    tiny_net.requires_grad_(False)
+    tiny_net.score.requires_grad_(True)
+    found = select_trainable(tiny_net, ["blocks.2", "score"], images)
+    assert found.n_thawed == sum(one.numel() for one in tiny_net.blocks[2].parameters())
+    assert f"({found.n_thawed:,} of them were frozen before" in str(found)
