@@ -9,7 +9,7 @@ import torch
 
 from hf_immunize import features_and_logits, spectrum
 from hf_immunize.metrics.evaluation import Protocol
-from hf_immunize.metrics.precision import NEAR, OnePass, Values, is_too_coarse
+from hf_immunize.metrics.precision import OnePass, Values, is_too_coarse
 
 
 def of(values, n=50, d=20, live=20, dtype=torch.float32):
@@ -22,7 +22,7 @@ def spectrum_of(values):
 
 def test_what_decides_is_the_singular_value_at_the_rank_of_theta_zero():
     eps = torch.finfo(torch.float32).eps
-    far, near = 2 * NEAR * eps, 0.5 * NEAR * eps
+    near, far = 1_000 * eps, 10_000 * eps
     assert not is_too_coarse(of([1.0, far], live=2))
     assert is_too_coarse(of([1.0, near], live=2))
     # In float64 the same value is far above the floor.
@@ -67,18 +67,25 @@ def test_one_pass_collects_the_groups_the_whole_and_the_accuracy():
         assert some.accuracy
 
 
+def test_more_samples_let_smaller_values_be_trusted_down_to_a_limit():
+    eps = torch.finfo(torch.float32).eps
+    for n, live, factor in ((100, 400, 250), (2_500, 400, 50), (10**6, 400, 30)):
+        assert of([1.0, 0.0], n=n, live=live).trusted == pytest.approx(factor * eps)
+
+
+@pytest.mark.parametrize("n", [40, 120, 600])
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "mobilenetv3_small_100", "convnext_atto"])
-def test_a_value_far_above_the_floor_is_known_to_a_few_ten_thousandths(name):
+def test_a_trusted_value_is_known_to_a_few_ten_thousandths(name, n):
     """Features in float32 and in float64: the floor is no guess."""
     torch.manual_seed(0)
     model = timm.create_model(name, **({"img_size": 32} if name.startswith("vit") else {})).eval()
-    images = torch.randn(120, 3, 32, 32) + torch.randn(120, 3, 1, 1)
+    images = torch.randn(n, 3, 32, 32) + torch.randn(n, 3, 1, 1)
     with torch.no_grad():
         single = features_and_logits(model, images)[0]
         double = features_and_logits(model.double(), images.double())[0]
     values = [torch.linalg.svdvals(one.double()) for one in (single, double)]
-    floor = torch.finfo(torch.float32).eps * float(torch.linalg.vector_norm(values[0]))
-    trusted = values[0] >= NEAR * floor
+    found = Values(values[0], *single.shape, int(single.ne(0).any(0).sum()), torch.float32)
+    trusted = values[0] >= found.trusted
     assert trusted.sum() >= 1
     error = ((values[0] - values[1]) / values[1])[trusted].abs().max()
     # κ has twice the error of a singular value, and RIR four κ.
