@@ -53,7 +53,10 @@ METHODS: dict[str, dict[str, Any]] = {
 SINGLE_SEED = [name for name in METHODS if name not in ("control", "simulated_attackers")]
 #: The search on each model: five ways to fine-tune with 26 settings, ten heads; the images that it has, and those that
 #: judge it.
-BUDGETS = Budgets(samples=(None,), steps=(1000,), finetune_steps=(10, 30, 100, 300), seeds=(0,))
+BUDGETS = {
+    "harmful": Budgets(samples=(None,), steps=(1000,), finetune_steps=(10, 30, 100, 300), seeds=(0,)),
+    "benign": Budgets(samples=(None,), steps=(1000,), finetune_steps=(10, 30, 100), seeds=(0,)),
+}
 N_ATTACK, N_JUDGE = 2_000, 1_000
 
 
@@ -102,13 +105,13 @@ def attack(start: Begin, model: torch.nn.Module, attackers: list[str]) -> dict[s
     }
     device = "cuda" if torch.cuda.is_available() else None
     found: dict[str, Any] = {}
-    for task in ("harmful", "benign"):
+    for task, budgets in BUDGETS.items():
         suite = AttackSuite(
             {"initial": model},
             *few[task],
             primary=few["primary"][0],
             attackers=attackers,
-            budgets=BUDGETS,
+            budgets=budgets,
             scratch=False,
             device=device,
         )

@@ -19,7 +19,7 @@ __all__ = ["FineTuner", "Traits", "rows_of"]
 RATES = {"AdamW": (6e-4, 3e-3), "SGD": (0.02, 0.12)}
 #: Shares of fine-tuners: AdamW rather than SGD; the last block alone; drawing it anew; adapters in place of the
 #: weights; BatchNorm still.
-ADAMW, LAST_BLOCK, REDRAWN, ADAPTERS, STILL = 0.6, 0.35, 0.4, 0.2, 0.3
+ADAMW, LAST_BLOCK, REDRAWN, ADAPTERS, STILL = 0.6, 0.25, 0.25, 0.15, 0.3
 #: Of the adapters (Hu et al., arXiv 2106.09685).
 RANK = 8
 BATCH = 16

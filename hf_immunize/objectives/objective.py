@@ -172,13 +172,13 @@ class Phase:
     Attributes:
         last_block_alone: of what was chosen to train, the last block alone does.
         harmful_features: the harmful batch is in the step's own forward pass.
-        balanced: the gradient of the task loss is scaled to norm 1.
+        balanced: the parts, the task loss first, whose common gradient is scaled to norm 1.
         labels: the loss holds the cross-entropy of the primary labels.
     """
 
     last_block_alone: bool = False
     harmful_features: bool = True
-    balanced: bool = False
+    balanced: tuple[str, ...] = ()
     labels: bool = True
 
 
@@ -189,12 +189,15 @@ class ModelObjective(Objective):
         reads_hidden: whether it reads what the modules that train give out.
         exact_over_processes: whether processes with a part of the batch each give what one with the whole gives.
         begins_elsewhere: whether :meth:`begin` changes the weights.
+        tells_strength: whether smaller parts at another step of the run mean more protection, as a budget of accuracy
+            takes them to.
     """
 
     sees_model = True
     reads_hidden: ClassVar[bool] = False
     exact_over_processes: ClassVar[bool] = True
     begins_elsewhere: ClassVar[bool] = False
+    tells_strength: ClassVar[bool] = True
 
     def begin(self, model: nn.Module, seed: int) -> None:
         """Changes the weights that train, once before the first step; θ0 is what they were.
@@ -252,11 +255,21 @@ def unit_slopes(slopes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: one / norm.clamp_min(torch.finfo(one.dtype).tiny).to(one.dtype) for name, one in slopes.items()}
 
 
-def with_unit_gradient(loss: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The same value with its gradient scaled to norm 1."""
-    slopes = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+def with_unit_gradient(
+    parts: Mapping[str, tuple[torch.Tensor, float]], parameters: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The same values; the first has the gradient of the weighted sum, scaled to norm 1, and the others have none.
+
+    Args:
+        parts: name → value and weight.
+        parameters: whose gradient counts, by name.
+    """
+    total = sum((weight * part for part, weight in parts.values()), torch.zeros(()))
+    slopes = torch.autograd.grad(total, list(parameters.values()), retain_graph=True, allow_unused=True)
     found = {name: one for name, one in zip(parameters, slopes, strict=True) if one is not None}
-    return part_with_slopes(loss, unit_slopes(found), parameters)
+    first = next(iter(parts))
+    plain = {name: part.detach() for name, (part, _) in parts.items()}
+    return plain | {first: part_with_slopes(plain[first], unit_slopes(found), parameters)}
 
 
 def weighted(weight: float, term: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,21 +11,21 @@ from torch.nn import functional
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.random_weights import random_weights
-from hf_immunize.objectives.objective import Objective, Phase, StepView
-from hf_immunize.objectives.settling import Settling
+from hf_immunize.objectives.condition import Condition
+from hf_immunize.objectives.objective import ModelObjective, Objective, Phase, StepView
 
 __all__ = ["Purge", "distillation"]
 
 
-class Purge(Settling):
+class Purge(ModelObjective):
     """Shrink and perturb, then distil (after UNDO, Lee et al., NeurIPS 2025, arXiv 2506.06278), then condition.
 
     Before the first step every weight w that trains becomes (1 − a) w + a · (a fresh draw by its module's own rule);
     BatchNorms then get statistics of primary images. In the first phase KL(θ0's prediction ‖ the model's) on primary
     images takes the place of the labels' cross-entropy, and harmful images are not looked at: what only they need is
     not taught again. Over the last ``settling`` share of the steps the last block alone trains, by the labels, R_well
-    and R_ill. UNDO suppresses unwanted outputs before it perturbs; a classifier's logits are of primary classes alone,
-    and θ0 itself teaches here.
+    and R_ill, with a learning rate and an optimizer that begin anew. UNDO suppresses unwanted outputs before it
+    perturbs; a classifier's logits are of primary classes alone, and θ0 itself teaches here.
 
     A step of the first phase costs one forward pass of the primary batch more. θ0's weights are kept where the model
     is. It is retraining in part: a larger ``strength`` leaves less to an attacker, and takes more steps to come back.
@@ -44,6 +44,8 @@ class Purge(Settling):
     name = "purge"
     defaults: ClassVar[Mapping[str, Any]] = {**Objective.defaults, "max_steps": 600, "trainable": ["all"]}
     begins_elsewhere = True
+    # The first phase asks for something else than the second.
+    tells_strength = False
 
     def __init__(
         self,
@@ -53,10 +55,13 @@ class Purge(Settling):
         strength: float = 0.6,
         settling: float = 0.5,
     ) -> None:
-        super().__init__(lambda_primary, lambda_harmful, scale_free, settling)
+        super().__init__(lambda_primary, lambda_harmful, scale_free)
+        if not 0 <= settling < 1:
+            raise InputError(f"settling must be a share of the steps, from 0 to below 1, got {settling!r}.")
         if not 0 <= strength <= 1:
             raise InputError(f"strength must be the share of random weights, from 0 to 1, got {strength!r}.")
-        self.strength = strength
+        self.strength, self.settling = strength, settling
+        self._condition = Condition(lambda_primary, lambda_harmful, scale_free)
 
     @torch.no_grad()
     def begin(self, model: nn.Module, seed: int) -> None:
@@ -67,13 +72,23 @@ class Purge(Settling):
                 one.lerp_(fresh[name], self.strength)
 
     @property
-    def first_phase(self) -> Phase:
-        """See :attr:`Settling.first_phase`."""
-        return Phase(harmful_features=False, labels=False)
+    def restart(self) -> float | None:
+        """See :attr:`ModelObjective.restart`."""
+        return 1 - self.settling if self.settling else None
 
-    def first_parts(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
-        """See :meth:`Settling.first_parts`: ``distillation`` in nats."""
+    def phase(self, progress: float) -> Phase:
+        """See :meth:`ModelObjective.phase`."""
+        return Phase(last_block_alone=True) if self._settles(progress) else Phase(harmful_features=False, labels=False)
+
+    def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See :meth:`ModelObjective.of_step`: ``distillation`` in nats; then ``r_well`` and ``r_ill``."""
+        if self._settles(step.progress):
+            return self._condition(gather(step.primary_features), gather(step.harmful_features))
         return {"distillation": distillation(gather(step.primary_logits), gather(step.initial_logits()))}
+
+    def _settles(self, progress: float) -> bool:
+        # Shares are rounded.
+        return progress >= 1 - self.settling - 1e-9
 
 
 def distillation(logits: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Simulated attackers: the model is moved to where fine-tuners who live beside it know nothing, then conditioned."""
+"""Simulated attackers: the model is moved to where fine-tuners who live beside it know nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 
 from hf_immunize.errors import InputError
+from hf_immunize.objectives.condition import Condition
 from hf_immunize.objectives.fine_tuner import FineTuner, Traits, rows_of
 from hf_immunize.objectives.objective import (
+    ModelObjective,
     Objective,
     Phase,
     StepView,
@@ -17,56 +19,57 @@ from hf_immunize.objectives.objective import (
     part_with_slopes,
     unit_slopes,
 )
-from hf_immunize.objectives.settling import Settling
 
 __all__ = ["SimulatedAttackers"]
 
 #: Harmful images of a batch that a fine-tuner is judged by, and the most of them; the others are what it trains on.
 QUERY_SHARE, MOST_QUERIES = 1 / 4, 32
-#: Weight of R_ill beside λ_H.
-R_ILL = 0.3
+#: Harmful images whose spectrum R_ill reads, and its weight beside λ_H.
+SPECTRUM_OF, R_ILL = 64, 0.1
 
 
-class SimulatedAttackers(Settling):
+class SimulatedAttackers(ModelObjective):
     """First-order meta-learning against fine-tuning (after SOPHON, arXiv 2404.12699), with attackers that persist.
 
     A few :class:`~hf_immunize.objectives.fine_tuner.FineTuner` live beside the model. At each step one of them follows
     the model, goes on fine-tuning for ``inner_steps`` batches of 16 harmful images, and is then judged on images that
     it did not train on: the gradient of KL(uniform ‖ its prediction) at *its* weights is what moves the *model*
     (straight through; second derivatives are left out). An attacker that has lived for its number of steps is replaced
-    by one of other traits. The gradient of the primary loss and that of the attackers are each scaled to norm 1 (times
-    λ_H), so that neither drowns the other. Heads are not held by that: over the last ``settling`` share of the steps
-    the last block alone trains, by R_well and R_ill as in :class:`~hf_immunize.objectives.condition.Condition`. The
-    learning rate goes on falling: begun anew it cost both tasks directions in the one run that tried it.
+    by one of other traits.
 
-    A step costs 16 · ``inner_steps`` + 32 images forward and backward beside the primary batch, and each attacker holds
+    Against heads the primary loss has R_well and R_ill beside it, as in
+    :class:`~hf_immunize.objectives.condition.Condition`, all along: added to a model that is done they move it away
+    from where fine-tuning is slow. The gradient of these three together and that of the attackers are each scaled to
+    norm 1 (times λ_H), so that neither drowns the other.
+
+    A step costs 16 · ``inner_steps`` + 96 images forward and backward beside the primary batch, and each attacker holds
     up to four times the weights in memory. What fine-tuning beyond the longest life does is not simulated.
 
     Args:
-        lambda_primary: weight λ_P ≥ 0 of R_well while settling.
-        lambda_harmful: norm λ_H ≥ 0 of the attackers' gradient, where the primary loss has 1; while settling 0.3 λ_H is
-            the weight of R_ill.
+        lambda_primary: weight λ_P ≥ 0 of R_well.
+        lambda_harmful: norm λ_H ≥ 0 of the attackers' gradient, where that of the others is 1; 0.1 λ_H is the weight of
+            R_ill.
         scale_free: of the regularizers.
         attackers: how many live at once.
         inner_steps: how far one goes on at a step.
         lives: numbers of steps after which an attacker is replaced, one of which is drawn for each.
-        settling: share of the run's steps, below 1.
 
     Raises:
-        ValueError: counts below 1, a share outside 0 to 1, and at a step missing labels or fewer than eight harmful
-            images.
+        ValueError: counts below 1, and at a step missing labels or fewer than eight harmful images.
     """
 
     name = "simulated_attackers"
     defaults: ClassVar[Mapping[str, Any]] = {
         **Objective.defaults,
         "lambda_harmful": 1.0,
-        "max_steps": 450,
+        "max_steps": 600,
         "trainable": ["all"],
         "per_device_harmful_batch_size": 160,
     }
     needs_harmful_labels = True
     exact_over_processes = False
+    # Attackers grow older while the model trains, and young ones know little of any model.
+    tells_strength = False
 
     def __init__(
         self,
@@ -74,34 +77,30 @@ class SimulatedAttackers(Settling):
         lambda_harmful: float = 1.0,
         scale_free: bool = True,
         attackers: int = 5,
-        inner_steps: int = 12,
+        inner_steps: int = 6,
         lives: Sequence[int] = (100, 200, 400, 600),
-        settling: float = 1 / 3,
     ) -> None:
-        super().__init__(lambda_primary, lambda_harmful, scale_free, settling, R_ILL)
+        super().__init__(lambda_primary, lambda_harmful, scale_free)
         self.attackers = checked_count("attackers", attackers)
         self.inner_steps = checked_count("inner_steps", inner_steps)
         self.lives = [checked_count("lives", one) for one in lives]
         if not self.lives:
             raise InputError("lives must hold a number of steps or more, got none.")
+        self._condition = Condition(lambda_primary, R_ILL * lambda_harmful, scale_free)
         self._living: dict[int, FineTuner] = {}
         self._loaded: Mapping[int, Any] | None = None
         self._turn = self._born = self._n_classes = 0
 
-    @property
-    def restart(self) -> float | None:
-        """See :attr:`ModelObjective.restart`: one schedule over both phases."""
-        return None
+    def phase(self, progress: float) -> Phase:
+        """See :meth:`ModelObjective.phase`: every step is alike."""
+        kept = ("task_loss", *(["r_well"] if self.uses_primary else []), "r_ill")
+        return Phase(harmful_features=False, balanced=kept if self.uses_harmful else ())
 
-    @property
-    def first_phase(self) -> Phase:
-        """See :attr:`Settling.first_phase`."""
-        return Phase(harmful_features=False, balanced=self.uses_harmful)
-
-    def first_parts(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
-        """See :meth:`Settling.first_parts`: ``ignorance`` in nats, times λ_H."""
+    def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See :meth:`ModelObjective.of_step`: ``ignorance`` in nats, times λ_H, ``r_well`` and ``r_ill``."""
+        primary, harmful = gather(step.primary_features), step.primary_features
         if not self.uses_harmful:
-            return {}
+            return self._condition(primary, harmful)
         labels = step.harmful.get("labels")
         if labels is None or labels.is_floating_point():
             raise InputError(f"The objective {self.name!r} fits heads and needs the class numbers of harmful data.")
@@ -115,7 +114,11 @@ class SimulatedAttackers(Settling):
         one.follow(step)
         one.fine_tune(step, rows_of(step.harmful, slice(queries, None), step.layout), self.inner_steps)
         value, slopes = one.ignorance(step, rows_of(step.harmful, slice(queries), step.layout))
-        return {"ignorance": self.lambda_harmful * part_with_slopes(value, unit_slopes(slopes), step.parameters)}
+        harmful = gather(step.features(step.parameters, rows_of(step.harmful, slice(SPECTRUM_OF), step.layout)))
+        return {
+            "ignorance": self.lambda_harmful * part_with_slopes(value, unit_slopes(slopes), step.parameters),
+            **self._condition(primary, harmful),
+        }
 
     def _next(self, step: StepView, n_classes: int) -> FineTuner:
         """Whose turn it is, born now if nobody lives there or a class has come that its head does not have."""

@@ -16,7 +16,6 @@ from hf_immunize.errors import InputError, UserError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
 from hf_immunize.objectives.objective import ModelObjective, Objective
-from hf_immunize.objectives.settling import Settling
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.pairing import check_source
 
@@ -40,18 +39,11 @@ def check_objective(objective: Objective, args: ImmunizationArguments) -> None:
     Raises:
         InputError: more than one process, or ``max_accuracy_drop``.
     """
-    if args.max_accuracy_drop is not None and isinstance(objective, ModelObjective):
-        if objective.begins_elsewhere:
-            raise InputError(
-                f"The objective {objective.name!r} changes the weights before the first step, and max_accuracy_drop "
-                "weighs what the steps ask for alone. Leave it away, and choose the objective's strength "
-                "(objective_kwargs)."
-            )
-        if isinstance(objective, Settling):
-            raise InputError(
-                f"The objective {objective.name!r} asks for two things one after the other, and max_accuracy_drop "
-                "keeps the state of whatever was protected most, which the two do not tell alike. Leave it away."
-            )
+    if args.max_accuracy_drop is not None and isinstance(objective, ModelObjective) and not objective.tells_strength:
+        raise InputError(
+            f"max_accuracy_drop keeps the state of a run that is protected most, which the parts of {objective.name!r} "
+            "do not tell of two states alike. Leave it away."
+        )
     if args.world_size > 1 and isinstance(objective, ModelObjective) and not objective.exact_over_processes:
         raise InputError(
             f"The objective {objective.name!r} adapts the weights to one batch, and {args.world_size} processes would "

@@ -18,7 +18,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.forward import evaluating, unwrap
 from hf_immunize.models.random_weights import estimate_statistics
 from hf_immunize.models.trainable import batch_norms_behind, select_trainable
-from hf_immunize.objectives.objective import ModelObjective, Objective
+from hf_immunize.objectives.objective import ModelObjective, Objective, Phase
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.seeing import Architecture
@@ -110,6 +110,13 @@ class Phased(Trainer):
                 f"The objective {objective.name!r} ends with steps of the last block alone, and "
                 f"trainable={self.args.trainable} leaves it out. Add it, or give objective_kwargs={{'settling': 0}}."
             )
+
+    def enter(self, phase: Phase, before: Phase) -> None:
+        """What a step of a phase begins with; where it is the phase's first one, the optimizer knows nothing yet."""
+        if phase.last_block_alone != before.last_block_alone and not self._narrowed and self.model.training:
+            # Moments of the whole network's gradient are of another scale.
+            cast(torch.optim.Optimizer, self.optimizer).state.clear()
+        self.narrow(phase.last_block_alone)
 
     def narrow(self, last_block: bool) -> None:
         """Narrows what trains to the last block, once, or gives back what was chosen."""

@@ -241,7 +241,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
                     "A batch of this training holds one task alone, so that nothing would be immunized. Let "
                     "get_train_dataloader be the Trainer's own: it gives 'primary' and 'harmful' together."
                 )
-            _, logits = features_and_logits(model, self._laid_out(inputs) if model.training else inputs)
+            _, logits = features_and_logits(model, self._architecture.laid_out(inputs) if model.training else inputs)
             loss = self._task_loss(logits, inputs["labels"])
             return (loss, {"logits": logits}) if return_outputs else loss
         if model.training:
@@ -249,9 +249,11 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
         primary, harmful = inputs["primary"], inputs.get("harmful")
         n_primary = primary["labels"].shape[0]
         sees = self.objective if harmful is not None and isinstance(self.objective, ModelObjective) else None
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        phase = Phase() if sees is None else sees.phase(progress)
-        self.narrow(phase.last_block_alone)
+        done, steps = self.state.global_step, max(self.state.max_steps, 1)
+        phase = Phase()
+        if sees is not None:
+            phase = sees.phase(done / steps)
+            self.enter(phase, sees.phase((done - 1) / steps) if done else phase)
         batch = joined(primary, harmful) if harmful is not None and phase.harmful_features else primary
         prefix = self._prefix if ACTIVATIONS in batch else None
         with contextlib.ExitStack() as around:
@@ -260,37 +262,34 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
             hidden = {}
             if sees is not None and sees.reads_hidden:
                 hidden = around.enter_context(watched_outputs(unwrap(model), self.selection, batch))
-            features, logits = features_and_logits(model, self._laid_out(batch))
+            features, logits = features_and_logits(model, self._architecture.laid_out(batch))
         parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}
         if harmful is not None:
             both = (features[:n_primary], features[n_primary:])
             with torch.autocast(features.device.type, enabled=False):
                 if sees is not None:
                     seeds = (self.args.seed + self.state.global_step, self.args.seed)
-                    batches, known = (self._laid_out(primary), harmful), (logits[:n_primary], self._theta_zero)
-                    view = step_view(self._architecture, prefix, *batches, both, hidden, seeds, progress, *known)
+                    batches = (self._architecture.laid_out(primary), harmful)
+                    known = (logits[:n_primary], self._theta_zero)
+                    view = step_view(self._architecture, prefix, *batches, both, hidden, seeds, done / steps, *known)
                     parts |= sees.of_step(view, over_processes)
                     if phase.balanced:
-                        parts["task_loss"] = with_unit_gradient(parts["task_loss"], view.parameters)
+                        kept = {name: (parts[name], self._weight(name)) for name in phase.balanced}
+                        parts |= with_unit_gradient(kept, view.parameters)
                 else:
                     labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
                     parts |= self._regularizers(*both, labels)
         self._check_finite(parts)
         if self.budget is not None:
             parts = self.budget.weighted(parts, noted=model.training)
-        # DDP averages gradients over processes, but each holds only its own rows' share of a part over all rows.
-        world = self.args.world_size
-        loss = parts.get("task_loss", 0) + sum(part * world for name, part in parts.items() if name != "task_loss")
+        loss = cast(torch.Tensor, sum(self._weight(name) * part for name, part in parts.items()))
         if model.training:
             self._note(parts)
         return (loss, {"logits": logits[:n_primary]}) if return_outputs else loss
 
-    def _laid_out(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Images on a CPU in the layout in which the model's convolutions run fastest."""
-        images = batch.get("pixel_values")
-        if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.device.type != "cpu":
-            return batch
-        return {**batch, "pixel_values": images.contiguous(memory_format=self._architecture.layout)}
+    def _weight(self, name: str) -> int:
+        # DDP averages gradients over processes, but each holds only its own rows' share of a part over all rows.
+        return 1 if name == "task_loss" else self.args.world_size
 
     def _regularizers(
         self, primary: torch.Tensor, harmful: torch.Tensor, harmful_labels: torch.Tensor | None

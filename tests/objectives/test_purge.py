@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fine_tuning import network, view
+from fine_tuning import batch, network, view
 from torch import nn
 from torch.nn import functional
 
@@ -16,6 +16,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.random_weights import random_weights
 from hf_immunize.objectives.objective import Phase
 from hf_immunize.objectives.purge import Purge, distillation
+from hf_immunize.spectra.regularizers import features_r_ill, features_r_well
 
 
 def test_a_share_of_the_weights_that_train_is_drawn_anew_by_the_seed():
@@ -81,15 +82,34 @@ def test_the_gradients_of_two_processes_add_up_to_that_of_the_whole_batch():
 
 def test_it_distils_first_without_labels_and_harmful_images_and_settles_then():
     objective = Purge(settling=0.25)
-    assert objective.phase(0.7) == Phase(harmful_features=False, labels=False)
-    assert objective.phase(0.8) == Phase(last_block_alone=True)
+    assert objective.restart == 0.75
+    assert objective.phase(0.74) == Phase(harmful_features=False, labels=False)
+    assert objective.phase(0.75) == Phase(last_block_alone=True)
     assert not Purge.needs_harmful_labels
+    alone = Purge(settling=0.0)
+    assert alone.restart is None
+    assert alone.phase(0.99) == Phase(harmful_features=False, labels=False)
+
+
+def test_settling_the_parts_are_those_of_both_spectra():
+    model = network()
+    step = replace(view(model), progress=0.8, harmful_features=model.body(batch(2)["pixel_values"]))
+    parts = Purge(2.0, 0.5, settling=0.25).of_step(step, lambda one: one)
+    assert parts["r_well"].item() == pytest.approx(2.0 * features_r_well(step.primary_features).item())
+    assert parts["r_ill"].item() == pytest.approx(0.5 * features_r_ill(step.harmful_features).item())
+    assert set(parts) == {"r_well", "r_ill"}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_strength_that_is_no_share_is_refused(share):
     with pytest.raises(InputError, match="strength must be the share"):
         Purge(strength=share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_settling_that_leaves_nothing_is_refused(share):
+    with pytest.raises(InputError, match="settling must be a share"):
+        Purge(settling=share)
 
 
 def planted():

@@ -69,7 +69,7 @@ def made(**changes):
 def test_weights_are_the_objectives_own_unless_given():
     assert (made().lambda_primary, made().lambda_harmful) == (1.0, 0.3)
     own = made(objective="simulated_attackers")
-    assert (own.lambda_primary, own.lambda_harmful, own.max_steps) == (1.0, 1.0, 450)
+    assert (own.lambda_primary, own.lambda_harmful, own.max_steps) == (1.0, 1.0, 600)
     assert (made().max_steps, made().selection, made().harmful_batch_size) == (300, "last", 64)
     assert (own.selection, own.harmful_batch_size) == ("all", 160)
     assert made(objective="simulated_attackers", trainable=["last"], max_steps=7).selection == "last"

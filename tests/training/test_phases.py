@@ -186,7 +186,6 @@ def test_a_budget_that_could_not_hold_the_purge_is_refused(tmp_path, tiny_net):
         trainer(tmp_path, tiny_net, Images(300, seed=1), Images(40, seed=5), objective="purge", max_accuracy_drop=1.0)
 
 
-@pytest.mark.parametrize("name", ["purge", "simulated_attackers"])
-def test_a_phase_that_nothing_would_train_in_is_refused_before_the_first(tmp_path, tiny_net, primary, name):
+def test_a_phase_that_nothing_would_train_in_is_refused_before_the_first(tmp_path, tiny_net, primary):
     with pytest.raises(InputError, match="last block alone"):
-        trainer(tmp_path, tiny_net, primary, Images(40, seed=5), objective=name, trainable=["blocks.0"])
+        trainer(tmp_path, tiny_net, primary, Images(40, seed=5), objective="purge", trainable=["blocks.0"])

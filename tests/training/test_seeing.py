@@ -23,7 +23,7 @@ from hf_immunize.training.theta_zero import ThetaZero
 PARTS = {
     "rep_noise": ("noise", "ascent"),
     "lto": ("lto_primary", "lto_harmful"),
-    "simulated_attackers": ("ignorance",),
+    "simulated_attackers": ("ignorance", "r_well", "r_ill"),
     "purge": ("distillation",),
 }
 SEEING = sorted(name for name, one in OBJECTIVES.items() if one.sees_model)
@@ -164,42 +164,43 @@ def test_an_objective_that_processes_would_compute_otherwise_is_refused():
 
 
 def test_a_step_of_simulated_attackers_goes_down_two_unit_gradients(tmp_path, tiny_net, primary):
-    """The step of plain gradient descent: the primary gradient and the attackers' one, each of norm 1 (λ_H = 0.5)."""
+    """The step of plain gradient descent: the gradient of all but the attackers and theirs, each of norm 1 (λ_H = 0.5).
+
+    `condition` gives the former on the same batches.
+    """
     harmful = Images(40, seed=5)
     before = state(tiny_net)
     common = {"optim": "sgd", "optim_args": "momentum=0.0", "learning_rate": 1e-3, "max_grad_norm": 0.0, "max_steps": 1}
+    common |= {"per_device_harmful_batch_size": 40, "trainable": "all", "warmup_steps": 0}
     weights = []
-    for lambda_harmful in (0.0, 0.5):
+    for name, lambda_harmful in (("condition", 0.05), ("simulated_attackers", 0.5)):
         model = copy.deepcopy(tiny_net)
-        run = trainer(
-            tmp_path / str(lambda_harmful),
-            model,
-            primary,
-            harmful,
-            objective="simulated_attackers",
-            lambda_harmful=lambda_harmful,
-            trainable="all",
-            warmup_steps=0,
-            **common,
-        )
-        run.train()
+        given = {"objective": name, "lambda_harmful": lambda_harmful}
+        trainer(tmp_path / name, model, primary, harmful, **given, **common).train()
         weights.append({name: (before[name] - one) / 1e-3 for name, one in state(model).items()})
-    # Plain fine-tuning keeps its own scale: there is nothing to balance.
-    plain, both = weights
-    norm = torch.stack([one.square().sum() for one in plain.values()]).sum().sqrt()
-    attack = {name: both[name] - plain[name] / norm for name in both}
+    kept, both = weights
+    norm = torch.stack([one.square().sum() for one in kept.values()]).sum().sqrt()
+    attack = {name: both[name] - kept[name] / norm for name in both}
     length = torch.stack([one.square().sum() for one in attack.values()]).sum().sqrt()
     assert length.item() == pytest.approx(0.5, rel=2e-2)
 
 
-@pytest.mark.parametrize("settling", [0.0, 0.7])
-@pytest.mark.parametrize("name", ["simulated_attackers", "purge"])
-def test_a_resumed_run_of_two_phases_is_the_uninterrupted_one(tmp_path, tiny_net, primary, name, settling):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("simulated_attackers", {"attackers": 2, "inner_steps": 2, "lives": [4, 6]}),
+        ("purge", {"settling": 0.0}),
+        # Stopped before, at and after the step at which the optimizer begins anew.
+        ("purge", {"settling": 0.5}),
+        ("purge", {"settling": 0.625}),
+        ("purge", {"settling": 0.7}),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, tiny_net, primary, name, options):
     harmful = Images(40, seed=5)
-    options = {"attackers": 2, "inner_steps": 2, "lives": [4, 6]} if name == "simulated_attackers" else {}
     common = {
         "objective": name,
-        "objective_kwargs": options | {"settling": settling},
+        "objective_kwargs": options,
         "trainable": "all",
         "max_steps": 8,
         "save_strategy": "steps",
@@ -252,15 +253,17 @@ def test_the_last_block_is_drawn_anew_by_its_seed_and_the_head_is_not(tiny_net, 
     assert seen.last_block == {name for name, one in tiny_net.named_parameters() if one.requires_grad}
 
 
-def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
+def test_while_settling_the_last_block_alone_moves_and_the_optimizer_begins_anew(tmp_path, tiny_net, primary):
     harmful = Images(40, seed=5)
     steps = {"max_steps": 6, "warmup_steps": 0, "logging_steps": 1, "objective_kwargs": {"settling": 1 / 3}}
-    run = trainer(tmp_path, tiny_net, primary, harmful, objective="simulated_attackers", trainable="all", **steps)
-    seen = {}
+    run = trainer(tmp_path, tiny_net, primary, harmful, objective="purge", trainable="all", **steps)
+    seen, held = {}, {}
+    names = {parameter: name for name, parameter in tiny_net.named_parameters()}
 
     class Kept(TrainerCallback):
         def on_step_end(self, args, state_, control, **kwargs):
             seen[state_.global_step] = state(tiny_net)
+            held[state_.global_step] = {names[one] for one in kwargs["optimizer"].state}
 
     run.add_callback(Kept())
     run.train()
@@ -270,6 +273,9 @@ def test_while_settling_the_last_block_alone_moves(tmp_path, tiny_net, primary):
     assert moved <= last
     early = {name for name, one in seen[4].items() if not torch.equal(one, seen[3][name])}
     assert early - last
+    # What the optimizer remembers is of the steps since.
+    assert held[4] - last
+    assert held[5] <= last
     assert all(one.requires_grad for one in tiny_net.parameters())
 
 
