@@ -52,7 +52,7 @@ def small(monkeypatch, tmp_path):
         return LoadedModel(network, processor, "tiny", None, "transformers", type(network).__name__)
 
     def task(classes, seed=0, *, turned=False):
-        return load_task((pictures("a", str(classes)), pictures("b", str(classes))))
+        return load_task((pictures("one", str(classes)), pictures("other", str(classes))))
 
     monkeypatch.setitem(vars(hf_immunize), "load_images", pictures)
     monkeypatch.setitem(vars(hf_immunize), "load_model", loaded)

@@ -98,9 +98,9 @@ class SimulatedAttackers(ModelObjective):
 
     def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
         """See :meth:`ModelObjective.of_step`: ``ignorance`` in nats, times λ_H, ``r_well`` and ``r_ill``."""
-        primary, harmful = gather(step.primary_features), step.primary_features
+        primary = gather(step.primary_features)
         if not self.uses_harmful:
-            return self._condition(primary, harmful)
+            return self._condition(primary, step.harmful_features)
         labels = step.harmful.get("labels")
         if labels is None or labels.is_floating_point():
             raise InputError(f"The objective {self.name!r} fits heads and needs the class numbers of harmful data.")

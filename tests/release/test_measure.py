@@ -69,14 +69,17 @@ def test_images_run_once_through_what_is_shared_and_in_float32_through_the_rest(
             one.get_submodule(part).register_forward_hook(
                 lambda _, args, __, of=(name, part): seen.append((*of, len(args[0]), args[0].dtype))
             )
-    measure({"immunized": model, "initial": base}, data(), attackers=None, protocol=PROTOCOL)
+    # Few rows of few features have small values that float32 rounds: then there is a second pass.
+    sets = {"primary": (None, Images(300, seed=2)), "harmful": (None, Images(240, seed=4))}
+    protocol = Protocol(groups=4, group_size=200)
+    measure({"immunized": model, "initial": base}, sets, attackers=None, protocol=protocol)
     rows = Counter()
     for name, part, n, dtype in seen:
         rows[name, part] += n
         assert dtype == torch.float32
-    # 30 + 24 images, and a few to split the models and to find their heads.
-    assert rows["immunized", "stem"] + rows["initial", "stem"] < 54 + 30
-    assert all(54 <= rows[name, "widen"] < 54 + 30 for name in ("immunized", "initial"))
+    # 300 + 240 images, and a few to split the models and to find their heads.
+    assert rows["immunized", "stem"] + rows["initial", "stem"] < 540 + 30
+    assert all(540 <= rows[name, "widen"] < 540 + 30 for name in ("immunized", "initial"))
 
 
 def test_a_control_is_measured_where_there_is_one(models):
