@@ -96,7 +96,8 @@ class Objective:
         Args:
             primary_features: shape (n_P, d).
             harmful_features: shape (n_H, d).
-            harmful_labels: shape (n_H,) of integers, or (n_H,) or (n_H, m) of floats; read by IMMA only.
+            harmful_labels: shape (n_H,) of integers, or (n_H,) or (n_H, m) of floats; read where
+                the objective ``needs_harmful_labels``.
         """
         raise NotImplementedError
 

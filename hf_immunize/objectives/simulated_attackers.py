@@ -39,8 +39,8 @@ class SimulatedAttackers(ModelObjective):
 
     Against heads the primary loss has R_well and R_ill beside it, as in
     :class:`~hf_immunize.objectives.condition.Condition`, all along: added to a model that is done they move it away
-    from where fine-tuning is slow. The gradient of these three together and that of the attackers are each scaled to
-    norm 1 (times λ_H), so that neither drowns the other.
+    from where fine-tuning is slow (figures in ``model_cards/methods``). The gradient of these three together and that
+    of the attackers are each scaled to norm 1 (times λ_H), so that neither drowns the other.
 
     A step costs 16 · ``inner_steps`` + 96 images forward and backward beside the primary batch, and each attacker holds
     up to four times the weights in memory. What fine-tuning beyond the longest life does is not simulated.

@@ -133,7 +133,7 @@ def immunize(
         model: a Hub id (with ``@revision``), a timm name, a folder, or a classifier. A module is trained in place.
         primary: the task to keep: a name, rows of `datasets`, a pair (to train on, to measure on), or what
             :func:`hf_immunize.load_task` returned.
-        harmful: the task to make slow; labels are needed by attackers and by the objective ``imma`` alone.
+        harmful: the task to make slow; labels are needed by attackers and where the objective ``needs_harmful_labels``.
         args: of the training; 300 steps with the defaults, and no checkpoints, if not given.
         benign: a task that training does not see, to measure what the immunization costs there.
         image_processor: of a module with raw images.

@@ -65,12 +65,13 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
         args: an :class:`ImmunizationArguments`.
         train_dataset: the primary data: raw images with ``processing_class``, or model inputs. Each of the four may be
             a stream (`IterableDataset`); of one to measure on ``args.stream_samples`` rows are taken.
-        harmful_dataset: the harmful data; shorter ones are recycled. Labels are needed by ``imma`` alone.
+        harmful_dataset: the harmful data; shorter ones are recycled. Labels where ``objective.needs_harmful_labels``.
         eval_dataset: primary data for ``evaluate()``.
         harmful_eval_dataset: harmful data for RIR; the training ones unless given.
         processing_class: the image processor, saved with the model.
         data_collator: of one stream, from samples to a mapping of tensors.
         activations: those of earlier runs on the same data, so that a frozen part that is the same runs no second time.
+        **kwargs: of the Trainer; ``compute_loss_func`` takes the place of the primary task's cross-entropy.
 
     Attributes:
         selection: what trains.
