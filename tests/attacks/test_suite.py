@@ -89,7 +89,8 @@ def test_an_attacker_is_judged_by_classes_of_the_same_names():
         run_attacks(model, tiny_vit()[0], train, one, image_processor=processor, attackers="ridge", scratch=False)
         for one in (test, swapped)
     ]
-    assert found[0].to_dict() == found[1].to_dict()
+    told = [{key: value for key, value in one.to_dict().items() if key != "seconds"} for one in found]
+    assert told[0] == told[1]
 
 
 def test_a_suite_measures_all_models_alike_and_changes_none(two_models):
