@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["AccuracyBudget", "held_out_count", "split_held_out"]

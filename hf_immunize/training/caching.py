@@ -15,8 +15,8 @@ from hf_immunize.errors import InputError, OutputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.random_numbers import undisturbed_random_numbers
 
 __all__ = ["cached_streams"]
 

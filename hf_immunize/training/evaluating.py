@@ -27,8 +27,8 @@ from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.theta_zero import ThetaZero
 

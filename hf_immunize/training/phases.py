@@ -16,11 +16,11 @@ from transformers.trainer_utils import TrainOutput
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import evaluating, unwrap
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.models.random_weights import estimate_statistics
 from hf_immunize.models.trainable import batch_norms_behind, select_trainable
 from hf_immunize.objectives.objective import ModelObjective, Objective, Phase
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.seeing import Architecture
 
 __all__ = ["Phased", "restarted"]
