@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from tqdm.auto import tqdm
@@ -20,6 +18,7 @@ from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
 from hf_immunize.data.collate import collate_images
 from hf_immunize.errors import InputError
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
 __all__ = ["attack_subjects"]
 
@@ -29,21 +28,10 @@ Outcomes = dict[tuple[str, str, int | None, int], list[Outcome]]
 BENIGN_PROBES = ("ridge regression", "two-layer head")
 #: Images on which a model is looked at for hidden gradients.
 LOOKED_AT = 32
-T = TypeVar("T")
 
 
-def _random_numbers_kept(attack: Callable[..., T]) -> Callable[..., T]:
-    """The caller's random numbers go on where they were: attackers and data loaders draw from the same generator."""
-
-    @functools.wraps(attack)
-    def kept(*args: Any, **kwargs: Any) -> T:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            return attack(*args, **kwargs)
-
-    return kept
-
-
-@_random_numbers_kept
+# Attackers and data loaders draw from the same generators as the caller.
+@undisturbed_random_numbers()
 def attack_subjects(
     subjects: Mapping[str, Subject | Redrawn],
     methods: Sequence[str],

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hf_immunize.attacks.attacker import AttackTask, Fits, attacker
 from hf_immunize.attacks.finetune import Setting, batches_of, fine_tune, fresh, training_mode
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.random_weights import draw_anew
 
 __all__ = ["TAIL_GRID"]
 
@@ -28,11 +29,8 @@ def last_block(task: AttackTask) -> Fits:
 def reinitialised(task: AttackTask) -> Fits:
     """The last block's weights drawn anew, then fine-tuned with a new head: what training did to it is gone."""
     model = fresh(task)
-    torch.manual_seed(task.seed)
     trained = {name.rpartition(".")[0] for name, one in model.named_parameters() if one.requires_grad}
-    for name, module in model.named_modules():
-        if name in trained and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+    draw_anew((module for name, module in model.named_modules() if name in trained), task.seed)
     yield from fine_tune(task, model, TAIL_GRID)
 
 

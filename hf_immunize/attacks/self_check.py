@@ -12,6 +12,7 @@ from hf_immunize.attacks.attacker import Attacker
 from hf_immunize.attacks.judging import Draw, judge
 from hf_immunize.attacks.subject import Subject
 from hf_immunize.errors import UserError
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
 __all__ = ["BrokenAttackerError", "self_check"]
 
@@ -60,8 +61,7 @@ def self_check(attackers: Sequence[Attacker]) -> None:
     Raises:
         BrokenAttackerError: one of them stays below 90 % there.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with undisturbed_random_numbers(seed=0):
         train, test = _Planted(150, 1), _Planted(60, 2)
         model, public = _Network().eval(), _Network().eval()
         subject = Subject(model, {"train": train, "test": test, "primary": train}, public=public)

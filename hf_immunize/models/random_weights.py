@@ -10,8 +10,29 @@ import torch
 from torch import nn
 
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
-__all__ = ["estimate_statistics", "random_weights"]
+__all__ = ["draw_anew", "estimate_statistics", "random_weights"]
+
+
+def draw_anew(modules: Iterable[nn.Module], seed: int, *, shuffle: bool = False) -> None:
+    """Weights of modules drawn anew, in place and one module after the other, by each one's own ``reset_parameters``.
+
+    Args:
+        modules: what they hold within is left as it is.
+        seed: of the weights; the caller's random numbers go on as if nothing was drawn.
+        shuffle: give the parameters of modules without such a rule another order, which keeps their scale; otherwise
+            they stay.
+    """
+    with undisturbed_random_numbers(seed), torch.no_grad():
+        for module in modules:
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+            elif shuffle:
+                for parameter in module.parameters(recurse=False):
+                    order = torch.randperm(parameter.numel()).to(parameter.device)
+                    parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
 def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0) -> nn.Module:
@@ -27,16 +48,7 @@ def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0)
     """
     fresh = copy.deepcopy(model)
     norms = [one for one in fresh.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for module in fresh.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if reset is not None:
-                reset()
-                continue
-            for parameter in module.parameters(recurse=False):
-                order = torch.randperm(parameter.numel()).to(parameter.device)
-                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    draw_anew(fresh.modules(), seed, shuffle=True)
     estimate_statistics(fresh, norms, batches)
     return fresh.eval()
 

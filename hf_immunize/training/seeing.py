@@ -19,6 +19,7 @@ from hf_immunize.models.forward import ACTIVATIONS, evaluating, fast_layout
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.last_stage import last_stage
+from hf_immunize.models.random_weights import draw_anew
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.objectives.objective import StepView
 from hf_immunize.training.theta_zero import ThetaZero
@@ -64,17 +65,16 @@ class Architecture:
     def redrawn(self, seed: int) -> dict[str, torch.Tensor]:
         """Fresh values by the seed: of the last block's parameters whose modules can draw them, without the head."""
         head = set(find_head(self.model, self.sample).names)
-        found: dict[str, torch.Tensor] = {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for name in sorted({one.rpartition(".")[0] for one in self.last_block} - head):
-                module = self.model.get_submodule(name)
-                if hasattr(module, "reset_parameters"):
-                    fresh: Any = copy.deepcopy(module).cpu()
-                    fresh.reset_parameters()
-                    for part, value in fresh.named_parameters(recurse=False):
-                        found[f"{name}.{part}"] = value.detach().to(module.get_parameter(part).device)
-        return found
+        names = sorted({one.rpartition(".")[0] for one in self.last_block} - head)
+        modules = {name: self.model.get_submodule(name) for name in names}
+        # On the CPU, so that every device gets the same.
+        fresh = {name: copy.deepcopy(one).cpu() for name, one in modules.items() if hasattr(one, "reset_parameters")}
+        draw_anew(fresh.values(), seed)
+        return {
+            f"{name}.{own}": value.detach().to(modules[name].get_parameter(own).device)
+            for name, module in fresh.items()
+            for own, value in module.named_parameters(recurse=False)
+        }
 
     @contextmanager
     def batch_statistics(self, names: Iterable[str]) -> Iterator[None]:
@@ -112,16 +112,8 @@ def watched_outputs(model: nn.Module, selection: TrainableSelection, inputs: Any
     with contextlib.ExitStack() as hooks:
         for name in selection.modules:
             if name not in head:
-                hooks.enter_context(_removed(model.get_submodule(name).register_forward_hook(keep(name))))
+                hooks.enter_context(model.get_submodule(name).register_forward_hook(keep(name)))
         yield found
-
-
-@contextmanager
-def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def step_view(
