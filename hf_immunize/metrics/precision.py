@@ -58,9 +58,9 @@ class Values:
         return max(SECOND_ORDER, FIRST_ORDER / math.sqrt(max(1, self.n * self.live))) * self.floor
 
     def spectrum(self, by_rounding: bool = False) -> Spectrum:
-        """Those above max(n, d)·eps·s_1; or above the rounding alone, where what decides lies far above it."""
-        largest = float(self.values[0])
-        relative = self.floor / largest if by_rounding and largest > 0 else rank_floor(self.n, self.d, self.dtype)
+        """Those above max(n, d)·eps·s_1; or above what rounding reaches, where what decides is trusted or is zero."""
+        largest, reach = float(self.values[0]), SECOND_ORDER * self.floor
+        relative = reach / largest if by_rounding and largest > 0 else rank_floor(self.n, self.d, self.dtype)
         return cut(self.values.flip(0).square(), self.n, self.d, relative, min(self.n, self.d))
 
 
@@ -70,10 +70,11 @@ def is_too_coarse(found: Values, initial: Spectrum | None = None) -> bool:
     Args:
         found: of a model.
         initial: θ0's, whose rank is the index that decides; None where the model is θ0 itself, of which every
-            direction counts that its samples and its live features can have.
+            direction counts that its samples and its live features can have. Beyond the live features of a model
+            there is nothing in any precision, and κ is bounded by what rounding reaches.
     """
     index = min(found.n, found.live) if initial is None else initial.rank
-    if index < 1:
+    if not 1 <= index <= found.live:
         return False
     return float(found.values[index - 1]) < found.trusted
 

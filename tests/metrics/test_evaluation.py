@@ -149,6 +149,22 @@ def test_where_float32_will_do_nothing_is_measured_twice(models, primary, harmfu
     assert found.all_samples.rir == pytest.approx(exact.all_samples.rir, rel=1e-3)
 
 
+def test_channels_that_died_are_a_bound_without_a_second_pass(models, primary, harmful):
+    _, base = models
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model.widen.weight[:3].zero_()
+        model.widen.bias[:3] = 0
+    protocol = Protocol(2, 40)
+    found = evaluate_immunization(model, base, primary, harmful, protocol=protocol)
+    assert found.dtype == "float32"
+    exact = evaluate_immunization(model, base, primary, harmful, protocol=protocol, float64=True)
+    ratios = [*found.groups, *exact.groups, found.all_samples, exact.all_samples]
+    assert {one.rir_i_bound for one in ratios} == {"lower"}
+    assert 1e4 < found.rir_i < exact.rir_i
+    assert 1e4 < found.all_samples.rir_i < exact.all_samples.rir_i
+
+
 def test_no_more_samples_than_asked_for(models, primary, harmful):
     model, base = models
     few = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(3, 10, 5), max_samples=20)

@@ -33,6 +33,15 @@ def test_what_decides_is_the_singular_value_at_the_rank_of_theta_zero():
     # Of θᴵ only the value at θ0's rank counts.
     assert not is_too_coarse(of([1.0, far, near], live=3), spectrum_of([1.0, 0.5]))
     assert is_too_coarse(of([1.0, far, near], live=3), spectrum_of([1.0, 0.5, 0.2]))
+    # Channels that died: what stood there is zero in any precision, and no second pass brings it back.
+    dead = of([1.0, far, 0.0], live=2)
+    assert not is_too_coarse(dead, spectrum_of([1.0, 0.5, 0.2]))
+    bound, is_bound = dead.spectrum(by_rounding=True).log_condition_number_at(3)
+    assert is_bound
+    # Rounding may hide what lies up to 30 floors high.
+    assert bound == pytest.approx(-2 * np.log(30 * dead.floor), rel=1e-12)
+    # Live channels that are alike are another matter: rounding makes constants of what differs by less.
+    assert is_too_coarse(of([1.0, far, 0.0], live=3), spectrum_of([1.0, 0.5, 0.2]))
     assert not is_too_coarse(of([0.0], live=0))
 
 
