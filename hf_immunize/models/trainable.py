@@ -132,23 +132,19 @@ def keep_still(model: nn.Module) -> None:
 
 
 def _still_modules(model: nn.Module, early: frozenset[str]) -> Iterator[nn.Module]:
-    trained = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    holders = {name[:end] for name in trained for end in _ends(name)}
+    parents: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parents[parameter.requires_grad].add(name.rpartition(".")[0])
+    trained, frozen = ({name[:end] for name in parents[one] for end in _ends(name)} for one in (True, False))
     for name, module in model.named_modules():
-        frozen_ancestor = any(
-            name[:end] and name[:end] not in holders and _has_parameters(model, name[:end]) for end in _ends(name)
-        )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) or frozen_ancestor or name in early:
+        in_frozen = any(name[:end] in frozen and name[:end] not in trained for end in _ends(name) if end)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or in_frozen or name in early:
             yield module
 
 
 def _ends(name: str) -> list[int]:
     """Where each dotted ancestor of ``name`` ends, the name itself and the root ("") included."""
     return [0, *(position for position, sign in enumerate(name) if sign == "."), len(name)]
-
-
-def _has_parameters(model: nn.Module, name: str) -> bool:
-    return next(model.get_submodule(name).parameters(), None) is not None
 
 
 def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
