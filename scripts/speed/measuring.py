@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from speed.timing import alternate, figure, peak_memory
+from speed.timing import PeakMemory, alternate, figure
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -120,5 +120,6 @@ def memory_of_ratio(n: int) -> float:
             nn.Conv2d(3, 64, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 3)
         ).eval()
 
-    evaluate_immunization(small(0), small(1), Drawn(n, 8, 1), Drawn(n, 8, 2), max_samples=None)
-    return peak_memory()
+    with PeakMemory() as peak:
+        evaluate_immunization(small(0), small(1), Drawn(n, 8, 1), Drawn(n, 8, 2), max_samples=None)
+    return peak.mib

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from speed.pictures import pictures
-from speed.timing import alternate, figure, peak_memory
+from speed.timing import PeakMemory, alternate, figure
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainingArguments, set_seed
@@ -124,12 +124,12 @@ def memory_of_training(folder: str) -> float:
     """Peak memory of this process's own, MiB, after 60 steps on the pictures saved in a folder."""
     data = Dataset.load_from_disk(folder)
     model, processor = _made("resnet10t", 32)
-    with tempfile.TemporaryDirectory() as output, _quiet():
+    with tempfile.TemporaryDirectory() as output, _quiet(), PeakMemory() as peak:
         args = ImmunizationArguments(
             output, max_steps=60, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True
         )
         ImmunizationTrainer(model, args, train_dataset=data, harmful_dataset=data, processing_class=processor).train()
-    return peak_memory()
+    return peak.mib
 
 
 def pair_of_processes(steps: int = 20, batch: int = 64) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["alternate", "figure", "peak_memory"]
+__all__ = ["PeakMemory", "alternate", "figure"]
 
 
 def alternate(
@@ -47,8 +48,26 @@ def figure(what: str, value: float, asked: str, **details: Any) -> dict[str, Any
     return {"what": what, "value": value, "asked": asked, "reached": good, **details}
 
 
-def peak_memory() -> float:
-    """MiB that this process has taken at most, without pages of files that are mapped: the system takes those back."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    values = {name: int(value.split()[0]) for name, value in (one.split(":", 1) for one in lines) if "kB" in value}
-    return (values["VmHWM"] - values["RssFile"]) / 1024
+class PeakMemory:
+    """MiB that this process takes at most while the context lasts, read every few milliseconds.
+
+    Pages of files that are mapped do not count: the system takes those back when it needs them.
+    """
+
+    def __enter__(self) -> PeakMemory:
+        self.mib = 0.0
+        self._done = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._reader.join()
+
+    def _read(self) -> None:
+        while True:
+            text = Path("/proc/self/status").read_text(encoding="utf-8")
+            self.mib = max(self.mib, int(text.split("RssAnon:")[1].split()[0]) / 1024)
+            if self._done.wait(0.005):
+                return
