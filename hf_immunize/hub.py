@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from huggingface_hub import constants, errors
 
-from hf_immunize.errors import HubConnectionError, InputError, UserError
+from hf_immunize.errors import HubConnectionError, InputError, MissingFileError, UserError
 
-__all__ = ["LONGEST_WAIT", "hub_errors", "patiently", "split_revision"]
+__all__ = ["LONGEST_WAIT", "hub_errors", "no_such_folder", "patiently", "split_revision", "split_subfolder"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,30 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
     if given and revision and given != revision:
         raise InputError(f"Two revisions for {name}: {given!r} behind the @ and revision={revision!r}. Give one.")
     return name, given or revision
+
+
+def split_subfolder(name: str) -> tuple[str, str]:
+    """``"me/models/sub/folder"`` as ``("me/models", "sub/folder")``; the folder of a plain id is empty.
+
+    Raises:
+        ValueError: a subfolder that is none, or leads out of the repository.
+    """
+    user, *parts = name.split("/")
+    if len(parts) > 1 and any(part in ("", ".", "..") or "\\" in part for part in parts):
+        raise InputError(f"{name} is no name of a model. Write user/name/subfolder, or give an existing folder.")
+    return "/".join([user, *parts[:1]]), "/".join(parts[1:])
+
+
+@contextmanager
+def no_such_folder(given: str, repo_id: str, subfolder: str) -> Iterator[None]:
+    """What is wrong with a subfolder of a repository begins with what may be meant: a folder that is not there."""
+    try:
+        yield
+    except (UserError, ConnectionError) as error:
+        if not subfolder:
+            raise
+        kind = HubConnectionError if isinstance(error, ConnectionError) else MissingFileError
+        raise kind(f"There is no folder {given}, and as the subfolder {subfolder} of {repo_id}: {error}") from error
 
 
 def patiently(call: Callable[[], Answer]) -> Answer:
@@ -149,7 +173,8 @@ def _no_network(repo_id: str, writing: bool) -> str:
     if writing:
         return (
             f"{constants.ENDPOINT} could not be reached for {repo_id}, or broke off. A commit lands whole or not at "
-            "all, so push again. Check the network (and HF_ENDPOINT, HF_HUB_OFFLINE and proxy settings) first."
+            "all, so push again. Check the network (and HF_ENDPOINT, HF_HUB_OFFLINE and proxy settings) first; where "
+            "only the storage of large files is out of reach, HF_HUB_DISABLE_XET=1 takes the older way (LFS)."
         )
     return (
         f"{constants.ENDPOINT} could not be reached for {repo_id}, and the local cache does not hold it. Check the "

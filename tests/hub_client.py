@@ -43,13 +43,13 @@ class ClientError(Exception):
 class HubClient:
     """Runs snippets of Python; what one assigns to ``result`` (plain data) comes back."""
 
-    def __init__(self, endpoint: str, home: Path, token: str | None = None) -> None:
+    def __init__(self, endpoint: str, home: Path, token: str | None = None, *, xet: bool = False) -> None:
         root = Path(__file__).parent
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         environment |= {
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if xet else "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "PYTHONPATH": os.pathsep.join([str(root.parent), str(root), environment.get("PYTHONPATH", "")]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 
@@ -127,6 +128,25 @@ def test_what_goes_wrong_once_stops_no_push_that_can_wait(hub, writer, release, 
     assert is_whole(hub.repos[repo_id], release)
     if what == 429 and place == "commit":
         assert sum(writer.run("result = slept")) >= 7
+
+
+def test_a_client_of_xet_is_told_of_lfs_where_there_is_no_xet_and_loads_what_lfs_holds(hub, writer, release, tmp_path):
+    """The Hub's client sends no large file by LFS itself while its package for Xet is installed."""
+    repo = with_lfs(hub, "me/xet")
+    before = dict(repo.branches)
+    client = HubClient(hub.url, tmp_path / "home", TOKEN, xet=True)
+    try:
+        client.run(WAITING)
+        if importlib.util.find_spec("hf_xet") is not None:
+            with pytest.raises(ClientError, match="HF_HUB_DISABLE_XET=1 takes the older way") as caught:
+                push(client, release, "me/xet")
+            assert "UserError" in caught.value.bases
+            assert repo.branches == before
+        push(writer, release, "me/xet")
+        found = client.run(LOAD + "result = load_model('me/xet').model.classifier.weight.tolist()")
+        assert found == load_file(release / "model.safetensors")["classifier.weight"].tolist()
+    finally:
+        client.close()
 
 
 def test_a_repository_that_stayed_empty_is_taken_back(hub, writer, release, faults):

@@ -14,7 +14,7 @@ from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.errors import OutputExistsError
 from hf_immunize.release.figures import VERIFICATION_FIGURE, plot_verification, save_figure
-from hf_immunize.release.verified import push_verified
+from hf_immunize.release.verified import check_can_ask, push_verified
 from hf_immunize.release.verify import VERIFICATION_NAME, verify
 
 __all__ = ["parser", "run"]
@@ -27,7 +27,7 @@ def parser() -> VerbParser:
         [VerifyOptions],
         "Measures a model that was published with hf_immunize again, on the data that its record names, against the "
         "base model that it names, and says of each claim whether it holds. Exit status 0 only if all of them do.",
-        positional=("model", "Hub id (with @revision) or the folder of a release"),
+        positional=("model", "Hub id, or a subfolder user/name/sub (with @revision), or the folder of a release"),
     )
 
 
@@ -38,6 +38,8 @@ def run(given: Sequence[str], command: str) -> int:
     folder = None if options.output_dir is None else Path(options.output_dir).expanduser()
     if folder is not None and (folder / VERIFICATION_NAME).exists() and not options.overwrite:
         raise OutputExistsError(f"{folder / VERIFICATION_NAME} exists. Name another folder, or pass --overwrite.")
+    if options.create_pr:
+        check_can_ask(options.model, token=options.token)
     with stdout_for_results(options.json):
         found = verify(
             options.model,

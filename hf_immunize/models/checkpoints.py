@@ -13,8 +13,8 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from hf_immunize.errors import HubConnectionError, InputError, MissingFileError, UserError
-from hf_immunize.hub import hub_errors, patiently, split_revision
+from hf_immunize.errors import InputError, MissingFileError
+from hf_immunize.hub import hub_errors, no_such_folder, patiently, split_revision, split_subfolder
 from hf_immunize.models.untrusted import MOST_JSON, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, shards_of
 
 __all__ = ["Checkpoint", "checkpoint_license", "find_checkpoint"]
@@ -103,17 +103,9 @@ def find_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None, 
         raise MissingFileError(f"There is no folder {given}. Give an existing folder, or a Hub id written user/name.")
     timm_only = bool(_TIMM_PREFIX.match(given))
     asked, revision = split_revision(_TIMM_PREFIX.sub("", given), revision)
-    user, *parts = asked.split("/")
-    repo_id, subfolder = "/".join([user, *parts[:1]]), "/".join(parts[1:])
-    if len(parts) < 2:
-        return _on_the_hub(_timm_hub_id(asked) or asked, "", revision, token, timm_only)
-    if any(part in ("", ".", "..") or "\\" in part for part in parts):
-        raise InputError(f"{given} is no name of a model. Write user/name/subfolder, or give an existing folder.")
-    try:
+    repo_id, subfolder = split_subfolder(_timm_hub_id(asked) or asked)
+    with no_such_folder(given, repo_id, subfolder):
         return _on_the_hub(repo_id, subfolder, revision, token, timm_only)
-    except (UserError, ConnectionError) as error:
-        kind = HubConnectionError if isinstance(error, ConnectionError) else MissingFileError
-        raise kind(f"There is no folder {given}, and as the subfolder {subfolder} of {repo_id}: {error}") from error
 
 
 def _on_the_hub(

@@ -17,6 +17,7 @@ import jinja2
 from huggingface_hub import constants
 
 from hf_immunize.errors import InputError, OutputExistsError, UserError
+from hf_immunize.hub import split_subfolder
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, TRIALS_NAME
 from hf_immunize.release.released import Released, find_release
 from hf_immunize.release.standing import (
@@ -99,11 +100,12 @@ def gallery_entry(release: Released, verified: Sequence[Mapping[str, Any]] = ())
         "Licence": record.license or "not recorded",
     }
     figures, notes = _figures(release.folder)
-    link = f"{constants.ENDPOINT}/{quote(release.name)}/tree/{release.revision}" if release.revision else ""
+    repo_id, subfolder = split_subfolder(release.name)
+    at = quote(f"{repo_id}/tree/{release.revision}/{subfolder}".rstrip("/"))
     return Entry(
         _shortened(release.name),
         release.revision,
-        link,
+        f"{constants.ENDPOINT}/{at}" if release.revision else "",
         {key: _shortened(value) for key, value in facts.items()},
         standing(record.results),
         verification_of(release.name, release.revision, record, folder, verified),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from hf_immunize.errors import InputError, MissingFileError
-from hf_immunize.hub import hub_errors, split_revision
+from hf_immunize.hub import hub_errors, no_such_folder, patiently, split_revision, split_subfolder
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
@@ -33,7 +34,7 @@ class Released:
     """A release that was found.
 
     Attributes:
-        name: the Hub id, or the folder's name.
+        name: the Hub id, with the subfolder behind it (``user/name/sub``), or the folder's name.
         revision: its commit on the Hub; None for a folder.
         folder: where its files lie.
         record: its record.
@@ -95,14 +96,15 @@ def find_release(
     """Finds a release: a folder, or a repository of the Hub, whose files are fetched at one commit.
 
     Args:
-        repo_id: ``user/name`` on the Hub (with ``@revision``), or a folder.
+        repo_id: ``user/name`` on the Hub, or a subfolder of a repository ``user/name/sub`` (with ``@revision``), or a
+            folder.
         revision: branch, tag or commit.
         token: of the Hub.
         files: fetched beside the record, in place of card and models.
 
     Raises:
         UserError: nothing there, or no release of this library.
-        ConnectionError: the Hub cannot be reached, and the cache does not hold it.
+        ConnectionError: the Hub cannot be reached.
     """
     given = os.fspath(repo_id)
     folder = Path(given).expanduser()
@@ -110,22 +112,30 @@ def find_release(
         if revision:
             raise InputError(f"{given} is a folder, which has no revision {revision!r}. Leave the revision away.")
         return Released(folder.resolve().name, None, folder, _record_in(folder, given))
-    if given.startswith(("/", ".", "~")) or given.count("/") > 1:
+    if given.startswith(("/", ".", "~")):
         raise MissingFileError(f"There is no folder {given}. Give the folder of a release, or a Hub id user/name.")
     name, revision = split_revision(given, revision)
-    wanted = list(_patterns()) if files is None else [RECORD_NAME, *files]
+    repo_id, subfolder = split_subfolder(name)
+    wanted = [Path(glob.escape(subfolder), one).as_posix() for one in _wanted(files)]
     api = HfApi(token=token)
-    with hub_errors(name, revision):
-        commit = api.model_info(name, revision=revision).sha
-        branches = {one.name: one.target_commit for one in api.list_repo_refs(name).branches}
-        fetched = snapshot_download(name, revision=commit, token=token, allow_patterns=wanted)
-    known = {one: branches[one] for one in (INITIAL,) if one in branches}
-    return Released(name, commit, Path(fetched), _record_in(Path(fetched), name), known, token)
+    with no_such_folder(given, repo_id, subfolder):
+        with hub_errors(repo_id, revision):
+            commit = patiently(lambda: api.model_info(repo_id, revision=revision)).sha
+            # Of a release in a subfolder θ0 lies there too: the branch is that of the release at the root.
+            refs = [] if subfolder else patiently(lambda: api.list_repo_refs(repo_id)).branches
+            fetched = patiently(lambda: snapshot_download(repo_id, revision=commit, token=token, allow_patterns=wanted))
+        known = {one.name: one.target_commit for one in refs if one.name == INITIAL}
+        folder = Path(fetched, subfolder)
+        return Released(name, commit, folder, _record_in(folder, name), known, token)
 
 
-def _patterns() -> Iterator[str]:
+def _wanted(files: Sequence[str] | None) -> Iterator[str]:
     # fnmatch lets a star cross folders: weights of checkpoints would be fetched by it, to no use.
-    yield from (RECORD_NAME, CARD_NAME, EVAL_RESULTS_NAME)
+    yield RECORD_NAME
+    if files is not None:
+        yield from files
+        return
+    yield from (CARD_NAME, EVAL_RESULTS_NAME)
     for folder in ("", *BESIDE):
         yield from _model_files(f"{folder}/" if folder else "")
 
@@ -150,21 +160,26 @@ def published_claims(release: Released) -> Iterator[Claim]:
     found = checksums(release.folder)
     shared = {name: digest for name, digest in release.record.files.items() if name in found}
     other = [name for name, digest in shared.items() if found[name] != digest]
-    if any(name.endswith(".safetensors") and "/" not in name for name in shared):
-        why = f"The record was written with other files: {', '.join(other)}." if other else ""
-        yield Claim("the files", f"{len(shared)} SHA-256", None, None, "differs" if other else "holds", why)
+    weights = [name for name in release.record.files if name.endswith(".safetensors") and "/" not in name]
+    missing = [name for name in weights if name not in found]
+    if other:
+        why = f"The record was written with other files: {', '.join(other)}."
+        yield Claim("the files", f"{len(shared)} SHA-256", None, None, "differs", why)
+    elif missing or not weights:
+        why = f"Not here: {', '.join(missing)}." if missing else "The record holds that of no weights."
+        yield Claim("the files", "SHA-256", why=why)
     else:
-        yield Claim("the files", "SHA-256", why="The record holds that of no weights.")
+        yield Claim("the files", f"{len(shared)} SHA-256", None, None, "holds")
     path = release.folder / CARD_NAME
     if not path.is_file():
         yield Claim("the card", "the record's figures", why=f"There is no {CARD_NAME}.")
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     figures = tuple(sorted({one.rsplit("/", 1)[-1] for one in re.findall(r"\]\((figures/[^)\s]+)\)", text)}))
-    # A folder may have been renamed since its card was written; a repository has one name.
+    # A folder may have been renamed since its card was written, also before it was uploaded; a repository has one name.
     title = re.search(r"^# (.+)$", generated_text(text) or "", re.MULTILINE)
-    renamed = release.revision is None and title is not None
-    name = title[1].replace("\\", "").strip() if renamed and title else release.name
+    may_be_renamed = release.revision is None or split_subfolder(release.name)[1]
+    name = title[1].replace("\\", "").strip() if may_be_renamed and title else release.name
     own = create_model_card(release.record, name, figures=figures)
     yield _card_claim(release.record, text, str(own))
     try:

@@ -138,7 +138,8 @@ def verify(
     that the record names.
 
     Args:
-        repo_id: ``user/name`` on the Hub (with ``@revision``), or the folder of a release.
+        repo_id: ``user/name`` on the Hub, or a subfolder of a repository ``user/name/sub`` (with ``@revision``), or the
+            folder of a release.
         revision: branch, tag or commit.
         primary: the primary data, as :func:`hf_immunize.load_task` takes them, where the record names none that can be
             fetched; taken with the record's splits, columns and seed.

@@ -121,6 +121,14 @@ def test_without_theta_zero_the_accuracy_alone_is_checked(world, given, release,
     assert of_status(claims(capsys, [*given, "--base", str(world / "vit")], 0), "cannot be checked") == set()
 
 
+@pytest.mark.parametrize(("name", "why"), [(None, "is a folder"), ("me/models/sub@v1", "sub is a subfolder")])
+def test_a_pull_request_that_cannot_be_is_refused_before_anything_is_measured(
+    given, release, monkeypatch, capsys, name, why
+):
+    monkeypatch.setattr("hf_immunize.cli.verify.verify", None)
+    assert why in error_of(capsys, ["verify", name or str(release), *given[2:], "--create_pr"])
+
+
 def test_what_is_no_release_is_said(world, tmp_path, capsys):
     assert "holds no immunization.json" in error_of(capsys, ["verify", str(world / "vit")])
     assert "There is no folder" in error_of(capsys, ["verify", str(tmp_path / "nowhere")])

@@ -39,6 +39,8 @@ def test_results_go_up_beside_the_authors_own(hub, tmp_path):
         written = yaml.safe_load(asked[".eval_results/hf_immunize_verified.yaml"])
         assert [(one["dataset"]["id"], one["value"]) for one in written] == [("someone/birds", 0.95)]
         assert repo.messages[-1] == "Measured again with hf_immunize: not all claims hold"
+        with pytest.raises(ClientError, match="sub is a subfolder of me/asked"):
+            client.run(FOUND + "push_verified(Verification('me/asked/sub', 'c0ffee', record, claims, measured))")
         with pytest.raises(ClientError, match="Nothing was measured on data of the Hub"):
             client.run(FOUND + "record.primary.revision = None\npush_verified(found)")
         with pytest.raises(ClientError, match="a folder was verified"):

@@ -9,11 +9,14 @@ import pytest
 import torch
 from datasets import load_from_disk
 from hub_client import ClientError, HubClient
-from hub_server import TOKEN, HubServer
-from samples import tiny_vit
+from hub_server import TOKEN, Fault, HubServer
+from packages import needs_images
+from samples import tiny_timm, tiny_vit
 from tiny import picture_dataset
 
 from hf_immunize.attacks.judging import Budgets
+from hf_immunize.data.packaged import digits
+from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.models.random_weights import random_weights
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.folder import save_immunized
@@ -103,6 +106,35 @@ def test_what_was_pushed_is_verified_from_an_empty_home(world, hub, client, tmp_
         stranger.close()
 
 
+def test_a_release_in_a_subfolder_of_a_repository_is_verified(world, hub, client, tmp_path):
+    commit = client.run(
+        "from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo('me/models')\n"
+        f"result = api.upload_folder(repo_id='me/models', folder_path={str(world / 'release')!r},"
+        "path_in_repo='a/b [1]').oid"
+    )
+    # θ0 of the release at the root of the repository, and a Hub that asks once for patience.
+    hub.repos["me/models"].branches["initial"] = commit
+    hub.faults.append(Fault("GET /api/models/", 429, times=1, headers={"Retry-After": "0"}))
+    stranger = HubClient(hub.url, tmp_path / "stranger")
+    try:
+        name = f"me/models/a/b [1]@{commit}"
+        holds, revision, statuses, text = stranger.run(VERIFY.format(folder=world, name=name, attackers=None))
+        assert holds, text
+        assert revision == commit
+        assert {"primary accuracy, initial", "the card says what the record says"} <= set(statuses)
+        assert text.startswith(f"me/models/a/b [1] at {commit}")
+        for name, why in {
+            "a": "as the subfolder a of me/models: me/models/a holds no immunization.json",
+            "../x": "is no name of a model",
+        }.items():
+            with pytest.raises(ClientError, match=why):
+                stranger.run(VERIFY.format(folder=world, name=f"me/models/{name}", attackers=None))
+        page = "from hf_immunize.release.gallery import gallery\nresult = gallery(['me/models/a/b [1]'])[0][0].link"
+        assert stranger.run(page) == f"{hub.url}/me/models/tree/{commit}/a/b%20%5B1%5D"
+    finally:
+        stranger.close()
+
+
 def test_uplift_is_measured_again_over_what_the_release_carries(world, hub, client, tmp_path):
     client.run(f"from hf_immunize import push_to_hub\npush_to_hub({str(world / 'uplift')!r}, 'me/uplift')")
     stranger = HubClient(hub.url, tmp_path / "stranger")
@@ -111,6 +143,39 @@ def test_uplift_is_measured_again_over_what_the_release_carries(world, hub, clie
         assert holds, text
         wanted = {"uplift by probe, immunized", "ridge regression, uplift", "ridge regression, public"}
         assert wanted | {"primary accuracy, primary_only"} <= set(statuses)
+    finally:
+        stranger.close()
+
+
+@needs_images
+def test_the_attacks_on_a_release_of_the_quickstarts_kind_are_repeated_from_its_record_alone(hub, client, tmp_path):
+    initial = tiny_timm(num_classes=5)
+    immunized = copy.deepcopy(initial)
+    with torch.no_grad():
+        immunized.get_classifier().weight.mul_(0.9)
+        next(immunized.layer4.parameters()).add_(0.02)
+    processor = TimmImageProcessor.from_model(initial, 32)
+    tasks = {"primary": digits([0, 1, 2, 3, 4]), "harmful": digits([5, 6, 7, 8, 9])}
+    data = {task: one.inputs(processor) for task, one in tasks.items()}
+    budgets = Budgets(seeds=(0,), samples=(10,))
+    record = ImmunizationRecord(
+        base_model="a package",
+        base_model_kind="package",
+        library="timm",
+        architecture="test_resnet",
+        **{task: data_facts(one) for task, one in tasks.items()},
+        results=measure({"initial": initial, "immunized": immunized}, data, attackers="ridge", budgets=budgets),
+    )
+    folder = save_immunized(tmp_path / "release", immunized, record, processor, beside={"initial": initial})
+    client.run(f"from hf_immunize import push_to_hub\npush_to_hub({str(folder)!r}, 'me/digits')")
+    stranger = HubClient(hub.url, tmp_path / "stranger")
+    try:
+        code = "from hf_immunize import verify\nfound = verify('me/digits', attackers='ridge')\n"
+        asked = "{one.name: one.status for one in found.claims if one.asked}"
+        holds, statuses, text = stranger.run(f"{code}result = [found.holds, {asked}, str(found)]")
+        assert holds, text
+        assert {"ridge regression, immunized", "primary accuracy, immunized", "the harmful rows"} <= set(statuses)
+        assert set(statuses.values()) == {"holds"}
     finally:
         stranger.close()
 
