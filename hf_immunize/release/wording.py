@@ -17,7 +17,9 @@ _VERDICTS = (
 )
 _POWER = r"\d+[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+"
 _NUMBER = rf"(?<![\w.])(?:{_POWER}|[-+−]?\d+(?:,\d{{3}})*(?:\.\d+)?(?:e[+-]?\d+| × {_POWER})?)"
-_FIGURE = re.compile(rf"{_NUMBER}|\b(?:{_VERDICTS})\b")
+#: A commit, or the version of a library: the same or another, whatever the number.
+_NAMED = r"\b[0-9a-f]{40}\b|(?<![\w.])\d+(?:\.\d+){2,}"
+_FIGURE = re.compile(rf"{_NAMED}|{_NUMBER}|\b(?:{_VERDICTS})\b")
 _PLAIN = str.maketrans("−⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "--0123456789", ",")
 #: Sentences of this many letters that share this much are one sentence in two wordings.
 _LONG, _ALIKE = 20, 0.8

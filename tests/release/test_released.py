@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 
 import pytest
 from samples import sample_record, tiny_vit
 
+from hf_immunize.release import released
+from hf_immunize.release.card import create_model_card
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.merging import generated_text, marked
 from hf_immunize.release.released import find_release, published_claims
 
-CARD = "the card says what the record says"
+CARD, RESULTS = "the card says what the record says", ".eval_results/hf_immunize.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +61,40 @@ def test_card_metadata_and_results_say_what_the_record_says(release):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "differs"),
+    ("file", "pattern", "least", "differs"),
     [
-        ("README.md", "96.4 %", "99.9 %", {CARD}),
-        ("README.md", "value: 0.964", "value: 0.999", {"the card's metadata (model-index)"}),
-        (
-            ".eval_results/hf_immunize.yaml",
-            "value: 0.964",
-            "value: 0.999",
-            {".eval_results/hf_immunize.yaml", "the files"},
-        ),
-        ("config.json", '"num_hidden_layers": 2', '"num_hidden_layers": 1', {"the files"}),
+        ("README.md", r"(?<= value: )-?[\d.]+", 5, {"the card's metadata (model-index)"}),
+        (RESULTS, r"(?<=value: )-?[\d.]+", 2, {RESULTS, "the files"}),
+        ("config.json", r'(?<="num_hidden_layers": )2', 1, {"the files"}),
     ],
 )
-def test_a_changed_digit_is_seen(release, file, old, new, differs):
+def test_a_digit_that_is_changed_is_seen_whichever_figure_it_is_of(release, file, pattern, least, differs):
     text = (release / file).read_text()
-    assert old in text
-    (release / file).write_text(text.replace(old, new))
-    assert {name for name, status in statuses(release).items() if status == "differs"} == differs
+    figures = list(re.finditer(pattern, text))
+    assert len(figures) >= least
+    for one in figures:
+        (release / file).write_text(other_digit(text, one.end() - 1))
+        assert {name for name, status in statuses(release).items() if status == "differs"} == differs, one
+
+
+def other_digit(text, at):
+    row = next(one for one in ("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹") if text[at] in one)
+    return f"{text[:at]}{row[(row.index(text[at]) + 1) % 10]}{text[at + 1 :]}"
+
+
+def test_every_figure_of_a_card_is_compared_with_the_record(release, monkeypatch):
+    """With the digest of the changed part, as somebody who knows how cards are made would write it."""
+    own = create_model_card(find_release(release).record, "release")
+    monkeypatch.setattr(released, "create_model_card", lambda *_, **__: own)
+    card, files = (release / "README.md").read_text(), released.checksums(release)
+    monkeypatch.setattr(released, "checksums", lambda _: files)
+    block = generated_text(card)
+    # θ0 is a name; what is cited is the same on every card.
+    figures = list(re.finditer(r"(?<!θ)\d+|[⁰¹²³⁴⁵⁶⁷⁸⁹]+", block[: block.index("## Citation")]))
+    assert len(figures) > 300
+    for one in figures:
+        rewritten(release, functools.partial(other_digit, at=one.end() - 1), card)
+        assert statuses(release)[CARD] == "differs", block[one.start() - 60 : one.end() + 20]
 
 
 def test_a_folder_may_be_renamed(release):
@@ -98,6 +117,14 @@ def test_a_record_that_was_changed_under_its_card_is_seen(release):
     assert {name for name, status in statuses(release).items() if status == "holds"} == {"the files"}
 
 
+def test_weights_that_are_not_here_are_named_and_what_is_here_is_compared(release):
+    (release / "model.safetensors").unlink()
+    found = next(iter(published_claims(find_release(release))))
+    assert (found.status, found.why) == ("cannot be checked", "Not here: model.safetensors.")
+    (release / "config.json").write_text("{}")
+    assert statuses(release)["the files"] == "differs"
+
+
 def test_an_authors_own_words_change_nothing(release):
     card = release / "README.md"
     card.write_text(card.read_text() + "\n\n## Notes\n\nTrained in 2026 with 17 coffees.\n")
@@ -112,10 +139,11 @@ def test_a_card_that_is_gone_or_not_readable_is_said(release):
     assert [one.status for one in published_claims(find_release(release))] == ["holds", "cannot be checked"]
 
 
-def rewritten(release, change):
+def rewritten(release, change, text=None):
     """Writes the card with another generated part, and with the digest of that."""
     card = release / "README.md"
-    text, block = card.read_text(), generated_text(card.read_text())
+    text = text or card.read_text()
+    block = generated_text(text)
     changed = change(block)
     assert changed != block
     text = re.sub(r"<!-- hf-immunize: start .*<!-- hf-immunize: end -->", lambda _: marked(changed), text, flags=re.S)
