@@ -213,8 +213,9 @@ def plot_verification(claims: Sequence[Claim]) -> Figure:
     axis.set_yticks(range(len(shown)), [_wrapped(one.name) for one in shown], fontsize=7)
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_xlim(-FURTHEST - 0.3, FURTHEST + 0.3)
-    counts = {status: sum(one.status == status for one in shown) for status in looks}
-    axis.set_title(", ".join(f"{count} {status}" for status, count in counts.items()), fontsize=10, color=_INK)
+    hold, differ, unchecked = (sum(one.status == status for one in shown) for status in looks)
+    title = f"{hold} claims hold, {differ} differ, {unchecked} cannot be checked"
+    axis.set_title(title, fontsize=10, color=_INK)
     axis.set_xlabel(f"(measured − claimed) / tolerance, at most ±{FURTHEST:g}")
     _finish(axis, legend=False)
     return figure
