@@ -7,6 +7,8 @@ import json
 import pytest
 import timm
 import torch
+from hub_client import HubClient
+from hub_server import TOKEN, HubServer
 from packages import needs_images, needs_weights
 
 from hf_immunize import ImmunizationArguments
@@ -72,9 +74,9 @@ def test_its_weights_are_those_of_the_condition_alone(tmp_path, monkeypatch, giv
 @pytest.mark.slow
 @needs_weights
 @needs_images
-def test_the_whole_quickstart_in_short(tmp_path, capsys):
+def test_the_whole_quickstart_in_short_and_its_claims_from_an_empty_home(tmp_path, capsys):
     given = ["quickstart", "--output_dir", str(tmp_path / "out"), "--max_steps", "60", "--json"]
-    assert main(given) == 0
+    assert main([*given, "--keep", "initial", "control"]) == 0
     printed = json.loads(capsys.readouterr().out)
     certified(tmp_path / "out")
     record = ImmunizationRecord.load(tmp_path / "out")
@@ -91,3 +93,34 @@ def test_the_whole_quickstart_in_short(tmp_path, capsys):
     assert loaded.num_classes == 5
     assert torch.equal(loaded.conv_stem.weight, efficientnet_lite0().conv_stem.weight)
     assert "hf-immunize quickstart" in record.command
+    check_from_an_empty_home(tmp_path, loaded)
+
+
+def check_from_an_empty_home(folder, model):
+    """Pushed, loaded by others with the same logits to the bit, and verified, attacks too, from packages alone."""
+    hub = HubServer()
+    writer, stranger = HubClient(hub.url, folder / "writer", TOKEN), HubClient(hub.url, folder / "stranger")
+    try:
+        writer.run(f"from hf_immunize import push_to_hub\npush_to_hub({str(folder / 'out')!r}, 'me/digits')")
+        pixels = "import torch\npixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))\n"
+        space = {}
+        exec(pixels, space)
+        with torch.inference_mode():
+            wanted = model.eval()(space["pixels"]).tolist()
+        logits = "with torch.inference_mode():\n    out = model.eval()(pixels)\n"
+        logits += "result = (out if torch.is_tensor(out) else out.logits).tolist()"
+        for load in (
+            "import timm\nmodel = timm.create_model('hf-hub:me/digits', pretrained=True)\n",
+            "from transformers import AutoModelForImageClassification\n"
+            "model = AutoModelForImageClassification.from_pretrained('me/digits')\n",
+        ):
+            assert stranger.run(load + pixels + logits) == wanted
+        code = "from hf_immunize import verify\nfound = verify('me/digits', attackers=['ridge', 'gd-best'])\n"
+        asked = "{one.name: one.status for one in found.claims if one.asked}"
+        holds, statuses, text = stranger.run(f"{code}result = [found.holds, {asked}, str(found)]")
+        assert holds, text
+        assert set(statuses.values()) == {"holds"}
+        assert {"ridge regression, immunized", "the card says what the record says"} <= set(statuses)
+    finally:
+        writer.close()
+        stranger.close()

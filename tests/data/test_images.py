@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
@@ -145,3 +149,53 @@ def test_a_strip_that_would_fill_the_memory_is_refused():
             ImageInputs(rows, processor, labels="unused")[0]
     # Where both edges are brought to a length of their own nothing grows.
     assert ImageInputs(rows, tiny_vit()[1], labels="unused")[0]["pixel_values"].shape == (3, 32, 32)
+
+
+MEMORY = """
+import resource, sys
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from samples import tiny_vit
+from hf_immunize import ImmunizationArguments, ImmunizationTrainer
+from hf_immunize.data.images import ImageInputs
+from hf_immunize.models.extraction import extract_features
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+def used(side):
+    folder, features = sys.argv[1], Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    file = {"bytes": open(f"{folder}/{side}.png", "rb").read(), "path": None}
+    data = Dataset.from_dict({"image": [file] * n, "label": [0, 1] * (n // 2)}, features=features)
+    model, processor = tiny_vit(("a", "b"))
+    assert extract_features(model, ImageInputs(data, processor), batch_size=len(data)).features.shape == (len(data), 32)
+    how = dict(max_steps=1, save_strategy="no", use_cpu=True, report_to="none")
+    how |= dict(per_device_train_batch_size=len(data), per_device_harmful_batch_size=len(data))
+    args = ImmunizationArguments(f"{folder}/{side}", **how)
+    given = dict(train_dataset=data, harmful_dataset=data, processing_class=processor)
+    ImmunizationTrainer(model, args, **given).train()
+
+torch.set_num_threads(1)
+n, side = map(int, sys.argv[2:])
+used(8)
+before = peak()
+used(side)
+print((peak() - before) / 2**20)
+"""
+
+
+@pytest.mark.parametrize(("n", "side", "most"), [(12, 2500, 250), pytest.param(32, 5000, 600, marks=pytest.mark.slow)])
+def test_pictures_are_decoded_and_shrunk_one_at_a_time(tmp_path, n, side, most):
+    """Mebibytes above the peak of small pictures, with features and a training; decoded, each has 4 · side² bytes."""
+    for pixels_a_side in (8, side):
+        size = (pixels_a_side, pixels_a_side)
+        PILImage.new("RGB", size, (9, 90, 200)).save(tmp_path / f"{pixels_a_side}.png")
+    ran = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), str(n), str(side)],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert float(ran.stdout.splitlines()[-1]) < most

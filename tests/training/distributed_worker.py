@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from tiny import Images, TinyNet
 from torch.utils.data import IterableDataset, Subset
+from transformers import TrainerCallback
 
 from hf_immunize import ImmunizationArguments, ImmunizationTrainer
 from hf_immunize.cli.main import main
@@ -86,6 +90,34 @@ def purged(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+class Stop(TrainerCallback):
+    """Ends every process in the middle of a training, or kills the first with no word."""
+
+    def __init__(self, step: int, kill: bool) -> None:
+        self.step, self.kill = step, kill
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step and not self.kill:
+            raise KeyboardInterrupt
+        if state.global_step == self.step and state.is_world_process_zero:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def saved(folder: Path, *, stop: Stop | None = None, resume: bool = False) -> dict[str, torch.Tensor]:
+    """Weights of a training with dropout and two checkpoints."""
+    torch.manual_seed(0)
+    model, harmful = TinyNet(dropout=0.3), Images(41, n_classes=4, seed=2, labels=False)
+    changes = {"max_steps": 6, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2, "seed": 7}
+    args = ImmunizationArguments(output_dir=str(folder), **(SETTINGS | changes))
+    trainer = ImmunizationTrainer(model, args, train_dataset=Images(96, seed=1), harmful_dataset=harmful)
+    if stop is not None:
+        trainer.add_callback(stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        trainer.train(resume_from_checkpoint=resume)
+    assert trainer.state.global_step == (stop.step if stop else 6)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def run(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     model, primary, harmful = model_and_data()
@@ -111,9 +143,19 @@ def run(folder: Path) -> None:
     found["streamed"] = streamed(folder)
     found["budgeted"] = budgeted(folder)
     found["purged"] = purged(folder)
+    found["whole"] = saved(folder / "whole")
+    saved(folder / "stopped", stop=Stop(3, kill=False))
+    found["resumed"] = saved(folder / "stopped", resume=True)
     found["status"] = main((folder / "command.txt").read_text().split("\n"))
     torch.save(found, folder / f"rank{accelerator.process_index}.pt")
 
 
+def run_killed(folder: Path) -> None:
+    """Killed the first time, gone on with the second."""
+    resume = folder.exists()
+    weights = saved(folder, stop=None if resume else Stop(5, kill=True), resume=resume)
+    torch.save(weights, f"{folder}-rank{Accelerator(cpu=True).process_index}.pt")
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    {"all": run, "killed": run_killed}[sys.argv[1]](Path(sys.argv[2]))

@@ -26,6 +26,20 @@ from hf_immunize.training.pairing import PairedBatchSampler, PairedDataset
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 
 
+def in_two_processes(what, folder):
+    worker = Path(__file__).with_name("distributed_worker.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*launch, str(worker), what, str(folder)],
+        # With what is under test, wherever it stands.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(worker.parents[1]), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes found; one start serves all tests."""
@@ -44,17 +58,7 @@ def two(tmp_path_factory):
     ]
     command += ["--output_dir", str(folder / "out"), "--max_steps", "2", "--batch_size", "4", "--use_cpu", "--json"]
     (folder / "command.txt").write_text("\n".join(command))
-    worker = Path(__file__).with_name("distributed_worker.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ended = subprocess.run(
-        [*launch, str(worker), str(folder)],
-        # With what is under test, wherever it stands.
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(worker.parents[1]), *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ended = in_two_processes("all", folder)
     assert ended.returncode == 0, ended.stderr[-4000:]
     found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
     assert [one["processes"] for one in found] == [2, 2]
@@ -183,6 +187,24 @@ def test_the_command_line_writes_one_release_from_two_processes(two):
     assert record.results["rir"]["immunized"]["n_harmful"] == 7
     model = AutoModelForImageClassification.from_pretrained(folder / "out")
     assert model.config.id2label == {0: "class 0", 1: "class 1"}
+
+
+def test_a_resume_over_two_processes_ends_in_the_weights_of_an_uninterrupted_run(two):
+    for one in two[0]:
+        for name, value in one["whole"].items():
+            assert torch.equal(one["resumed"][name], value), name
+
+
+@pytest.mark.slow
+def test_a_run_whose_first_process_was_killed_is_resumed_over_two(two, tmp_path):
+    folder = tmp_path / "killed"
+    assert in_two_processes("killed", folder).returncode != 0
+    assert not list(tmp_path.glob("*.pt"))
+    again = in_two_processes("killed", folder)
+    assert again.returncode == 0, again.stderr[-4000:]
+    for rank, one in enumerate(two[0]):
+        found = torch.load(f"{folder}-rank{rank}.pt")
+        assert all(torch.equal(found[name], value) for name, value in one["whole"].items())
 
 
 def test_a_training_of_two_phases_is_that_of_one_process(two, tmp_path):
