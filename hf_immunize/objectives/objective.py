@@ -171,13 +171,11 @@ class Phase:
     """What a step is like.
 
     Attributes:
-        last_block_alone: of what was chosen to train, the last block alone does.
         harmful_features: the harmful batch is in the step's own forward pass.
         balanced: the parts, the task loss first, whose common gradient is scaled to norm 1.
         labels: the loss holds the cross-entropy of the primary labels.
     """
 
-    last_block_alone: bool = False
     harmful_features: bool = True
     balanced: tuple[str, ...] = ()
     labels: bool = True
@@ -211,9 +209,14 @@ class ModelObjective(Objective):
         """
 
     @property
-    def restart(self) -> float | None:
-        """Share of the run after which the learning rate starts anew; None for one schedule."""
+    def settles_from(self) -> float | None:
+        """Share of the run after which the last block alone trains, learning rate and optimizer begun anew; or None."""
         return None
+
+    def settles(self, progress: float) -> bool:
+        """Whether the steps after this share of the run are of that last phase."""
+        # Shares are rounded.
+        return self.settles_from is not None and progress >= self.settles_from - 1e-9
 
     def phase(self, progress: float) -> Phase:
         """What the steps after this share of the run are like."""

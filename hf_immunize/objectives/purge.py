@@ -72,23 +72,19 @@ class Purge(ModelObjective):
                 one.lerp_(fresh[name], self.strength)
 
     @property
-    def restart(self) -> float | None:
-        """See :attr:`ModelObjective.restart`."""
+    def settles_from(self) -> float | None:
+        """See :attr:`ModelObjective.settles_from`."""
         return 1 - self.settling if self.settling else None
 
     def phase(self, progress: float) -> Phase:
         """See :meth:`ModelObjective.phase`."""
-        return Phase(last_block_alone=True) if self._settles(progress) else Phase(harmful_features=False, labels=False)
+        return Phase() if self.settles(progress) else Phase(harmful_features=False, labels=False)
 
     def of_step(self, step: StepView, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
         """See :meth:`ModelObjective.of_step`: ``distillation`` in nats; then ``r_well`` and ``r_ill``."""
-        if self._settles(step.progress):
+        if self.settles(step.progress):
             return self._condition(gather(step.primary_features), gather(step.harmful_features))
         return {"distillation": distillation(gather(step.primary_logits), gather(step.initial_logits()))}
-
-    def _settles(self, progress: float) -> bool:
-        # Shares are rounded.
-        return progress >= 1 - self.settling - 1e-9
 
 
 def distillation(logits: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:

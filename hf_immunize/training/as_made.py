@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import logging
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import unwrap
-from hf_immunize.objectives.objective import Objective
-from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.evaluating import inputs_of
+from hf_immunize.training.evaluating import DATA, Evaluating
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.seeing import Architecture
-from hf_immunize.training.theta_zero import ThetaZero
 
 __all__ = ["AsMade"]
-
-logger = logging.get_logger(__name__)
 
 #: Arguments that are read when the Trainer is made, and never again.
 _READ_ONCE = (
@@ -35,30 +25,11 @@ _BATCH = (
     "own compute_loss adds what immunizes: call super().compute_loss(…). For another loss of the primary task alone "
     "pass compute_loss_func to the Trainer."
 )
-#: What of a Trainer holds data, and what these are called.
-_DATA = {
-    "train_dataset": "primary",
-    "eval_dataset": "primary evaluation",
-    "harmful_dataset": "harmful",
-    "harmful_eval_dataset": "harmful evaluation",
-}
 
 
-class AsMade(Trainer):
+class AsMade(Evaluating):
     """The part of a Trainer that sees to what was changed since it was made, before it trains or evaluates."""
 
-    args: ImmunizationArguments
-    model: nn.Module
-    harmful_dataset: Any
-    harmful_eval_dataset: Any
-    notes: list[str]
-    _architecture: Architecture
-    _theta_zero: ThetaZero
-    _ratio: RatioInMidRun
-    objective: Objective
-    own_task_loss: Callable[..., Any] | None
-    _active: Callable[[Objective], bool]
-    _parts_steps: int
     _made_with: dict[str, Any]
     _data: dict[str, Any]
 
@@ -69,9 +40,9 @@ class AsMade(Trainer):
             InputError: a subclass that draws the order of its samples itself.
         """
         self._made_with = {name: copy.deepcopy(getattr(self.args, name)) for name in _READ_ONCE}
-        self._data = {name: getattr(self, name) for name in _DATA}
+        self._data = {name: getattr(self, name) for name in DATA}
         if self.own_task_loss is not None:
-            self.notes.append(f"the task loss is {getattr(self.own_task_loss, '__name__', self.own_task_loss)}")
+            self._note(f"the task loss is {getattr(self.own_task_loss, '__name__', self.own_task_loss)}")
         if type(self)._get_train_sampler is not Trainer._get_train_sampler:
             raise InputError(
                 f"{type(self).__name__} has a _get_train_sampler of its own, which nothing asks: both streams are "
@@ -84,7 +55,7 @@ class AsMade(Trainer):
         Raises:
             InputError: with what was changed.
         """
-        if unwrap(self.model) is not self._architecture.model:
+        if self._network is not self._architecture.model:
             raise InputError(
                 "trainer.model is another one than the Trainer was made with, to which θ0 and what trains belong. Make "
                 "a new ImmunizationTrainer for it."
@@ -95,27 +66,21 @@ class AsMade(Trainer):
                     f"{name} is {getattr(self.args, name)!r} now, and was {before!r} when the Trainer was made, which "
                     "reads it once. Make a new ImmunizationTrainer for another."
                 )
-        for attribute, name in _DATA.items():
+        for attribute in DATA:
             data = getattr(self, attribute)
             if data is not self._data.get(attribute):
-                options: dict[str, Any] = {"notes": self.notes}
-                options |= {"most": self.args.stream_samples} if "evaluation" in name else {}
-                if name.startswith("primary"):
-                    options |= {"model": self.model, "like": self.train_dataset}
-                read = inputs_of(data, self.processing_class, "model" in options, name, **options)
-                setattr(self, attribute, read)
-                self._data[attribute] = read
+                setattr(self, attribute, self._read(attribute, data))
+                self._data[attribute] = getattr(self, attribute)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's; θ0 are the weights as they are now, unless this Trainer has trained them before."""
         self._check_as_made()
         goes_on = args[0] if args else kwargs.get("resume_from_checkpoint")
         if self.state.global_step == 0:
-            self._theta_zero.take(unwrap(self.model))
+            self._theta_zero.take(self._network)
             self._ratio = RatioInMidRun()
         elif not goes_on:
-            self.notes.append(f"{self.state.global_step} steps came before, of an earlier call of train()")
-            logger.warning(self.notes[-1])
+            self._say(f"{self.state.global_step} steps came before, of an earlier call of train()")
         return super().train(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +89,6 @@ class AsMade(Trainer):
         Raises:
             InputError: it looks for what a batch does not hold, or leaves the objective out.
         """
-        active = self._active(self.objective)
         before = self._parts_steps
         try:
             # Whoever switched gradients off for something else wants them here.
@@ -134,7 +98,7 @@ class AsMade(Trainer):
             if not any(word in str(error) for word in ("'labels'", "'pixel_values'", "'primary'")):
                 raise
             raise InputError(f"{type(error).__name__}: {error}. {_BATCH}") from error
-        if active and self._parts_steps == before:
+        if self._is_active and self._parts_steps == before:
             raise InputError(f"compute_loss of {type(self).__name__} leaves the objective out. {_BATCH}")
         return loss
 

@@ -6,28 +6,24 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from hf_immunize.errors import InputError, writing
-from hf_immunize.models.forward import unwrap
 from hf_immunize.models.rebuilding import write_timm_config
-from hf_immunize.objectives.objective import Objective
-from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.budget import AccuracyBudget
 from hf_immunize.training.carried import data_digest, model_digest, options_of, refuse_others
 from hf_immunize.training.locking import locked
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.theta_zero import ThetaZero
+from hf_immunize.training.trainer_part import TrainerPart
 from hf_immunize.training.whole_checkpoints import (
     Checkpoint,
     clear_unfinished,
@@ -42,26 +38,13 @@ __all__ = ["CheckpointsWithThetaZero"]
 OBJECTIVE_NAME = "objective.pt"
 
 
-class CheckpointsWithThetaZero(Trainer):
+class CheckpointsWithThetaZero(TrainerPart):
     """The part of a Trainer that writes and reads checkpoints.
 
     Attributes:
         further_options: what decides the weights beside the arguments, the data and the model; checkpoints carry it.
         seconds: that training took, in this process and in those that it goes on from.
-        budget: of primary accuracy, where one is asked for.
     """
-
-    args: ImmunizationArguments
-    model: nn.Module
-    objective: Objective
-    harmful_dataset: Any
-    stream_collator: Callable[[list[Any]], Any]
-    notes: list[str]
-    _theta_zero: ThetaZero
-    _ratio: RatioInMidRun
-    _parts: dict[str, torch.Tensor]
-    _parts_steps: int
-    budget: AccuracyBudget | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,10 +55,6 @@ class CheckpointsWithThetaZero(Trainer):
         self._goes_on_from: Checkpoint | None = None
         self._writes_into: Path | None = None
         self.add_callback(_GoesOn(self))
-
-    def initial_state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights of θ0, on the CPU: those of this model with the trained ones put back."""
-        return self._theta_zero.state_dict(unwrap(self.model))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's, in a folder that no other run writes into.
@@ -99,7 +78,7 @@ class CheckpointsWithThetaZero(Trainer):
             if self.args.save_strategy != SaveStrategy.NO or resume_from_checkpoint:
                 data = {"train_dataset": self.train_dataset, "harmful_dataset": self.harmful_dataset}
                 self._facts = {name: data_digest(one, self.stream_collator) for name, one in data.items()}
-                self._facts["model"] = model_digest(unwrap(self.model), self._theta_zero.weights)
+                self._facts["model"] = model_digest(self._network, self._theta_zero.weights)
             found = self._goes_on_from = self._checkpoint(folder, resume_from_checkpoint)
             self.seconds = 0.0 if found is None else found.state["seconds"]
             self._began = time.perf_counter() - self.seconds
@@ -265,7 +244,7 @@ class CheckpointsWithThetaZero(Trainer):
         told = logging.get_logger("transformers.trainer")
         level = told.level
         try:
-            if isinstance(unwrap(self.model), PreTrainedModel):
+            if isinstance(self._network, PreTrainedModel):
                 told.setLevel(logging.ERROR)
             yield
         finally:
@@ -274,12 +253,12 @@ class CheckpointsWithThetaZero(Trainer):
     def _load_by_current_names(self, checkpoint: str) -> None:
         # `save_pretrained` writes some models (ViT is one) under older parameter names, and the Trainer reads them back
         # without renaming them: a warning alone says that nothing was loaded (transformers#43701).
-        inner = unwrap(self.model)
+        inner = self._network
         if isinstance(inner, PreTrainedModel):
             inner.load_state_dict(type(inner).from_pretrained(checkpoint, dtype=inner.dtype).state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if state_dict is None and not isinstance(unwrap(self.model), PreTrainedModel):
+        if state_dict is None and not isinstance(self._network, PreTrainedModel):
             # safetensors refuses a tensor that two modules share; a copy under each of its names reads back the same.
             state_dict = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
         token, self.args.hub_token = self.args.hub_token, None
@@ -287,7 +266,7 @@ class CheckpointsWithThetaZero(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
-        inner = unwrap(self.model)
+        inner = self._network
         if hasattr(inner, "pretrained_cfg") and not isinstance(inner, PreTrainedModel):
             # As transformers does for its own models, so that the folder loads by itself.
             folder, preprocessing = Path(output_dir or self.args.output_dir or "."), self.processing_class

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -24,33 +24,26 @@ from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import is_stream
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.forward import unwrap
-from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
-from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.theta_zero import ThetaZero
+from hf_immunize.training.trainer_part import TrainerPart
 
-__all__ = ["Evaluating", "accuracy", "inputs_of"]
+__all__ = ["DATA", "Evaluating", "accuracy", "inputs_of"]
 
 logger = logging.get_logger(__name__)
 
+#: What of a Trainer holds data, and what these are called.
+DATA = {
+    "train_dataset": "primary",
+    "harmful_dataset": "harmful",
+    "eval_dataset": "primary evaluation",
+    "harmful_eval_dataset": "harmful evaluation",
+}
 
-class Evaluating(Trainer):
+
+class Evaluating(TrainerPart):
     """The part of a Trainer that evaluates and predicts."""
 
-    args: ImmunizationArguments
-    harmful_dataset: Any
-    harmful_eval_dataset: Any
-    stream_collator: Callable[[list[Any]], Any]
-    _theta_zero: ThetaZero
-    _ratio: RatioInMidRun
-    notes: list[str]
-    _n_classes: int
-    _prefix: FrozenPrefix | None
-    _held_out: Any
-    own_task_loss: Callable[..., torch.Tensor] | None = None
     _evaluates: bool = False
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -75,27 +68,37 @@ class Evaluating(Trainer):
         already = given.values() if isinstance(given, dict) else (given,)
         if data is None or isinstance(data, str) or any(data is one for one in already):
             return data
-        name = "primary evaluation"
-        inputs = inputs_of(
+        inputs = self._read("eval_dataset", data, labels_needed)
+        for one in inputs.values() if isinstance(inputs, dict) else (inputs,):
+            known = labels_of(one)
+            if known is not None:
+                check_labels(known, self._n_classes, DATA["eval_dataset"])
+        return inputs
+
+    def _read(self, attribute: str, data: Any, labels_needed: bool | None = None) -> Any:
+        """Model inputs of what is given for one of :data:`DATA`; labels where primary data or the objective need them.
+
+        RIR draws its groups from rows, so that of a stream to measure on some are taken, once.
+        """
+        name = DATA[attribute]
+        primary = name.startswith("primary")
+        if labels_needed is None:
+            labels_needed = primary or (name == "harmful" and self.objective.needs_harmful_labels)
+        return inputs_of(
             data,
             self.processing_class,
             labels_needed,
             name,
-            self.model,
-            like=self.train_dataset,
-            most=self.args.stream_samples,
+            self.model if primary else None,
+            like=self.train_dataset if attribute == "eval_dataset" else None,
+            most=self.args.stream_samples if name.endswith("evaluation") else None,
             notes=self.notes,
         )
-        for one in inputs.values() if isinstance(inputs, dict) else (inputs,):
-            known = labels_of(one)
-            if known is not None:
-                check_labels(known, self._n_classes, name)
-        return inputs
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loss, logits and labels of a batch; of one without labels the logits alone, for any kind of classifier."""
         if "labels" in inputs:
-            check_labels(inputs["labels"], self._n_classes, "primary evaluation")
+            check_labels(inputs["labels"], self._n_classes, DATA["eval_dataset"])
             return super().prediction_step(model, inputs, *args, **kwargs)
         with torch.no_grad():
             logits = features_and_logits(model, self._prepare_inputs(inputs))[1].detach()
@@ -107,7 +110,7 @@ class Evaluating(Trainer):
         cached = self._prefix is not None
         with self._prefix.bypassed() if self._prefix is not None else contextlib.nullcontext():
             found = extract_features(
-                unwrap(cast(nn.Module, self.model)),
+                self._network,
                 self._held_out,
                 batch_size=self.args.per_device_eval_batch_size,
                 device=self.args.device,
@@ -137,7 +140,7 @@ class Evaluating(Trainer):
         harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
         if self._evaluates and harmful is not None:
             found = self._ratio.metrics(
-                unwrap(cast(nn.Module, self.model)),
+                self._network,
                 self._theta_zero,
                 {"primary": dataloader.dataset, "harmful": harmful},
                 self.args,

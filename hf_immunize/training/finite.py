@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
 
 from hf_immunize.errors import UserError
-from hf_immunize.models.forward import unwrap
-from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.checks import check_gradients
+from hf_immunize.training.trainer_part import TrainerPart
 
 __all__ = ["FiniteSteps", "NonFiniteLossError"]
 
@@ -21,10 +19,8 @@ class NonFiniteLossError(UserError, FloatingPointError):
     """The task loss or a regularizer is no longer a finite number."""
 
 
-class FiniteSteps(Trainer):
+class FiniteSteps(TrainerPart):
     """The part of a Trainer that stops where a loss or a gradient is no longer finite."""
-
-    args: ImmunizationArguments
 
     def _check_finite(self, parts: dict[str, torch.Tensor]) -> None:
         # One transfer from the device a step, not one for each part.
@@ -46,7 +42,7 @@ class FiniteSteps(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
         if self.state.global_step == 0:
-            check_gradients(unwrap(model))
+            check_gradients(self._network)
         norm = super()._get_grad_norm(model, grad_norm)
         # Clipping would turn such a step into none without a word. With fp16 the scaler skips it and goes on.
         if not self.args.fp16 and norm is not None and not torch.isfinite(torch.as_tensor(norm)):

@@ -10,38 +10,28 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Subset
-from transformers import Trainer, TrainerCallback, get_scheduler
+from transformers import TrainerCallback, get_scheduler
 from transformers.trainer_utils import TrainOutput
 
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import evaluating, unwrap
+from hf_immunize.models.forward import evaluating
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.models.random_weights import estimate_statistics
 from hf_immunize.models.trainable import batch_norms_behind, select_trainable
-from hf_immunize.objectives.objective import ModelObjective, Objective, Phase
+from hf_immunize.objectives.objective import ModelObjective
 from hf_immunize.training.arguments import ImmunizationArguments
-from hf_immunize.training.seeing import Architecture
+from hf_immunize.training.trainer_part import TrainerPart
 
 __all__ = ["Phased", "restarted"]
-
-#: Share of a run that lies behind its last step.
-LATE = 1 - 1e-6
 
 #: Primary images that statistics are estimated on.
 STATISTICS_OF = 512
 
 
-class Phased(Trainer):
+class Phased(TrainerPart):
     """The part of a Trainer that serves objectives of several phases."""
 
-    args: ImmunizationArguments
-    model: nn.Module
-    objective: Objective
-    train_dataset: Any
-    stream_collator: Callable[[list[Any]], Any]
-    notes: list[str]
-    _architecture: Architecture
     _narrowed = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,8 +42,7 @@ class Phased(Trainer):
     def _begins_elsewhere(self) -> ModelObjective | None:
         """The objective, where it changes the weights before the first step."""
         one = self.objective
-        active = one.uses_primary or one.uses_harmful
-        return one if isinstance(one, ModelObjective) and one.begins_elsewhere and active else None
+        return one if isinstance(one, ModelObjective) and one.begins_elsewhere and self._is_active else None
 
     @property
     def _moving(self) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -64,7 +53,7 @@ class Phased(Trainer):
         """Lets the objective change the weights, and gives the BatchNorms behind them statistics that fit."""
         if self._begins_elsewhere is None:
             return
-        model, moving = unwrap(self.model), self._moving
+        model, moving = self._network, self._moving
         if self.state.global_step == 0:
             # The same rows and draws in every process.
             with undisturbed_random_numbers(self.args.seed), evaluating(model):
@@ -87,9 +76,13 @@ class Phased(Trainer):
             batch = self.stream_collator([rows[index] for index in range(start, min(start + size, len(rows)))])
             yield {name: one.to(self.args.device) for name, one in batch.items() if isinstance(one, torch.Tensor)}
 
+    @property
+    def _settles_from(self) -> float | None:
+        return self.objective.settles_from if isinstance(self.objective, ModelObjective) else None
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The schedule of the arguments, begun anew where the objective says so."""
-        share = self.objective.restart if isinstance(self.objective, ModelObjective) else None
+        """The schedule of the arguments, begun anew where the objective settles."""
+        share = self._settles_from
         if share is not None and self.lr_scheduler is None:
             given = cast(torch.optim.Optimizer, self.optimizer if optimizer is None else optimizer)
             self.lr_scheduler = restarted(self.args, given, num_training_steps, share)
@@ -97,36 +90,36 @@ class Phased(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def check_phases(self) -> None:
-        """Refuses a choice of what trains of which a later phase would leave nothing.
+        """Refuses a choice of what trains of which the last phase would leave nothing.
 
         Raises:
             InputError: the last block would train alone, and is not among it.
         """
-        objective, model = self.objective, unwrap(self.model)
-        trained = {name for name, one in model.named_parameters() if one.requires_grad}
-        late = isinstance(objective, ModelObjective) and objective.phase(LATE).last_block_alone
-        if late and not trained & self._architecture.last_block:
+        trained = {name for name, one in self._network.named_parameters() if one.requires_grad}
+        if self._settles_from is not None and not trained & self._architecture.last_block:
             raise InputError(
-                f"The objective {objective.name!r} ends with steps of the last block alone, and "
+                f"The objective {self.objective.name!r} ends with steps of the last block alone, and "
                 f"trainable={self.args.trainable} leaves it out. Add it, or give objective_kwargs={{'settling': 0}}."
             )
 
-    def enter(self, phase: Phase, before: Phase) -> None:
-        """What a step of a phase begins with; where it is the phase's first one, the optimizer knows nothing yet."""
-        if phase.last_block_alone != before.last_block_alone and not self._narrowed and self.model.training:
+    def settle(self, objective: ModelObjective) -> None:
+        """What a step begins with: once the objective settles, the last block trains alone."""
+        done, steps = self.state.global_step, max(self.state.max_steps, 1)
+        settles = objective.settles(done / steps)
+        begins = settles and done > 0 and not objective.settles((done - 1) / steps)
+        if begins and not self._narrowed and self.model.training:
             # Moments of the whole network's gradient are of another scale.
             cast(torch.optim.Optimizer, self.optimizer).state.clear()
-        self.narrow(phase.last_block_alone)
+        self.narrow(settles)
 
     def narrow(self, last_block: bool) -> None:
         """Narrows what trains to the last block, once, or gives back what was chosen."""
         if last_block == self._narrowed:
             return
         self._narrowed = last_block
-        model = unwrap(self.model)
-        select_trainable(model, self.args.selection, self._architecture.sample)
+        select_trainable(self._network, self.args.selection, self._architecture.sample)
         if last_block:
-            for name, parameter in model.named_parameters():
+            for name, parameter in self._network.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and name in self._architecture.last_block)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import nn
-from transformers import Trainer
 from transformers.utils import logging
 
 from hf_immunize.data.class_order import names_of
 from hf_immunize.errors import InputError
-from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import name_classes
 from hf_immunize.models.extraction import MapStyle
-from hf_immunize.models.forward import unwrap
 from hf_immunize.models.rebuilding import check_rebuilds
-from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
-from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.given import measurable
 from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
+from hf_immunize.training.trainer_part import TrainerPart
 
 __all__ = ["Publishing"]
 
@@ -37,18 +29,8 @@ logger = logging.get_logger(__name__)
 _OF_THE_RECORD = {"model_name", "finetuned_from", "tasks", "dataset_tags", "dataset", "dataset_args"}
 
 
-class Publishing(Trainer):
+class Publishing(TrainerPart):
     """The part of a Trainer that publishes."""
-
-    args: ImmunizationArguments
-    model: nn.Module
-    initial_state_dict: Callable[[], dict[str, torch.Tensor]]
-    selection: TrainableSelection
-    notes: list[str]
-    train_dataset: MapStyle | None
-    harmful_dataset: MapStyle | None
-    harmful_eval_dataset: MapStyle | None
-    _activations: ActivationStore
 
     def push_to_hub(
         self,
@@ -86,14 +68,11 @@ class Publishing(Trainer):
         data = self._measurable()
         if not self.is_world_process_zero():
             return None
-        repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).absolute().name
-        token = token or self.args.hub_token
+        repo_id, token = self._repo_id, token or self.args.hub_token
         check_can_push(repo_id, token=token)
-        model = unwrap(self.model)
-        initial = copy.deepcopy(model)
-        initial.load_state_dict(self.initial_state_dict())
+        model = self._network
         results = measure(
-            {"initial": initial, "immunized": model},
+            {"initial": self.initial_model(), "immunized": model},
             measurable(data, self.args),
             batch_size=self.args.per_device_eval_batch_size,
             activations=self._activations,
@@ -121,9 +100,12 @@ class Publishing(Trainer):
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """With ``push_to_hub=True``: whether the token may write. The repository is made when the release goes up."""
         if self.is_world_process_zero():
-            repo_id = self.args.hub_model_id or Path(cast(str, self.args.output_dir)).absolute().name
-            _, owned = check_can_push(repo_id, token=token or self.args.hub_token)
+            _, owned = check_can_push(self._repo_id, token=token or self.args.hub_token)
             self.hub_model_id = cast(Any, owned)
+
+    @property
+    def _repo_id(self) -> str:
+        return self.args.hub_model_id or Path(cast(str, self.args.output_dir)).absolute().name
 
     def _measurable(self) -> dict[str, tuple[MapStyle | None, MapStyle]]:
         """Training and evaluation data of both tasks; refused where attackers would be judged on what they saw."""

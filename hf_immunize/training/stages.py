@@ -105,11 +105,9 @@ def train_all(
         run = trainer(network, args, True)
     run.train(resume_from_checkpoint=goes_on if begun else None)
     trained = unwrap(run.model).eval()
-    initial = copy.deepcopy(trained)
-    initial.load_state_dict(run.initial_state_dict())
-    models = {"initial": initial, "immunized": trained}
+    models = {"initial": run.initial_model(), "immunized": trained}
     if control:
-        models["control"] = copy.deepcopy(initial)
+        models["control"] = copy.deepcopy(models["initial"])
         train(trainer(models["control"], plain("control"), False))
         models["control"].eval()
     facts: dict[str, Any] = {}

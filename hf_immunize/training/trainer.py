@@ -18,11 +18,10 @@ from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
-from hf_immunize.models.forward import ACTIVATIONS, unwrap
-from hf_immunize.models.frozen_prefix import FrozenPrefix
+from hf_immunize.models.forward import ACTIVATIONS
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import keep_still, select_trainable
-from hf_immunize.objectives.objective import ModelObjective, Objective, Phase, with_unit_gradient
+from hf_immunize.objectives.objective import ModelObjective, Phase, with_unit_gradient
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.as_made import AsMade
 from hf_immunize.training.batches import joined, over_processes
@@ -37,7 +36,7 @@ from hf_immunize.training.checks import (
     checkpoint_activations_of_timm,
     first_batches,
 )
-from hf_immunize.training.evaluating import Evaluating, accuracy, inputs_of
+from hf_immunize.training.evaluating import DATA, accuracy
 from hf_immunize.training.finite import FiniteSteps, NonFiniteLossError
 from hf_immunize.training.loaders import training_loader
 from hf_immunize.training.pairing import PairedDataset, check_source
@@ -53,7 +52,7 @@ __all__ = ["ImmunizationTrainer"]
 logger = logging.get_logger(__name__)
 
 
-class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, FiniteSteps, Publishing):
+class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps, Publishing):
     """Trains a classifier on its primary task while making harmful fits on its features slow (arXiv 2505.23760).
 
     The loss of a step is the primary task's cross-entropy plus the parts of the objective on the primary and the
@@ -115,25 +114,23 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
         # Once more, for what was set since they were made.
         check_served(args)
         check_model(model)
-        self.objective: Objective = args.made_objective()
+        self.objective = args.made_objective()
         check_objective(self.objective, args)
-        if train_dataset is not None and self._active(self.objective) and harmful_dataset is None:
+        if train_dataset is not None and self._is_active and harmful_dataset is None:
             raise InputError(
                 "harmful_dataset is missing. Pass the harmful images, or set lambda_primary=0 and lambda_harmful=0 for "
                 "plain fine-tuning."
             )
         check_steps(args, (train_dataset, harmful_dataset))
-        needs_labels = self.objective.needs_harmful_labels
         self.stream_collator = data_collator or collate_images
-        self.notes: list[str] = []
-        # RIR draws its groups from rows, so that of a stream some are taken, once.
-        noted: dict[str, Any] = {"notes": self.notes}
-        drawn = noted | {"most": args.stream_samples}
+        self.notes = []
+        # To read data by; the Trainer sets them again.
+        self.args, self.model, self.processing_class = args, model, cast(Any, processing_class)
         slowed = harmful_eval_dataset
         if slowed is None and is_stream(harmful_dataset):
             slowed = harmful_dataset
-        self.harmful_dataset = inputs_of(harmful_dataset, processing_class, needs_labels, "harmful", **noted)
-        self.harmful_eval_dataset = inputs_of(slowed, processing_class, False, "harmful evaluation", **drawn)
+        self.harmful_dataset = self._read("harmful_dataset", harmful_dataset)
+        self.harmful_eval_dataset = self._read("harmful_eval_dataset", slowed)
         check_evaluation(args, eval_dataset, compute_metrics is not None, "preprocess_logits_for_metrics" in kwargs)
         # Kept from the Trainer, which would take the loss for one over all micro-batches.
         self.own_task_loss = kwargs.pop("compute_loss_func", None)
@@ -142,63 +139,48 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
             args._n_gpu = 1
         # The Trainer's own label smoothing asks for a transformers model; the task loss below smooths for any.
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-        kept = inputs_of(train_dataset, processing_class, True, "primary", model, **noted)
-        measured = inputs_of(eval_dataset, processing_class, True, "primary evaluation", model, like=kept, **drawn)
+        self.train_dataset = self._read("train_dataset", train_dataset)
         super().__init__(
             model=model,
             args=args,
-            train_dataset=kept,
-            eval_dataset=measured,
-            processing_class=cast(Any, processing_class),
+            train_dataset=self.train_dataset,
+            eval_dataset=self._read("eval_dataset", eval_dataset),
+            processing_class=self.processing_class,
             data_collator=self.stream_collator,
             compute_metrics=compute_metrics or accuracy,
             **kwargs,
         )
         args.label_smoothing_factor = smoothing
-        checkpoint_activations_of_timm(unwrap(self.model), args)
+        checkpoint_activations_of_timm(self._network, args)
         self.label_names = ["labels"]
         if not hasattr(self.model, "main_input_name"):
             # Under which the Trainer hands the images to metrics that want them.
             cast(Any, self.model).main_input_name = "pixel_values"
-        self._parts: dict[str, torch.Tensor] = {}
-        self._parts_steps = 0
-        sources = {
-            "primary": self.train_dataset,
-            "harmful": self.harmful_dataset,
-            "primary evaluation": self.eval_dataset,
-            "harmful evaluation": self.harmful_eval_dataset,
-        }
+        self._parts, self._parts_steps = {}, 0
+        sources = {name: getattr(self, attribute) for attribute, name in DATA.items()}
         self.model.to(args.device)
         self._sample = first_batches(
             self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
         )
         if same_rows(self.train_dataset, self.harmful_dataset):
-            self.notes.append(
-                "the primary and the harmful data are the same rows: one task is kept and made slow at once"
-            )
-            logger.warning(self.notes[-1])
+            self._say("the primary and the harmful data are the same rows: one task is kept and made slow at once")
         self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")
-        self._architecture = Architecture(unwrap(self.model), self._sample)
+        self._architecture = Architecture(self._network, self._sample)
         self.check_phases()
-        self._theta_zero = ThetaZero(unwrap(self.model), self._moving)
+        self._theta_zero = ThetaZero(self._network, self._moving)
         self._activations = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
-        self._prefix: FrozenPrefix | None = None
+        self._prefix = None
         self._own_collator = data_collator is not None
         self._ratio = RatioInMidRun()
         self._as_made()
-        self._held_out: Any = None
+        self._held_out = None
         if args.max_accuracy_drop is not None and self.train_dataset is not None:
             self._held_out = split_held_out(self.train_dataset, args)[1]
-            if self._active(self.objective):
-                self.budget = AccuracyBudget(
-                    args,
-                    unwrap(self.model),
-                    self._theta_zero,
-                    self._accuracy_held_out,
-                    lambda note: self.notes.append(note),
-                )
+            if self._is_active:
+                measured = self._accuracy_held_out
+                self.budget = AccuracyBudget(args, self._network, self._theta_zero, measured, self._note)
                 self.add_callback(self.budget)
 
     # ------------------------------------------------------------------ data
@@ -207,7 +189,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
         """One loader over both tasks; nothing is dropped or shuffled outside of it."""
         if self.train_dataset is None:
             raise InputError("Training needs train_dataset, the primary data.")
-        streams: list[Any] = [self.train_dataset, self.harmful_dataset if self._active(self.objective) else None]
+        streams: list[Any] = [self.train_dataset, self.harmful_dataset if self._is_active else None]
         for name, stream in zip(("primary", "harmful"), streams, strict=True):
             if stream is not None:
                 check_source(stream, name)
@@ -237,7 +219,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
     ) -> Any:
         """Cross-entropy of the primary batch plus the parts of the objective, one forward for both batches."""
         if "primary" not in inputs:
-            if model.training and self._active(self.objective):
+            if model.training and self._is_active:
                 raise InputError(
                     "A batch of this training holds one task alone, so that nothing would be immunized. Let "
                     "get_train_dataloader be the Trainer's own: it gives 'primary' and 'harmful' together."
@@ -254,7 +236,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
         phase = Phase()
         if sees is not None:
             phase = sees.phase(done / steps)
-            self.enter(phase, sees.phase((done - 1) / steps) if done else phase)
+            self.settle(sees)
         batch = joined(primary, harmful) if harmful is not None and phase.harmful_features else primary
         prefix = self._prefix if ACTIVATIONS in batch else None
         with contextlib.ExitStack() as around:
@@ -262,7 +244,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
                 around.enter_context(prefix.bypassed())
             hidden = {}
             if sees is not None and sees.reads_hidden:
-                hidden = around.enter_context(watched_outputs(unwrap(model), self.selection, batch))
+                hidden = around.enter_context(watched_outputs(self._network, self.selection, batch))
             features, logits = features_and_logits(model, self._architecture.laid_out(batch))
         parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}
         if harmful is not None:
@@ -285,7 +267,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
             parts = self.budget.weighted(parts, noted=model.training)
         loss = cast(torch.Tensor, sum(self._weight(name) * part for name, part in parts.items()))
         if model.training:
-            self._note(parts)
+            self._count(parts)
         return (loss, {"logits": logits[:n_primary]}) if return_outputs else loss
 
     def _weight(self, name: str) -> int:
@@ -306,7 +288,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
 
     # --------------------------------------------------------------- logging
 
-    def _note(self, parts: dict[str, torch.Tensor]) -> None:
+    def _count(self, parts: dict[str, torch.Tensor]) -> None:
         for name, part in parts.items():
             self._parts[name] = self._parts.get(name, 0.0) + part.detach().double()
         self._parts_steps += 1
@@ -324,7 +306,3 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, Evaluating, 
             self._parts, self._parts_steps = {}, 0
             logs |= {} if self.budget is None else self.budget.figures
         super().log(logs, start_time)
-
-    @staticmethod
-    def _active(objective: Objective) -> bool:
-        return objective.uses_primary or objective.uses_harmful

@@ -82,12 +82,14 @@ def test_the_gradients_of_two_processes_add_up_to_that_of_the_whole_batch():
 
 def test_it_distils_first_without_labels_and_harmful_images_and_settles_then():
     objective = Purge(settling=0.25)
-    assert objective.restart == 0.75
+    assert objective.settles_from == 0.75
     assert objective.phase(0.74) == Phase(harmful_features=False, labels=False)
-    assert objective.phase(0.75) == Phase(last_block_alone=True)
+    assert objective.phase(0.75) == Phase()
+    assert [objective.settles(share) for share in (0.74, 0.75)] == [False, True]
     assert not Purge.needs_harmful_labels
     alone = Purge(settling=0.0)
-    assert alone.restart is None
+    assert alone.settles_from is None
+    assert not alone.settles(0.99)
     assert alone.phase(0.99) == Phase(harmful_features=False, labels=False)
 
 
