@@ -13,7 +13,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from hf_immunize.attacks import ATTACKERS, AttackReport, Budgets
 from hf_immunize.attacks.judging import Outcome
 from hf_immunize.attacks.summary import summarise
-from hf_immunize.release.record import DatasetRecord, ImmunizationRecord, spectra_results
+from hf_immunize.release.measure import spectra_results
+from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.spectra.ratio import relative_immunization_ratio
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

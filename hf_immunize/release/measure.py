@@ -20,12 +20,14 @@ from hf_immunize.metrics.evaluation import Protocol, report_of
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
-from hf_immunize.release.record import spectra_results
+from hf_immunize.spectra.spectrum import Spectrum
 
-__all__ = ["MOST_ATTACKED", "measure"]
+__all__ = ["MOST_ATTACKED", "measure", "spectra_results"]
 
 #: Harmful or benign images of a split that attackers are given: more change little, and take long.
 MOST_ATTACKED = 5_000
+#: Longest list of eigenvalues that is kept of one spectrum: enough for a figure, small enough for a JSON file.
+MAX_EIGENVALUES = 512
 
 
 def measure(
@@ -127,6 +129,26 @@ def measure(
         ),
     }
     return results if suite is None else results | {"attacks": suite.run()["immunized"].to_dict()}
+
+
+def spectra_results(**spectra: Spectrum) -> dict[str, Any]:
+    """The ``spectra`` part of the results.
+
+    Args:
+        spectra: by name, ``initial_harmful``, ``immunized_harmful``, ``initial_primary``, ``immunized_primary``.
+
+    Returns:
+        for each name the eigenvalues over the largest, descending, at most 512 of them at even steps of the index
+        (first and last always among them), to five digits; ``ranks`` says how many there were.
+    """
+    result: dict[str, Any] = {"ranks": {name: one.rank for name, one in spectra.items()}}
+    for name, one in spectra.items():
+        values = (one.eigenvalues.flip(0) / one.eigenvalues[-1]).tolist() if one.rank else []
+        if len(values) > MAX_EIGENVALUES:
+            step = (len(values) - 1) / (MAX_EIGENVALUES - 1)
+            values = [values[round(i * step)] for i in range(MAX_EIGENVALUES)]
+        result[name] = [float(f"{value:.5g}") for value in values]
+    return result
 
 
 def _labelled(data: Any) -> bool:

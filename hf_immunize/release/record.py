@@ -18,7 +18,6 @@ from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.models.untrusted import read_json
 from hf_immunize.release.privacy import base_names, redact_tokens, without_paths
 from hf_immunize.release.structure import check_record
-from hf_immunize.spectra.spectrum import Spectrum
 
 __all__ = [
     "COMMIT_HASH",
@@ -28,14 +27,10 @@ __all__ = [
     "ImmunizationRecord",
     "library_versions",
     "record_digest",
-    "spectra_results",
 ]
 
 RECORD_NAME = "immunization.json"
 SCHEMA_VERSION = 2
-
-#: Longest list of eigenvalues that is kept of one spectrum: enough for a figure, small enough for a JSON file.
-MAX_EIGENVALUES = 512
 
 #: Class names that stand in a title before it ends in dots.
 MAX_CLASSES_IN_TITLE = 10
@@ -246,26 +241,6 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def spectra_results(**spectra: Spectrum) -> dict[str, Any]:
-    """The ``spectra`` part of the results.
-
-    Args:
-        spectra: by name, ``initial_harmful``, ``immunized_harmful``, ``initial_primary``, ``immunized_primary``.
-
-    Returns:
-        for each name the eigenvalues over the largest, descending, at most 512 of them at even steps of the index
-        (first and last always among them), to five digits; ``ranks`` says how many there were.
-    """
-    result: dict[str, Any] = {"ranks": {name: one.rank for name, one in spectra.items()}}
-    for name, one in spectra.items():
-        values = (one.eigenvalues.flip(0) / one.eigenvalues[-1]).tolist() if one.rank else []
-        if len(values) > MAX_EIGENVALUES:
-            step = (len(values) - 1) / (MAX_EIGENVALUES - 1)
-            values = [values[round(i * step)] for i in range(MAX_EIGENVALUES)]
-        result[name] = [float(f"{value:.5g}") for value in values]
-    return result
 
 
 def record_digest(values: dict[str, Any]) -> str:

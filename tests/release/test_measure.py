@@ -8,13 +8,15 @@ from collections import Counter
 import pytest
 import torch
 from planted import QUICK
+from samples import features
 from tiny import Images, TinyNet
 
 from hf_immunize import evaluate_immunization
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.forward import unwrap
 from hf_immunize.release import measure as module
-from hf_immunize.release.measure import measure
+from hf_immunize.release.measure import measure, spectra_results
+from hf_immunize.spectra.spectrum import spectrum
 
 PROTOCOL = Protocol(groups=4, group_size=12)
 
@@ -116,3 +118,15 @@ def test_attackers_are_given_no_more_than_so_many_rows(models, monkeypatch):
     assert (results["attacks"]["n_train"], results["attacks"]["n_test"]) == (20, 20)
     # RIR is still of all of them.
     assert results["rir"]["immunized"]["n_harmful"] == 24
+
+
+def test_spectra_descend_from_one_and_keep_both_ends():
+    long, short = spectrum(features(900, 700, 2, 0)), spectrum(features(9, 5, 1, 0))
+    result = spectra_results(initial_harmful=long, immunized_harmful=short)
+    values = result["initial_harmful"]
+    assert len(values) == 512
+    assert values[0] == 1.0
+    assert values[-1] == pytest.approx(float(long.eigenvalues[0] / long.eigenvalues[-1]), rel=1e-4)
+    assert values == sorted(values, reverse=True)
+    assert result["ranks"] == {"initial_harmful": 700, "immunized_harmful": 5}
+    assert len(result["immunized_harmful"]) == 5

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from samples import COMMIT, features, sample_record
+from samples import COMMIT, sample_record
 
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.privacy import redact_tokens
@@ -13,9 +13,7 @@ from hf_immunize.release.record import (
     DatasetRecord,
     ImmunizationRecord,
     library_versions,
-    spectra_results,
 )
-from hf_immunize.spectra.spectrum import spectrum
 
 SECRET = "hf_" + "A1b2" * 8
 
@@ -115,18 +113,6 @@ def test_a_dataset_is_on_the_hub_when_a_commit_pins_it_or_its_id_is_given():
 
 def test_versions_name_the_libraries_that_decide_a_result():
     assert {"python", "torch", "transformers", "timm", "datasets", "huggingface_hub"} <= set(library_versions())
-
-
-def test_spectra_descend_from_one_and_keep_both_ends():
-    long, short = spectrum(features(900, 700, 2, 0)), spectrum(features(9, 5, 1, 0))
-    result = spectra_results(initial_harmful=long, immunized_harmful=short)
-    values = result["initial_harmful"]
-    assert len(values) == 512
-    assert values[0] == 1.0
-    assert values[-1] == pytest.approx(float(long.eigenvalues[0] / long.eigenvalues[-1]), rel=1e-4)
-    assert values == sorted(values, reverse=True)
-    assert result["ranks"] == {"initial_harmful": 700, "immunized_harmful": 5}
-    assert len(result["immunized_harmful"]) == 5
 
 
 def test_a_base_model_in_a_subfolder_keeps_its_name_and_links_to_its_repository():
