@@ -140,9 +140,9 @@ def _ratio(values: dict[str, Any]) -> str:
 
 def _attacks(record: ImmunizationRecord) -> dict[str, Any] | None:
     """The report of the attackers in the form that the template shows."""
-    if not record.results.get("attacks"):
+    report = record.attack_report
+    if report is None:
         return None
-    report = AttackReport.from_dict(record.results["attacks"])
     rows = [
         {
             **row,

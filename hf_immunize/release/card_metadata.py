@@ -10,7 +10,6 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_dicts
 
-from hf_immunize.attacks.report import AttackReport
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
 
@@ -102,8 +101,9 @@ def _eval_results(record: ImmunizationRecord) -> list[EvalResult]:
             limited = ", limited by precision" if report["precision_limited"] else ""
             label = f"{name}, mean over groups{f', {sign}' if sign else ''}{limited}"
             results.append(_eval_result(record, "harmful", key, label, report[key]["mean"]))
-    if record.results.get("attacks"):
-        attacker, accuracy = AttackReport.from_dict(record.results["attacks"]).strongest("immunized")
+    attacks = record.attack_report
+    if attacks is not None:
+        attacker, accuracy = attacks.strongest("immunized")
         label = f"Accuracy of the strongest harmful attacker ({attacker})"
         results.append(_eval_result(record, "harmful", "harmful_accuracy", label, accuracy))
     return results

@@ -224,7 +224,7 @@ def plot_verification(claims: Sequence[Claim]) -> Figure:
 def save_figures(record: ImmunizationRecord, folder: str | Path) -> list[Path]:
     """Draws what the record has results for into ``folder/figures`` and returns the paths."""
     written = []
-    attacks = AttackReport.from_dict(record.results["attacks"]) if record.results.get("attacks") else None
+    attacks = record.attack_report
     drawn = {
         SPECTRA_NAME: plot_spectra(record),
         ATTACKS_NAME: plot_attacks(attacks),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hf_immunize.attacks.report import AttackReport
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.models.untrusted import read_json
 from hf_immunize.release.privacy import base_names, redact_tokens, without_paths
@@ -157,6 +158,11 @@ class ImmunizationRecord:
         """Whether ``initial``, or ``public`` of a run that fitted first, is the base model at a commit of the Hub."""
         pinned = self.base_model_hub_id and COMMIT_HASH.fullmatch(self.base_model_revision or "")
         return bool(pinned) and model == ("public" if "fit" in self.training else "initial")
+
+    @property
+    def attack_report(self) -> AttackReport | None:
+        """What the attackers found; None where none was run."""
+        return AttackReport.from_dict(self.results["attacks"]) if self.results.get("attacks") else None
 
     def title(self, task: str) -> str:
         """The name of a task's data; with its classes where another task of the run has data of the same name."""

@@ -57,9 +57,9 @@ def state(recovery: Mapping[str, Any]) -> str:
 
 def verdict_sentences(record: ImmunizationRecord) -> list[str]:
     """What attackers get of the harmful task, and what an unrelated task paid, a sentence each."""
-    if not record.results.get("attacks"):
+    report = record.attack_report
+    if report is None:
         return ["No attacker was run on this model: nothing is known of what it stops."]
-    report = AttackReport.from_dict(record.results["attacks"])
     sentences = []
     for kind, what in KINDS.items():
         outcome = report.verdict["outcome"][kind]
@@ -115,7 +115,7 @@ def five_numbers(record: ImmunizationRecord) -> tuple[list[str], list[dict[str, 
     if results.get("primary_accuracy"):
         cells = [percent(results["primary_accuracy"].get(model)) for model in models]
         rows.append({"what": "the kept task, accuracy", "cells": cells})
-    report = AttackReport.from_dict(results["attacks"]) if results.get("attacks") else None
+    report = record.attack_report
     if report is not None:
         for kind, by_model in report.worst_case.items():
             name = "the best new head" if kind == "probe" else "the best fine-tuning"

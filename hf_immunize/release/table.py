@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_immunize.attacks.report import AttackReport
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
 
@@ -23,27 +22,21 @@ def table(record: ImmunizationRecord) -> str:
         )
 
     row("primary accuracy", {name: f"{100 * results['primary_accuracy'][name]:.1f} %" for name in models})
-    reports = results["rir"]
+    reports, labels = results["rir"], {"rir": "RIR", "rir_i": "(i) harmful", "rir_ii": "(ii) primary"}
     first = next(iter(reports.values()))
     groups, size = first["protocol"]["groups"], first["protocol"]["group_size"]
-    for label, key in (("RIR", "rir"), ("(i) harmful", "rir_i"), ("(ii) primary", "rir_ii")):
+    for key, label in labels.items():
         row(f"{label}, {groups} groups of {size}", {name: _ratio(report[key]) for name, report in reports.items()})
     row("RIR, median of the groups", {name: f"{report['rir']['median']:.3g}" for name, report in reports.items()})
-    for label, key in (("RIR", "rir"), ("(i) harmful", "rir_i"), ("(ii) primary", "rir_ii")):
+    for key, label in labels.items():
         whole = {name: report["all_samples"] for name, report in reports.items()}
         row(
             f"{label}, all {first['n_harmful']} + {first['n_primary']} samples",
-            {name: f"{_sign(one[key + '_bound'])}{one[key]:.3g}" for name, one in whole.items()},
+            {name: f"{SIGN[one[key + '_bound']]}{one[key]:.3g}" for name, one in whole.items()},
         )
     text = "\n".join(lines)
-    if "attacks" in results:
-        text += f"\n\nHarmful accuracy\n{AttackReport.from_dict(results['attacks'])}"
-    return text
+    return text if record.attack_report is None else f"{text}\n\nHarmful accuracy\n{record.attack_report}"
 
 
 def _ratio(values: dict[str, Any]) -> str:
-    return f"{_sign(values['bound'])}{values['mean']:.3g} ± {values['spread']:.2g}"
-
-
-def _sign(bound: str) -> str:
-    return SIGN[bound]
+    return f"{SIGN[values['bound']]}{values['mean']:.3g} ± {values['spread']:.2g}"
