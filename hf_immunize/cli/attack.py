@@ -21,7 +21,15 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import REPORT_NAME, AttackReport
 from hf_immunize.attacks.suite import run_attacks
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import AttackOptions, FinetuneOptions, budgets_of, named_rows, task_options
+from hf_immunize.cli.options import (
+    AttackOptions,
+    FinetuneOptions,
+    HubCallOptions,
+    ReadOptions,
+    budgets_of,
+    named_rows,
+    task_options,
+)
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
@@ -47,9 +55,10 @@ BESIDE = ("control", "primary_only", "public")
 
 def parser() -> VerbParser:
     """The options of the verb."""
+    data = (task_options(task, what) for task, what in TASKS.items())
     return VerbParser(
         "attack",
-        [*(task_options(task, what) for task, what in TASKS.items()), AttackOptions, FinetuneOptions],
+        [*data, AttackOptions, FinetuneOptions, ReadOptions, HubCallOptions],
         "Fits harmful heads and fine-tunes with many attackers, on the model, on the one that it started from and on "
         "random weights, and reports the strongest at each budget, what it recovers and a verdict.",
         positional=("model", "the immunized model: Hub id (with @revision) or folder"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import EvaluateOptions, named_rows, task_options
+from hf_immunize.cli.options import EvaluateOptions, HubCallOptions, ReadOptions, named_rows, task_options
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
@@ -22,10 +22,10 @@ TASKS = {"primary": "The task to keep", "harmful": "The task that was made slow"
 
 def parser() -> VerbParser:
     """The options of the verb."""
-    kinds = [*(task_options(task, what, training=False) for task, what in TASKS.items()), EvaluateOptions]
+    data = (task_options(task, what, training=False) for task, what in TASKS.items())
     return VerbParser(
         "evaluate",
-        kinds,
+        [*data, EvaluateOptions, ReadOptions, HubCallOptions],
         "RIR_θ0 in both protocols and primary accuracy. Attackers: hf-immunize attack.",
         positional=("model", "the immunized model: Hub id (with @revision) or folder"),
     )

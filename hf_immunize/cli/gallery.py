@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import GalleryOptions
+from hf_immunize.cli.options import GalleryOptions, HubCallOptions
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import say, stdout_for_results
 from hf_immunize.release.gallery import check_page, gallery, save_gallery
@@ -18,7 +18,7 @@ def parser() -> VerbParser:
     """The options of the verb."""
     return VerbParser(
         "gallery",
-        [GalleryOptions],
+        [GalleryOptions, HubCallOptions],
         "Makes one page for a browser out of releases: a table to sort of what each claims and what a verification "
         "measured of it, with their figures. Exit status 0 only if all of them could be shown.",
         positional=("releases", "folders of releases, or Hub ids (with @revision)"),

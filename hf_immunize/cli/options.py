@@ -17,26 +17,28 @@ from hf_immunize.release.files import BESIDE
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = [
-    "CEILINGS",
     "AttackOptions",
+    "CallOptions",
     "EvaluateOptions",
     "FinetuneOptions",
     "GalleryOptions",
+    "HubCallOptions",
     "PushOptions",
+    "ReadOptions",
+    "ReleaseOptions",
     "TrainOptions",
     "VerifyOptions",
     "budgets_of",
     "named_rows",
+    "option",
     "task_options",
 ]
 
 
-def _said(help_text: str, **more: Any) -> dict[str, Any]:
-    return {"help": help_text} | more
-
-
-def _option(default: Any, help_text: str, **more: Any) -> Any:
-    return field(default=default, metadata=_said(help_text, **more))
+def option(default: Any, help_text: str, **more: Any) -> Any:
+    """A field of a dataclass of options; a default that is called makes its value. ``more`` are of `argparse`."""
+    made = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**made, metadata={"help": help_text} | more)
 
 
 def task_options(task: str, what: str, *, training: bool = True) -> type:
@@ -58,7 +60,7 @@ def task_options(task: str, what: str, *, training: bool = True) -> type:
     else:
         options |= {"_split": "Split to measure on; test, else validation, else train unless given."}
     options |= {f"_{column}_column": "Found by type and name unless given." for column in ("image", "label")}
-    named = [(f"{task}{part}", str | None, _option(None, text)) for part, text in options.items()]
+    named = [(f"{task}{part}", str | None, option(None, text)) for part, text in options.items()]
     made = make_dataclass(f"{task.title()}Options", named)
     made._argument_group_name = f"the {task} task"  # type: ignore[attr-defined]
     return made
@@ -71,22 +73,11 @@ def named_rows(options: argparse.Namespace, task: str) -> dict[str, Any]:
     return found | {"skip_corrupt": options.skip_corrupt, "streaming": options.streaming}
 
 
-ATTACKERS_HELP = f"Attackers, by group or by name: {', '.join(attacker_choices())}."
-
-
 def _attackers(default: str) -> Any:
-    return field(
-        default_factory=lambda: [default], metadata=_said(ATTACKERS_HELP, choices=attacker_choices(), metavar="NAME")
+    names = f"{', '.join(attacker_choices())}; all and finetuning take some minutes more than probes"
+    return option(
+        lambda: [default], f"Attackers, by group or by name: {names}.", choices=attacker_choices(), metavar="NAME"
     )
-
-
-#: With and without a value, so that --ceilings asks for them and --ceilings false leaves them out.
-CEILINGS = _said(
-    "Train a network of the primary task alone too, and attack it and the weights before the fit as well: what an "
-    "attacker has anyway. Where attackers fine-tune unless given; --ceilings false leaves it out.",
-    nargs="?",
-    const=True,
-)
 
 
 @dataclass
@@ -95,8 +86,8 @@ class FinetuneOptions:
 
     _argument_group_name = "fine-tuning attackers"
 
-    finetune_samples: list[str] | None = _option(None, "Images a class that fine-tuning gets, like 100.")
-    finetune_steps: list[int] | None = _option(None, "Steps of fine-tuning, like 10 30 100 300 1000.")
+    finetune_samples: list[str] | None = option(None, "Images a class that fine-tuning gets, like 100.")
+    finetune_steps: list[int] | None = option(None, "Steps of fine-tuning, like 10 30 100 300 1000.")
 
 
 def budgets_of(options: argparse.Namespace, default: Budgets) -> Budgets:
@@ -119,37 +110,75 @@ def budgets_of(options: argparse.Namespace, default: Budgets) -> Budgets:
 
 
 @dataclass
+class ReadOptions:
+    """How data and models are read, in every verb that names them."""
+
+    _argument_group_name = "reading"
+
+    skip_corrupt: bool = option(False, "Leave out pictures that cannot be read, and count them.")
+    streaming: bool = option(
+        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
+    )
+    trust_remote_code: bool = option(False, "Run a model's own code from the Hub; only for code that you have read.")
+
+
+@dataclass
+class CallOptions:
+    """What every verb takes."""
+
+    _argument_group_name = "the call"
+
+    json: bool = option(False, "Print the result as JSON, and nothing else.")
+    config: str | None = option(None, "A YAML file with options; the command line goes over it.")
+
+
+@dataclass
+class HubCallOptions(CallOptions):
+    """What every verb takes that has no training's arguments, with a token among them."""
+
+    token: str | None = option(
+        None, "Of the Hub, with write access where something is pushed; the one that is logged in unless given."
+    )
+
+
+@dataclass
+class ReleaseOptions:
+    """What a verb that makes a release measures of it, and what it keeps beside it."""
+
+    _argument_group_name = "the release"
+
+    attackers: list[str] = _attackers("probes")
+    # With and without a value, so that --ceilings asks for them and --ceilings false leaves them out.
+    ceilings: bool | None = option(
+        None,
+        "Train a network of the primary task alone too, and attack it and the weights before the fit as well: what an "
+        "attacker has anyway. Where attackers fine-tune unless given; --ceilings false leaves it out.",
+        nargs="?",
+        const=True,
+    )
+    ceiling_steps: int = option(PRIMARY_ONLY_STEPS, "Steps of that network, all weights from random ones.")
+    keep: list[str] | None = option(
+        None,
+        "Models to keep beside the release, for verify and for attack --base, --control and the like; initial where "
+        "θ0 is no commit on the Hub unless given.",
+        choices=list(BESIDE),
+    )
+    overwrite: bool = option(False, "Replace an earlier run in the output folder.")
+
+
+@dataclass
 class TrainOptions:
     """What ``train`` takes beside a training's arguments."""
 
     _argument_group_name = "the run"
 
-    model: str | None = _option(None, "Hub id (with @revision), timm name (timm/…), or folder.")
-    new_head: bool = _option(False, "Give the model a new head for the primary classes.")
-    fit_steps: int = _option(0, "Steps of plain fitting first; θ0 is what comes out.")
-    fit_learning_rate: float | None = _option(None, "Learning rate of that fit; as --learning_rate unless given.")
-    control: bool = _option(True, "Train the same steps with λ = 0 too, for comparison; --no_control leaves it out.")
-    attackers: list[str] = _attackers("probes")
-    ceilings: bool | None = field(default=None, metadata=CEILINGS)
-    ceiling_steps: int = _option(PRIMARY_ONLY_STEPS, "Steps of that network, all weights from random ones.")
-    keep: list[str] | None = field(
-        default=None,
-        metadata=_said(
-            "Models to keep beside the release, for verify and for attack --base, --control and the like; initial "
-            "where θ0 is no commit on the Hub unless given.",
-            choices=list(BESIDE),
-        ),
-    )
-    max_train_samples: int | None = _option(None, "Training images of each task at most, drawn by --seed.")
-    max_eval_samples: int | None = _option(None, "Images to measure on of each task at most, drawn by --seed.")
-    skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
-    streaming: bool = _option(
-        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
-    )
-    trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
-    overwrite: bool = _option(False, "Replace an earlier run in the output folder.")
-    json: bool = _option(False, "Print the result as JSON in place of a table.")
-    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+    model: str | None = option(None, "Hub id (with @revision), timm name (timm/…), or folder.")
+    new_head: bool = option(False, "Give the model a new head for the primary classes.")
+    fit_steps: int = option(0, "Steps of plain fitting first; θ0 is what comes out.")
+    fit_learning_rate: float | None = option(None, "Learning rate of that fit; as --learning_rate unless given.")
+    control: bool = option(True, "Train the same steps with λ = 0 too, for comparison; --no_control leaves it out.")
+    max_train_samples: int | None = option(None, "Training images of each task at most, drawn by --seed.")
+    max_eval_samples: int | None = option(None, "Images to measure on of each task at most, drawn by --seed.")
 
 
 @dataclass
@@ -158,20 +187,12 @@ class EvaluateOptions:
 
     _argument_group_name = "the measurement"
 
-    base: str | None = _option(None, "The model that it started from, θ0.")
-    groups: int = _option(20, "Groups of the paper's protocol.")
-    group_size: int = _option(100, "Samples a group.")
-    seed: int = _option(0, "Of the draw of the groups, and of the images taken.")
-    max_samples: int = _option(5_000, "Images of each task at most.")
-    batch_size: int = _option(64, "Images a forward pass.")
-    skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
-    streaming: bool = _option(
-        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
-    )
-    trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
-    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
-    json: bool = _option(False, "Print the result as JSON in place of lines.")
-    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+    base: str | None = option(None, "The model that it started from, θ0.")
+    groups: int = option(20, "Groups of the paper's protocol.")
+    group_size: int = option(100, "Samples a group.")
+    seed: int = option(0, "Of the draw of the groups, and of the images taken.")
+    max_samples: int = option(5_000, "Images of each task at most.")
+    batch_size: int = option(64, "Images a forward pass.")
 
 
 @dataclass
@@ -180,29 +201,21 @@ class AttackOptions:
 
     _argument_group_name = "the attack"
 
-    base: str | None = _option(None, "The model that it started from, θ0.")
-    control: str | None = _option(None, "A model of the same training with λ = 0.")
-    primary_only: str | None = _option(None, "A network of the primary task alone, which an attacker could train.")
-    public: str | None = _option(None, "The public weights that θ0 descends from.")
+    base: str | None = option(None, "The model that it started from, θ0.")
+    control: str | None = option(None, "A model of the same training with λ = 0.")
+    primary_only: str | None = option(None, "A network of the primary task alone, which an attacker could train.")
+    public: str | None = option(None, "The public weights that θ0 descends from.")
     attackers: list[str] = _attackers("all")
-    samples: list[str] | None = _option(None, "Images a class that a head is fitted on, like 10 100 all.")
-    steps: list[int] | None = _option(None, "Steps of a head, like 10 30 100.")
-    seeds: list[int] | None = _option(None, "Of the attackers: each is run once with every one of them, like 0 1 2.")
-    seed: int = _option(0, "Of what is drawn before them, once: a held-out fifth, and the images taken.")
-    scratch: bool = _option(True, "Attack random weights too, the reference of a recovery and a ceiling.")
-    max_samples: int = _option(5_000, "Images of each split at most.")
-    batch_size: int = _option(64, "Images a forward pass.")
-    output_dir: str | None = _option(None, "attacks.json, attacks.png and trials.png go here.")
-    update_release: bool = _option(False, "Write the report into the record and the card of MODEL, a release's folder.")
-    overwrite: bool = _option(False, "Replace an earlier attacks.json there.")
-    skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
-    streaming: bool = _option(
-        False, "Read Hub data sets, parquet and shards row by row, without downloading them first."
-    )
-    trust_remote_code: bool = _option(False, "Run a model's own code from the Hub; only for code that you have read.")
-    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
-    json: bool = _option(False, "Print the report as JSON in place of a table.")
-    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+    samples: list[str] | None = option(None, "Images a class that a head is fitted on, like 10 100 all.")
+    steps: list[int] | None = option(None, "Steps of a head, like 10 30 100.")
+    seeds: list[int] | None = option(None, "Of the attackers: each is run once with every one of them, like 0 1 2.")
+    seed: int = option(0, "Of what is drawn before them, once: a held-out fifth, and the images taken.")
+    scratch: bool = option(True, "Attack random weights too, the reference of a recovery and a ceiling.")
+    max_samples: int = option(5_000, "Images of each split at most.")
+    batch_size: int = option(64, "Images a forward pass.")
+    output_dir: str | None = option(None, "attacks.json, attacks.png and trials.png go here.")
+    update_release: bool = option(False, "Write the report into the record and the card of MODEL, a release's folder.")
+    overwrite: bool = option(False, "Replace an earlier attacks.json there.")
 
 
 @dataclass
@@ -211,15 +224,12 @@ class PushOptions:
 
     _argument_group_name = "the upload"
 
-    repo_id: str | None = _option(None, "user/name; created if it does not exist.")
-    private: bool | None = _option(None, "Create the repository private.")
-    revision: str | None = _option(None, "Branch; main unless given.")
-    commit_message: str | None = _option(None, "First line of the commit.")
-    create_pr: bool = _option(False, "Open a pull request in place of a commit.")
-    dry_run: bool = _option(False, "Print every file with its size and the card, and send nothing.")
-    token: str | None = _option(None, "Of the Hub, with write access; the one that is logged in unless given.")
-    json: bool = _option(False, "Print the commit as JSON.")
-    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+    repo_id: str | None = option(None, "user/name; created if it does not exist.")
+    private: bool | None = option(None, "Create the repository private.")
+    revision: str | None = option(None, "Branch; main unless given.")
+    commit_message: str | None = option(None, "First line of the commit.")
+    create_pr: bool = option(False, "Open a pull request in place of a commit.")
+    dry_run: bool = option(False, "Print every file with its size and the card, and send nothing.")
 
 
 @dataclass
@@ -228,23 +238,17 @@ class VerifyOptions:
 
     _argument_group_name = "the verification"
 
-    primary: str | None = _option(None, "The primary data, where the record names none that can be fetched.")
-    harmful: str | None = _option(None, "The harmful data, likewise.")
-    benign: str | None = _option(None, "The benign data, likewise; for --attackers alone.")
-    base: str | None = _option(None, "The model that it started from, where the release neither names nor carries it.")
-    attackers: list[str] | None = field(
-        default=None,
-        metadata=_said(
-            f"Repeat the attacks too: {', '.join(attacker_choices())}.", choices=attacker_choices(), metavar="NAME"
-        ),
+    primary: str | None = option(None, "The primary data, where the record names none that can be fetched.")
+    harmful: str | None = option(None, "The harmful data, likewise.")
+    benign: str | None = option(None, "The benign data, likewise; for --attackers alone.")
+    base: str | None = option(None, "The model that it started from, where the release neither names nor carries it.")
+    attackers: list[str] | None = option(
+        None, f"Repeat the attacks too: {', '.join(attacker_choices())}.", choices=attacker_choices(), metavar="NAME"
     )
-    batch_size: int = _option(64, "Images a forward pass.")
-    output_dir: str | None = _option(None, "verification.json and verification.png go here.")
-    overwrite: bool = _option(False, "Replace an earlier verification.json there.")
-    create_pr: bool = _option(False, "Open a pull request with what was measured, as a file in .eval_results.")
-    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
-    json: bool = _option(False, "Print the report as JSON in place of lines.")
-    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+    batch_size: int = option(64, "Images a forward pass.")
+    output_dir: str | None = option(None, "verification.json and verification.png go here.")
+    overwrite: bool = option(False, "Replace an earlier verification.json there.")
+    create_pr: bool = option(False, "Open a pull request with what was measured, as a file in .eval_results.")
 
 
 @dataclass
@@ -253,13 +257,9 @@ class GalleryOptions:
 
     _argument_group_name = "the page"
 
-    output: str = _option("gallery.html", "The file to write.")
-    title: str = _option("Immunized models", "Of the page.")
-    verified: list[str] = field(
-        default_factory=list,
-        metadata=_said("verification.json files of verify, or folders that hold one, of these releases."),
+    output: str = option("gallery.html", "The file to write.")
+    title: str = option("Immunized models", "Of the page.")
+    verified: list[str] = option(
+        list, "verification.json files of verify, or folders that hold one, of these releases."
     )
-    overwrite: bool = _option(False, "Replace a file that is there.")
-    token: str | None = _option(None, "Of the Hub; the one that is logged in unless given.")
-    json: bool = _option(False, "Print what was shown and what was not as JSON.")
-    config: str | None = _option(None, "A YAML file with options; the command line goes over it.")
+    overwrite: bool = option(False, "Replace a file that is there.")

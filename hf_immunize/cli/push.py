@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import PushOptions
+from hf_immunize.cli.options import HubCallOptions, PushOptions
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required
 from hf_immunize.release.hub import push_to_hub
@@ -20,7 +20,7 @@ def parser() -> VerbParser:
     """The options of the verb."""
     return VerbParser(
         "push",
-        [PushOptions],
+        [PushOptions, HubCallOptions],
         "Uploads weights, record, figures and card of a released folder to the Hub, in one commit.",
         positional=("folder", "the folder that train or quickstart wrote"),
     )

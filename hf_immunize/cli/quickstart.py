@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from hf_immunize.attacks.attacker import attacker_choices, choose_attackers
+from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import CEILINGS, FinetuneOptions, budgets_of
+from hf_immunize.cli.options import CallOptions, FinetuneOptions, ReleaseOptions, budgets_of, option
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
 from hf_immunize.models.packaged import loaded_lite0
-from hf_immunize.release.files import BESIDE
 from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
-from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
 __all__ = ["QUICKSTART", "parser", "quickstart", "run"]
 
@@ -35,43 +33,15 @@ class QuickstartOptions:
 
     _argument_group_name = "the run"
 
-    primary_classes: list[int] = field(
-        default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Digits of the task to keep."}
-    )
-    harmful_classes: list[int] = field(
-        default_factory=lambda: [5, 6, 7, 8, 9], metadata={"help": "Digits of the task to make slow."}
-    )
-    attackers: list[str] = field(
-        default_factory=lambda: ["probes"],
-        metadata={
-            "help": "Attackers, by group or by name (as of attack); all fine-tunes too, which takes some minutes more.",
-            "choices": attacker_choices(),
-            "metavar": "NAME",
-        },
-    )
-    ceilings: bool | None = field(default=None, metadata=CEILINGS)
-    ceiling_steps: int = field(
-        default=PRIMARY_ONLY_STEPS, metadata={"help": "Steps of that network, all weights from random ones."}
-    )
-    keep: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Models to keep beside the release; initial unless given.",
-            "choices": list(BESIDE),
-        },
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in the output folder."})
-    json: bool = field(default=False, metadata={"help": "Print the result as JSON in place of a table."})
-    config: str | None = field(
-        default=None, metadata={"help": "A YAML file with options; the command line goes over it."}
-    )
+    primary_classes: list[int] = option(lambda: [0, 1, 2, 3, 4], "Digits of the task to keep.")
+    harmful_classes: list[int] = option(lambda: [5, 6, 7, 8, 9], "Digits of the task to make slow.")
 
 
 def parser() -> VerbParser:
     """The options of the verb."""
     own = VerbParser(
         "quickstart",
-        [QuickstartOptions, FinetuneOptions, ImmunizationArguments],
+        [QuickstartOptions, ReleaseOptions, FinetuneOptions, CallOptions, ImmunizationArguments],
         "EfficientNet-Lite0 with its ImageNet weights, digits of MNIST as primary and harmful task.",
     )
     own.set_defaults(**QUICKSTART)

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import command_of, parse
-from hf_immunize.cli.options import FinetuneOptions, TrainOptions, budgets_of, named_rows, task_options
+from hf_immunize.cli.options import (
+    CallOptions,
+    FinetuneOptions,
+    ReadOptions,
+    ReleaseOptions,
+    TrainOptions,
+    budgets_of,
+    named_rows,
+    task_options,
+)
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
 from hf_immunize.data.task import ImageTask, load_task
@@ -40,7 +49,7 @@ WRITTEN_BESIDE = ("checkpoint-*", "fit", "control", "primary_only", f"{MEASURED}
 def parser() -> VerbParser:
     """The options of the verb."""
     data = (task_options(task, what) for task, what in TASKS.items())
-    kinds = [TrainOptions, FinetuneOptions, *data, ImmunizationArguments]
+    kinds = [TrainOptions, ReleaseOptions, FinetuneOptions, *data, ReadOptions, CallOptions, ImmunizationArguments]
     return VerbParser(
         "train",
         kinds,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import VerifyOptions
+from hf_immunize.cli.options import HubCallOptions, VerifyOptions
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.errors import OutputExistsError
@@ -24,7 +24,7 @@ def parser() -> VerbParser:
     """The options of the verb."""
     return VerbParser(
         "verify",
-        [VerifyOptions],
+        [VerifyOptions, HubCallOptions],
         "Measures a model that was published with hf_immunize again, on the data that its record names, against the "
         "base model that it names, and says of each claim whether it holds. Exit status 0 only if all of them do.",
         positional=("model", "Hub id, or a subfolder user/name/sub (with @revision), or the folder of a release"),

@@ -13,7 +13,15 @@ import hf_immunize
 from hf_immunize import ImmunizationArguments
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import AttackOptions, EvaluateOptions, TrainOptions, budgets_of, task_options
+from hf_immunize.cli.options import (
+    AttackOptions,
+    EvaluateOptions,
+    ReadOptions,
+    ReleaseOptions,
+    TrainOptions,
+    budgets_of,
+    task_options,
+)
 from hf_immunize.cli.train import parser as train_parser
 
 
@@ -56,7 +64,11 @@ def test_ceilings_are_asked_for_or_left_out_or_left_to_the_attackers(tmp_path):
 def test_advice_to_pass_an_argument_names_the_option_too():
     # What is said to a program, x=True, is also read by somebody at a command line.
     package = Path(hf_immunize.__file__).parent
-    options = {one.name for kind in (TrainOptions, EvaluateOptions, AttackOptions) for one in dataclasses.fields(kind)}
+    options = {
+        one.name
+        for kind in (TrainOptions, ReleaseOptions, EvaluateOptions, AttackOptions, ReadOptions)
+        for one in dataclasses.fields(kind)
+    }
     for path in package.rglob("*.py"):
         text = re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8"))
         for name in re.findall(r"pass (\w+)=True(?! \(--)", text):
