@@ -16,7 +16,7 @@ from hf_immunize.attacks.report import CEILINGS, MODELS, AttackReport
 from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.errors import InputError
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
@@ -107,7 +107,7 @@ def _flags(subjects: Mapping[str, Subject | Redrawn], method: str, seed: int, n_
     picked = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
     copied = model.model()
     device = next(copied.parameters()).device
-    batch = {name: one.to(device) for name, one in collate_images([rows[i] for i in picked.tolist()]).items()}
+    batch = on_device(collate_images([rows[i] for i in picked.tolist()]), device)
     return flags_of_model(copied, base.model(), batch, n_classes)
 
 
@@ -178,7 +178,7 @@ def _strongest(outcomes: Outcomes, attackers: Sequence[Attacker], last: Budgets,
         for model in models if own else ():
             (count,), steps = last.of(own[0])
             by_name = {one.name: outcomes[one.name, model, count, steps[-1]] for one in own}
-            accuracy = {name: sum(float(fit.correct.double().mean()) for fit in fits) for name, fits in by_name.items()}
+            accuracy = {name: sum(fit.accuracy for fit in fits) for name, fits in by_name.items()}
             found[max(by_name, key=accuracy.__getitem__)] = None
     return [*(() if probes else BENIGN_PROBES), *found]
 

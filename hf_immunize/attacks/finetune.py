@@ -19,7 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
+from hf_immunize.data.streams import first_samples
 from hf_immunize.models.forward import fast_layout
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import keep_still
@@ -122,7 +123,7 @@ class _Run:
     def scores(self, held: Any) -> torch.Tensor:
         self.classifier.eval()
         loader = DataLoader(held, batch_size=EVAL_BATCH, collate_fn=collate_images)
-        return torch.cat([self.classifier(_on(batch, self.device)).cpu() for batch in loader])
+        return torch.cat([self.classifier(on_device(batch, self.device)).cpu() for batch in loader])
 
 
 def fine_tune(
@@ -218,14 +219,9 @@ def batches_of(
         batch = collate_images([data[index] for index in picked.tolist()])
         if labels is not None:
             batch["labels"] = labels[picked]
-        yield _on(batch, device)
-
-
-def _on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}
+        yield on_device(batch, device)
 
 
 def sample_of(task: AttackTask, model: nn.Module, most: int = 2) -> dict[str, torch.Tensor]:
     """The first rows of the task, ``most`` of them, as a batch on the model's device."""
-    batch = collate_images([task.rows[index] for index in range(min(most, len(task.rows)))])
-    return _on(batch, next(model.parameters()).device)
+    return on_device(collate_images(first_samples(task.rows, most)), next(model.parameters()).device)

@@ -91,6 +91,11 @@ class Outcome:
     correct: torch.Tensor
     trials: tuple[Trial, ...] = ()
 
+    @property
+    def accuracy(self) -> float:
+        """Share of the test rows that it gets right."""
+        return float(self.correct.double().mean())
+
 
 def split_rows(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Training and validation rows: a fifth of each class, at least one where it has two, at most 1,000 in all."""
@@ -219,7 +224,7 @@ def _chosen(fits: Sequence[tuple[float, int, Outcome]]) -> Outcome:
 
     settings = dict.fromkeys(outcome.setting for _, _, outcome in fits)
     tried = [best([one for one in fits if one[2].setting == setting]) for setting in settings]
-    trials = (Trial(one.setting, one.validation_accuracy, float(one.correct.double().mean())) for one in tried)
+    trials = (Trial(one.setting, one.validation_accuracy, one.accuracy) for one in tried)
     return replace(best(fits), trials=tuple(trials))
 
 

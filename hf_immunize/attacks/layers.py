@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,15 +59,12 @@ def passed_through(model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor
 
         return record
 
-    handles = [
-        module.register_forward_hook(hook(name)) for name, module in model.named_modules() if isinstance(module, LAYERS)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, LAYERS):
+                hooks.enter_context(module.register_forward_hook(hook(name)))
         for batch in batches:
             features_and_logits(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

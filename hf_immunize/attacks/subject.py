@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import View
 from hf_immunize.data.collate import collate_images
+from hf_immunize.data.streams import first_samples
 from hf_immunize.models.activations import ActivationStore, CachedActivations
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
 from hf_immunize.models.frozen_prefix import FrozenPrefix
@@ -167,13 +168,16 @@ class Subject:
     @cached_property
     def _prefix(self) -> FrozenPrefix | None:
         """The frozen part before the last stage, of a copy; None where it cannot be run apart."""
-        model, rows = self._copy(), next(iter(self.sets.values()))
-        few = collate_images([rows[index] for index in range(min(2, len(rows)))])["pixel_values"].to(self.device)
+        model, few = self._copy(), self._few_images
         try:
             select_trainable(model, "last", few)
             return FrozenPrefix(model, few)
         except ValueError:
             return None
+
+    @property
+    def _few_images(self) -> torch.Tensor:
+        return collate_images(first_samples(next(iter(self.sets.values())), 2))["pixel_values"].to(self.device)
 
     def _activations_of(self, prefix: FrozenPrefix, role: str) -> CachedActivations:
         label = f"{self.progress}, frozen part over the {role} images" if self.progress else None
@@ -187,9 +191,7 @@ class Subject:
         prefix = self._prefix
         if prefix is None or not self.activations.fits(prefix, *self.sets.values())[0]:
             model = self._copy()
-            rows = next(iter(self.sets.values()))
-            few = collate_images([rows[index] for index in range(min(2, len(rows)))])["pixel_values"].to(self.device)
-            select_trainable(model, "last", few)
+            select_trainable(model, "last", self._few_images)
             return Material(self.sets, lambda: copy.deepcopy(model))
         return Material({role: self._activations_of(prefix, role) for role in self.sets}, prefix.tail)
 

@@ -15,11 +15,11 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.class_order import numbered_alike
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
-from hf_immunize.data.streams import DRAWN
+from hf_immunize.data.streams import DRAWN, first_samples
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
@@ -255,7 +255,7 @@ def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int
     ]
     return random_weights(
         model,
-        [{name: one.to(where) for name, one in batch.items()} for batch in batches if len(batch["labels"]) > 1],
+        [on_device(batch, where) for batch in batches if len(batch["labels"]) > 1],
         seed,
     )
 
@@ -304,7 +304,7 @@ def _check_labelled(data: MapStyle, name: str) -> None:
 def _check_primary(models: Iterable[nn.Module], primary: KeptImages) -> None:
     """An attacker trains the model's own head on the primary labels."""
     _check_labelled(primary, "primary")
-    few = collate_images([primary[index] for index in range(min(2, len(primary)))])["pixel_values"]
+    few = collate_images(first_samples(primary, 2))["pixel_values"]
     labels = [int(primary[index]["labels"]) for index in range(len(primary))]
     for model in models:
         own = next(model.parameters())

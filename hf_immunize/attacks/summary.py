@@ -54,7 +54,7 @@ def summarise(
                 word(count): {
                     str(step): {"mean": found.of(*key).mean, **interval(found.of(*key).draws)}
                     | {
-                        "seeds": [float(fit.correct.double().mean()) for fit in outcomes[key]],
+                        "seeds": [fit.accuracy for fit in outcomes[key]],
                         "setting": outcomes[key][0].setting,
                     }
                     for step in steps

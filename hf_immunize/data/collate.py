@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 
 from hf_immunize.errors import InputError
 
-__all__ = ["collate_images"]
+__all__ = ["collate_images", "on_device"]
 
 
 def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
@@ -46,6 +47,11 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
         elif key != source and isinstance(rows[0][key], torch.Tensor):
             batch[key] = torch.stack([row[key] for row in rows])
     return batch
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on a device; what else it holds is left out."""
+    return {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
 
 
 def _whole(label: Any) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.forward import evaluating
@@ -89,7 +89,7 @@ def feature_batches(
             stack.enter_context(without_tf32())
             for one in models.values():
                 stack.enter_context(evaluating(one))
-            inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
+            inputs = on_device(batch, device)
             if prefix is not None and "pixel_values" in inputs:
                 inputs = {"pixel_values": prefix(inputs["pixel_values"].float())} | {
                     key: value for key, value in inputs.items() if key == "labels"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,18 +188,12 @@ def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[l
 
         return hook
 
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(before(name)))
-        if next(module.children(), None) is None:
-            handles.append(module.register_forward_hook(after(name)))
-    try:
-        with torch.no_grad():
-            logits = logits_of_two(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls, started, logits
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(before(name)))
+            if next(module.children(), None) is None:
+                hooks.enter_context(module.register_forward_hook(after(name)))
+        return calls, started, logits_of_two(model, inputs)
 
 
 def logits_of_two(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> torch.Tensor:

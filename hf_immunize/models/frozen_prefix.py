@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -92,13 +92,8 @@ class FrozenPrefix:
             raise _Reached
 
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
-        try:
-            with evaluating(self.model), without_tf32():
-                features_and_logits(self.model, images)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
+        with suppress(_Reached), handle, evaluating(self.model), without_tf32():
+            features_and_logits(self.model, images)
         return kept[0]
 
     @contextmanager

@@ -18,7 +18,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,18 +128,14 @@ def _capturing(model: nn.Module, sources: Sequence[Source], into: dict[Source, t
     def keep_output(name: str) -> Any:
         return lambda _module, _args, output: keep(name, "output", output, copied=False)
 
-    handles = []
-    for name, end in {(source.module, source.end) for source in sources}:
-        module = model.get_submodule(name)
-        if end == "input":
-            handles.append(module.register_forward_pre_hook(keep_input(name), with_kwargs=True))
-        else:
-            handles.append(module.register_forward_hook(keep_output(name)))
-    try:
+    with ExitStack() as hooks:
+        for name, end in {(source.module, source.end) for source in sources}:
+            module = model.get_submodule(name)
+            if end == "input":
+                hooks.enter_context(module.register_forward_pre_hook(keep_input(name), with_kwargs=True))
+            else:
+                hooks.enter_context(module.register_forward_hook(keep_output(name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
@@ -183,12 +179,8 @@ def _is_summand(call: Call, model: nn.Module, inputs: torch.Tensor | Mapping[str
     assert call.output is not None
     scale = max(1.0, logits.abs().max().item())
     more = scale * torch.linspace(1, 2, call.output.numel(), device=logits.device).to(logits.dtype).view_as(call.output)
-    handle = call.module.register_forward_hook(lambda _module, _args, output: output + more)
-    try:
-        with torch.no_grad():
-            moved = logits_of_two(model, inputs) - logits
-    finally:
-        handle.remove()
+    with call.module.register_forward_hook(lambda _module, _args, output: output + more), torch.no_grad():
+        moved = logits_of_two(model, inputs) - logits
     added = _rows(more, call.module)
     multiple = (moved * added).sum() / (added * added).sum()
     return bool(multiple.abs() > 1e-3) and torch.allclose(moved, multiple * added, rtol=1e-3, atol=1e-4 * scale)

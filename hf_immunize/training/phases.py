@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback, get_scheduler
 from transformers.trainer_utils import TrainOutput
 
+from hf_immunize.data.collate import on_device
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import evaluating
@@ -74,7 +75,7 @@ class Phased(TrainerPart):
         )
         for start in range(0, len(rows) - 1, size):
             batch = self.stream_collator([rows[index] for index in range(start, min(start + size, len(rows)))])
-            yield {name: one.to(self.args.device) for name, one in batch.items() if isinstance(one, torch.Tensor)}
+            yield on_device(batch, self.args.device)
 
     @property
     def _settles_from(self) -> float | None:

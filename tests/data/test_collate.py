@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
 
 
 def test_samples_of_every_form_are_stacked():
@@ -29,3 +29,11 @@ def test_samples_of_every_form_are_stacked():
         collate_images([(image.byte(), 0)])
     with pytest.raises(ValueError, match=r"got image, label.*processing_class=image_processor"):
         collate_images([{"image": image, "label": 0}])
+
+
+def test_the_tensors_of_a_batch_go_to_a_device_and_the_rest_stays_behind():
+    batch = {"pixel_values": torch.zeros(1, 3, 2, 2), "labels": torch.zeros(1), "names": ["a"]}
+    assert {name: one.device.type for name, one in on_device(batch, "meta").items()} == {
+        "pixel_values": "meta",
+        "labels": "meta",
+    }
