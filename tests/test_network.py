@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 from hub_client import ClientError, HubClient
-from hub_server import TOKEN, Fault, HubServer
+from hub_repos import TOKEN, Fault
+from hub_server import HubServer
 from releases import save
 from safetensors.torch import load_file
 

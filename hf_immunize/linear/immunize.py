@@ -92,7 +92,7 @@ def immunize_linear(
         x_primary: X_P, shape (n_P, D_in).
         y_primary: shape (n_P,) or (n_P, m) of numbers for "l2"; (n_P,) of class numbers 0.. for "logistic".
         x_harmful: X_H, shape (n_H, D_in).
-        y_harmful: harmful labels, needed by the objective "imma" only; floats or class numbers.
+        y_harmful: harmful labels, where ``objective.needs_harmful_labels``; floats or class numbers.
         objective: a name in ``OBJECTIVES`` (built with the raw regularizers of the paper) or an :class:`Objective`,
             which then brings its own λ.
         lambda_primary: λ_P.

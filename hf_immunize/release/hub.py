@@ -1,4 +1,4 @@
-"""A saved folder to the Hub in one commit, and names to commit hashes."""
+"""A saved folder to the Hub in one commit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from huggingface_hub import (
     CommitInfo,
@@ -25,7 +25,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from torch import nn
 
 from hf_immunize.errors import InputError
-from hf_immunize.hub import hub_errors, patiently, split_revision
+from hf_immunize.hub import hub_errors, patiently
 from hf_immunize.models.untrusted import read_json
 from hf_immunize.release.certify import certified
 from hf_immunize.release.files import generated_files
@@ -33,9 +33,9 @@ from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.initial import initial_files, initial_sent
 from hf_immunize.release.merging import CARD_NAME, read_card, reconcile
 from hf_immunize.release.plan import card_for, check_repo_id, plan_push, with_metadata
-from hf_immunize.release.record import COMMIT_HASH, ImmunizationRecord
+from hf_immunize.release.record import ImmunizationRecord
 
-__all__ = ["check_can_push", "push_to_hub", "resolve_revision"]
+__all__ = ["check_can_push", "push_to_hub"]
 
 logger = logging.getLogger(__name__)
 
@@ -168,25 +168,6 @@ def push_to_hub(
     if not create_pr:
         _remember(folder, f"{repo_id}@{revision or 'main'}", local, card)
     return commit
-
-
-def resolve_revision(repo_id: str, revision: str | None = None, *, token: str | None = None) -> str:
-    """The commit hash behind a branch, tag or short name of a model on the Hub.
-
-    Args:
-        repo_id: ``user/name``, also with ``@revision``.
-        revision: main by default; a full commit hash is returned as it is.
-        token: of the Hub, for private models.
-
-    Raises:
-        ValueError: no such model or revision.
-        ConnectionError: the Hub cannot be reached.
-    """
-    repo_id, revision = split_revision(repo_id, revision)
-    if revision and COMMIT_HASH.fullmatch(revision):
-        return revision
-    with hub_errors(repo_id, revision):
-        return cast(str, patiently(lambda: HfApi(token=token).model_info(repo_id, revision=revision)).sha)
 
 
 @dataclass

@@ -8,7 +8,8 @@ import pytest
 import timm
 import torch
 from hub_client import HubClient
-from hub_server import TOKEN, HubServer
+from hub_repos import TOKEN
+from hub_server import HubServer
 from packages import needs_images, needs_weights
 
 from hf_immunize import ImmunizationArguments

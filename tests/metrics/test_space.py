@@ -18,7 +18,8 @@ import pytest
 import yaml
 from browser import DESK, PHONE, chromium, complaints, open_page
 from hub_client import HubClient
-from hub_server import TOKEN, HubServer
+from hub_repos import TOKEN
+from hub_server import HubServer
 
 from hf_immunize.metrics.load import load_rir
 

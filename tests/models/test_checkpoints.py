@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 from hub_client import ClientError, HubClient
-from hub_server import TOKEN, HubServer
+from hub_repos import TOKEN
+from hub_server import HubServer
 
 from hf_immunize.models import checkpoints
 from hf_immunize.models.loading import load_model

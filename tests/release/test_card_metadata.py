@@ -2,7 +2,7 @@
 
 import yaml
 from cards import card_of, metadata
-from hub_server import metadata_errors
+from hub_repos import metadata_errors
 from huggingface_hub import parse_eval_result_entries
 from samples import COMMIT, rir_report, sample_record
 

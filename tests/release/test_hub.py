@@ -1,86 +1,22 @@
-"""Pushing and loading through the real huggingface_hub client against a Hub on the loopback interface."""
+"""Pushing through the real huggingface_hub client to a Hub on the loopback interface."""
+
+from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from hub_client import ClientError, HubClient
-from hub_server import READ_TOKEN, TOKEN, HubServer
+from hub_client import ClientError
+from hub_repos import READ_TOKEN, TOKEN
+from pushing import PUSH, push
 from safetensors.torch import load_file, save_file
-from samples import sample_record, tiny_timm, tiny_vit
 
-from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.release.files import checksums
-from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.record import ImmunizationRecord
-
-PUSH = "from hf_immunize.release.hub import push_to_hub, resolve_revision\n"
-LOGITS = """
-import torch
-torch.manual_seed(1)
-pixels = torch.rand(2, 3, {size}, {size})
-with torch.inference_mode():
-    out = model(pixels)
-result = (out if torch.is_tensor(out) else out.logits).tolist()
-"""
-
-
-@pytest.fixture(scope="module")
-def hub():
-    server = HubServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def clients(hub, tmp_path_factory):
-    """Two processes with caches of their own: one with a token, one without."""
-    root = tmp_path_factory.mktemp("clients")
-    started = {name: HubClient(hub.url, root / name, token) for name, token in (("writer", TOKEN), ("nobody", None))}
-    yield started
-    for client in started.values():
-        client.close()
-
-
-@pytest.fixture
-def writer(clients):
-    return clients["writer"]
-
-
-@pytest.fixture
-def nobody(clients):
-    return clients["nobody"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    model, processor = tiny_vit()
-    return save_immunized(tmp_path_factory.mktemp("saved") / "release", model, sample_record(), processor)
-
-
-@pytest.fixture
-def release(saved, tmp_path):
-    """A whole folder of a transformers model, for one test to change."""
-    return Path(shutil.copytree(saved, tmp_path / "release"))
-
-
-def logits_of(model, size):
-    space = {"model": model}
-    exec(LOGITS.format(size=size), space)
-    return space["result"]
-
-
-def push(client, folder, repo_id, **options):
-    given = "".join(f", {name}={value!r}" for name, value in options.items())
-    return client.run(
-        PUSH
-        + f"info = push_to_hub({str(folder)!r}, {repo_id!r}{given})\nresult = [info.oid, info.commit_url, info.pr_url]"
-    )
 
 
 def test_a_push_is_one_commit_with_the_whole_folder(hub, writer, release):
@@ -110,57 +46,6 @@ def test_a_push_is_one_commit_with_the_whole_folder(hub, writer, release):
     writer.run("from huggingface_hub import ModelCard\nModelCard.load('me/whole').validate()")
 
 
-def test_a_transformers_model_comes_back_from_an_empty_cache(writer, nobody, release):
-    oid, *_ = push(writer, release, "me/vit")
-    model, _ = tiny_vit()
-    loaded = nobody.run(
-        "from transformers import AutoModelForImageClassification\n"
-        "model = AutoModelForImageClassification.from_pretrained('me/vit')\n" + LOGITS.format(size=32)
-    )
-    assert loaded == logits_of(model, 32)
-    answer = nobody.run(
-        "from PIL import Image\nfrom transformers import pipeline\n"
-        "found = pipeline('image-classification', model='me/vit')(Image.new('RGB', (50, 40), 'red'))\n"
-        "result = sorted(one['label'] for one in found)"
-    )
-    assert answer == ["crow", "owl", "wren"]
-    found = nobody.run(
-        "from hf_immunize.models.loading import load_model\nfound = load_model('me/vit@main')\n"
-        "result = [found.name, found.revision, found.kind, found.library, found.new_head, found.license]"
-    )
-    assert found == ["me/vit", oid, "hub", "transformers", False, "apache-2.0"]
-
-
-def test_a_timm_module_comes_back_in_timm_and_in_transformers(hub, writer, nobody, tmp_path):
-    model = tiny_timm()
-    record = sample_record(library="timm", architecture="test_resnet")
-    folder = save_immunized(tmp_path / "release", model, record, TimmImageProcessor.from_model(model, 64))
-    before = len(hub.commits())
-    oid, *_ = push(writer, folder, "me/resnet")
-    assert len(hub.commits()) == before + 1
-    wanted = logits_of(model, 64)
-    names = {
-        "timm": "import timm\nmodel = timm.create_model('hf-hub:me/resnet', pretrained=True).eval()\n",
-        "pinned": f"import timm\nmodel = timm.create_model('hf-hub:me/resnet@{oid}', pretrained=True).eval()\n",
-        "transformers": "from transformers import AutoModelForImageClassification\n"
-        "model = AutoModelForImageClassification.from_pretrained('me/resnet')\n",
-        "here": "from hf_immunize.models.loading import load_model\nmodel = load_model('me/resnet').model\n",
-        "prefix": "from hf_immunize.models.loading import load_model\nmodel = load_model('hf-hub:me/resnet').model\n",
-    }
-    for name, code in names.items():
-        assert nobody.run(code + LOGITS.format(size=64)) == wanted, name
-    size = nobody.run(
-        "import timm\nmodel = timm.create_model('hf-hub:me/resnet', pretrained=True)\n"
-        "result = [timm.data.resolve_model_data_config(model)['input_size'], model.pretrained_cfg['label_names']]"
-    )
-    assert size == [[3, 64, 64], ["crow", "owl", "wren"]]
-    label = nobody.run(
-        "from PIL import Image\nfrom transformers import pipeline\n"
-        "result = pipeline('image-classification', model='me/resnet')(Image.new('RGB', (50, 40)))[0]['label']"
-    )
-    assert label in ("crow", "owl", "wren")
-
-
 def test_a_model_is_pushed_without_a_folder(hub, writer, tmp_path):
     code = PUSH + (
         "from samples import *\nmodel, processor = tiny_vit()\n"
@@ -171,43 +56,6 @@ def test_a_model_is_pushed_without_a_folder(hub, writer, tmp_path):
     assert len(hub.commits()) == before + 1
     with pytest.raises(ClientError, match="pass record="):
         writer.run(PUSH + "from samples import *\npush_to_hub(tiny_vit()[0], 'me/direct')")
-
-
-def test_a_pinned_revision_stays_what_it_was(hub, writer, nobody, release, tmp_path):
-    first, *_ = push(writer, release, "me/moving")
-    other, processor = tiny_vit(("a", "b"))
-    newer = save_immunized(tmp_path / "newer", other, sample_record(), processor)
-    second, *_ = push(writer, newer, "me/moving")
-    assert first != second
-    code = (
-        "from hf_immunize.models.loading import load_model\nresult = load_model('me/moving@{}').model.config.num_labels"
-    )
-    assert nobody.run(code.format(first)) == 3
-    assert nobody.run(code.format("main")) == 2
-    resolve = PUSH + "result = [resolve_revision('me/moving'), resolve_revision('me/moving', {!r})]"
-    assert nobody.run(resolve.format(first)) == [second, first]
-
-
-def test_a_repush_keeps_the_authors_words_and_drops_stale_files(hub, writer, release, tmp_path):
-    push(writer, release, "me/again")
-    repo = hub.repos["me/again"]
-    files = dict(repo.files)
-    card = files["README.md"].decode()
-    files["README.md"] = card.replace("---\n\n<!--", "---\n\nWords from the web page.\n\n<!--", 1).encode()
-    files |= {"model-00001-of-00002.safetensors": b"stale", "LICENSE": b"mine", "notes/a.txt": b"mine"}
-    repo.commit("main", files, "edited on the web page")
-    local = (release / "README.md").read_text(encoding="utf-8")
-    (release / "README.md").write_text(local + "\nWords from the folder.\n", encoding="utf-8")
-    (release / "figures" / "mine.png").write_bytes(b"png")
-    before = len(hub.commits())
-    push(writer, release, "me/again")
-    assert len(hub.commits()) == before + 1
-    after = repo.files["README.md"].decode()
-    assert "Words from the web page." in after
-    assert "Words from the folder." in after
-    assert after.count("<!-- hf-immunize: start") == 1
-    assert "model-00001-of-00002.safetensors" not in repo.files
-    assert {"LICENSE", "notes/a.txt", "figures/mine.png"} <= set(repo.files)
 
 
 def test_only_release_files_go_up(hub, writer, release):
@@ -270,69 +118,15 @@ def test_a_push_that_cannot_be_says_what_to_do(hub, clients, release, client, re
     assert len(hub.commits()) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "message"),
-    [
-        ("me/nothing-here", "ValueError", "no me/nothing-here on .* misspelt, or it is private"),
-        ("me/gated", "ValueError", "gated: accept its terms"),
-        ("me/empty", "ValueError", r"holds no config\.json"),
-        ("me/empty@v9", "ValueError", "has no revision 'v9'"),
-        ("me/empty@", "ValueError", "names no revision"),
-        ("me/pickled", "ValueError", "no weights in safetensors"),
-        ("me/timm-pickled", "ValueError", "no weights in safetensors"),
-        ("me/text", "ValueError", "no image classifier"),
-        ("a/b/c", "FileNotFoundError", "no folder a/b/c"),
-        ("hf-hub:me/text", "ValueError", "Leave the hf-hub: in front of it away"),
-    ],
-)
-def test_a_name_that_cannot_be_loaded_says_what_to_do(hub, nobody, name, kind, message):
-    if "me/gated" not in hub.repos:
-        config = json.dumps({"architectures": ["ViTForImageClassification"], "model_type": "vit"}).encode()
-        hub.create("me/gated", {"config.json": b"{}"}, gated=True)
-        hub.create("me/empty")
-        hub.create("me/pickled", {"config.json": config, "pytorch_model.bin": b"pickle"})
-        hub.create("me/text", {"config.json": b'{"model_type": "bert", "architectures": ["BertModel"]}'})
-        timm_config = json.dumps({"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {}}).encode()
-        hub.create("me/timm-pickled", {"config.json": timm_config, "pytorch_model.bin": b"pickle"})
-    with pytest.raises(ClientError, match=message) as caught:
-        nobody.run(f"from hf_immunize.models.loading import load_model\nload_model({name!r})")
-    assert kind in caught.value.bases
-
-
 def test_without_network_the_error_is_about_the_network_and_comes_at_once(hub, writer, release):
     load = "from hf_immunize.models.loading import load_model\nload_model('me/unknown')"
     with hub.down():
-        for call in (
-            lambda: writer.run(load),
-            lambda: push(writer, release, "me/unknown"),
-            lambda: writer.run(PUSH + "resolve_revision('me/unknown', 'main')"),
-        ):
+        for call in (lambda: writer.run(load), lambda: push(writer, release, "me/unknown")):
             start = time.monotonic()
             with pytest.raises(ClientError, match="could not be reached for me/unknown") as caught:
                 call()
             assert "ConnectionError" in caught.value.bases
             assert time.monotonic() - start < 10
-
-
-def test_without_network_a_cached_model_still_loads(hub, writer, release):
-    oid, *_ = push(writer, release, "me/cached")
-    code = "from hf_immunize.models.loading import load_model\nfound = load_model('me/cached')\nresult = found.revision"
-    assert writer.run(code) == oid
-    with hub.down():
-        assert writer.run(code) == oid
-
-
-def test_an_edit_during_a_push_is_not_written_over(hub, writer, release):
-    push(writer, release, "me/race")
-    repo = hub.repos["me/race"]
-    (release / "LICENSE").write_text("new")
-    hub.before_commit = lambda: repo.commit("main", dict(repo.files), "somebody else's")
-    with pytest.raises(ClientError, match="changed while this push was being prepared") as caught:
-        push(writer, release, "me/race")
-    assert "ValueError" in caught.value.bases
-    assert repo.messages[-1] == "somebody else's"
-    push(writer, release, "me/race")
-    assert "LICENSE" in repo.files
 
 
 TRAIN_AND_PUSH = """
@@ -393,50 +187,6 @@ def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
     assert values["license"] == "mit"
     assert values["results"]["rir"]["immunized"]["n_harmful"] == 24
     assert "is held back while its own task stays as good" in card
-
-
-def test_words_taken_out_stay_out_and_none_double(hub, writer, release):
-    path = release / "README.md"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(f"{text}\nFirst.\n\nSecond.\n", encoding="utf-8")
-    push(writer, release, "me/words")
-    repo = hub.repos["me/words"]
-    # On the web page one paragraph goes, and another comes.
-    web = repo.files["README.md"].decode().replace("First.\n\n", "") + "\nThird.\n"
-    repo.commit("main", repo.files | {"README.md": web.encode()}, "on the web page")
-    path.write_text(path.read_text(encoding="utf-8").replace("Second.", "Second, better."), encoding="utf-8")
-    push(writer, release, "me/words")
-    card = repo.files["README.md"].decode()
-    assert "First." not in card
-    assert [card.count(one) for one in ("Second, better.", "Third.", "Second.")] == [1, 1, 0]
-    # The folder has the words of the web page now, and pushing again changes nothing.
-    assert "Third." in path.read_text(encoding="utf-8")
-    commits = len(repo.messages)
-    push(writer, release, "me/words")
-    assert len(repo.messages) == commits
-    assert ".cache/hf_immunize/pushed.json" not in repo.files
-
-
-def test_names_that_only_look_like_the_librarys_stay_on_the_hub_and_at_home(hub, writer, release):
-    push(writer, release, "me/names")
-    repo = hub.repos["me/names"]
-    mine = {"model_fp16.safetensors": b"mine", "model-ema.safetensors": b"mine"}
-    repo.commit("main", repo.files | mine, "mine")
-    (release / "model-backup.safetensors").write_bytes(b"private")
-    (release / "LICENSE").write_text("new")
-    push(writer, release, "me/names")
-    assert {name: repo.files[name] for name in mine} == mine
-    assert "model-backup.safetensors" not in repo.files
-
-
-def test_the_hubs_licence_stands(hub, writer, release):
-    push(writer, release, "me/licence")
-    repo = hub.repos["me/licence"]
-    web = repo.files["README.md"].decode().replace("license: apache-2.0", "license: mit")
-    repo.commit("main", repo.files | {"README.md": web.encode()}, "mit")
-    (release / "LICENSE").write_text("MIT")
-    push(writer, release, "me/licence")
-    assert yaml.safe_load(repo.files["README.md"].decode().split("---\n")[1])["license"] == "mit"
 
 
 @pytest.mark.parametrize("how", ["in parts", "in one piece", "by .gitattributes"])

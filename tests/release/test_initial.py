@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from hub_client import ClientError, HubClient
-from hub_server import TOKEN, HubServer
+from hub_repos import TOKEN
+from hub_server import HubServer
 from samples import sample_record, tiny_vit
 
 from hf_immunize.release.folder import save_immunized

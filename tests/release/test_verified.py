@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 from hub_client import ClientError, HubClient
-from hub_server import TOKEN, HubServer
+from hub_repos import TOKEN
+from hub_server import HubServer
 
 FOUND = """
 from samples import sample_record

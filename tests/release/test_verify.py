@@ -9,7 +9,8 @@ import pytest
 import torch
 from datasets import load_from_disk
 from hub_client import ClientError, HubClient
-from hub_server import TOKEN, Fault, HubServer
+from hub_repos import TOKEN, Fault
+from hub_server import HubServer
 from packages import needs_images
 from samples import tiny_timm, tiny_vit
 from tiny import picture_dataset
