@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_immunize.errors import InputError
 from hf_immunize.training.evaluating import DATA, Evaluating
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
+from hf_immunize.training.unserved import check_served
 
 __all__ = ["AsMade"]
 
@@ -53,7 +54,7 @@ class AsMade(Evaluating):
         """Refuses another model or objective than the Trainer was made with, and reads data that were set since.
 
         Raises:
-            InputError: with what was changed.
+            InputError: with what was changed, or an argument of now that is not served.
         """
         if self._network is not self._architecture.model:
             raise InputError(
@@ -66,6 +67,7 @@ class AsMade(Evaluating):
                     f"{name} is {getattr(self.args, name)!r} now, and was {before!r} when the Trainer was made, which "
                     "reads it once. Make a new ImmunizationTrainer for another."
                 )
+        check_served(self.args)
         for attribute in DATA:
             data = getattr(self, attribute)
             if data is not self._data.get(attribute):

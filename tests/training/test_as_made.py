@@ -53,6 +53,14 @@ def test_what_is_read_once_cannot_be_changed_later(tmp_path, name, value):
     torch.testing.assert_close(state(made.model), before)
 
 
+def test_what_is_not_served_is_not_served_later_either(tmp_path):
+    made = trainer(tmp_path, TinyNet(), Images(48), Images(48, seed=1))
+    made.args.fp16_full_eval = True
+    for act in (made.train, made.evaluate):
+        with pytest.raises(ValueError, match="fp16_full_eval=True is not supported"):
+            act()
+
+
 def test_a_model_put_in_anothers_place_is_refused(tmp_path):
     made = trainer(tmp_path, TinyNet(), Images(48), Images(48, seed=1))
     made.model = copy.deepcopy(made.model)
