@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import ConcatDataset, Subset
 
+from hf_immunize.data.columns import label_column_of
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.labels import label_values
 from hf_immunize.data.names import align_labels, class_names
@@ -39,7 +40,7 @@ def names_of(data: Any) -> list[str] | None:
     if isinstance(data, ConcatDataset):
         return next(filter(None, map(names_of, data.datasets)), None)
     if isinstance(data, (Dataset, IterableDataset)):
-        column = _label_column(data)
+        column = label_column_of(data.features or {})
         return class_names(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     names = getattr(data, "classes", None)
     if not isinstance(names, (list, tuple)) or getattr(data, "target_transform", None) is not None:
@@ -58,7 +59,7 @@ def labels_of(data: Any) -> Sequence[Any] | None:
         parts = [one for one in map(labels_of, data.datasets) if one is not None]
         return list(itertools.chain.from_iterable(parts)) if len(parts) == len(data.datasets) else None
     if isinstance(data, Dataset):
-        column = _label_column(data)
+        column = label_column_of(data.features or {})
         return label_values(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     known = getattr(data, "labels", None)
     return getattr(data, "targets", None) if known is None and not getattr(data, "target_transform", None) else known
@@ -97,13 +98,6 @@ def numbered_alike(data: Any, like: Any, *, what: str, other: str) -> Any:
     """The same data numbered as other data of the same task, where both name their classes; see :func:`numbered_as`."""
     names = names_of(like)
     return data if names is None else numbered_as(data, names, what=what, other=other)
-
-
-def _label_column(data: Dataset | IterableDataset) -> str | None:
-    kinds = data.features or {}
-    usual = [name for name in _LABEL_KEYS if name in kinds]
-    named = [name for name, kind in kinds.items() if isinstance(kind, ClassLabel)]
-    return next(iter(usual or (named if len(named) == 1 else ())), None)
 
 
 def _gives_what_is_stored(data: Dataset | IterableDataset, column: str) -> bool:

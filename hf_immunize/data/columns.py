@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_immunize.errors import InputError
 
-__all__ = ["Columns", "LabelUse", "choose_columns"]
+__all__ = ["Columns", "LabelUse", "choose_columns", "label_column_of"]
 
 #: What labels are for: ``"needed"``, ``"optional"`` (taken where they can be), ``"unused"`` (not read at all).
 LabelUse = Literal["needed", "optional", "unused"]
@@ -58,13 +59,24 @@ def choose_columns(
         )
     if labels == "unused" or label_column is not None:
         return Columns(image, label_column, tuple(notes))
-    candidates = [key for key in _label_columns(features) if key != image]
-    label = _choose(candidates, _LABEL_NAMES, "labels", "label_column", notes)
+    label = label_column_of(features, image, notes)
     if label is None and labels == "needed":
         raise InputError(
             f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
         )
     return Columns(image, label, tuple(notes))
+
+
+def label_column_of(features: Mapping[str, Any], but: str | None = None, notes: list[str] | None = None) -> str | None:
+    """The label column by type and usual name, of any column but one; None where there is no candidate.
+
+    Args:
+        features: types of the columns.
+        but: the column of pictures.
+        notes: gets a sentence where several could be meant.
+    """
+    found = [key for key in _label_columns(features) if key != but]
+    return _choose(found, _LABEL_NAMES, "labels", "label_column", [] if notes is None else notes)
 
 
 def _picture_columns(features: Features) -> list[str]:
@@ -74,7 +86,7 @@ def _picture_columns(features: Features) -> list[str]:
     return found or [key for key in _IMAGE_NAMES if key in features]
 
 
-def _label_columns(features: Features) -> list[str]:
+def _label_columns(features: Mapping[str, Any]) -> list[str]:
     named = [key for key in _LABEL_NAMES if key in features]
     # Numbers in a column of a usual name are labels as well as any; words and lists there may be anything.
     found = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]

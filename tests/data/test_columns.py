@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from datasets import ClassLabel, Dataset, Value
 
-from hf_immunize.data.columns import choose_columns
+from hf_immunize.data.class_order import names_of
+from hf_immunize.data.columns import choose_columns, label_column_of
 
 
 def columns(data, *named, **options):
@@ -33,3 +34,13 @@ def test_columns_that_cannot_be_found_say_what_there_is(pictures):
         columns(Dataset.from_dict({"text": ["a"], "label": [0]}))
     with pytest.raises(ValueError, match="no column of labels; its columns are image"):
         columns(pictures.remove_columns("label"))
+
+
+def test_model_inputs_have_their_labels_where_pictures_have_them(pictures):
+    two = pictures.add_column("coarse", [0] * 12, feature=ClassLabel(names=["all"])).rename_column(
+        "label", "fine_label"
+    )
+    assert label_column_of(two.features) == columns(two)[1] == "fine_label"
+    ready = two.remove_columns("image").add_column("pixel_values", [[0.0]] * 12)
+    assert names_of(ready) == two.features["fine_label"].names
+    assert label_column_of({}) is None
