@@ -22,8 +22,8 @@ from hf_immunize.errors import InputError, writing
 from hf_immunize.models.rebuilding import write_timm_config
 from hf_immunize.training.carried import data_digest, model_digest, options_of, refuse_others
 from hf_immunize.training.locking import locked
+from hf_immunize.training.logged_parts import LoggedParts
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.trainer_part import TrainerPart
 from hf_immunize.training.whole_checkpoints import (
     Checkpoint,
     clear_unfinished,
@@ -38,7 +38,7 @@ __all__ = ["CheckpointsWithThetaZero"]
 OBJECTIVE_NAME = "objective.pt"
 
 
-class CheckpointsWithThetaZero(TrainerPart):
+class CheckpointsWithThetaZero(LoggedParts):
     """The part of a Trainer that writes and reads checkpoints.
 
     Attributes:
@@ -121,11 +121,7 @@ class CheckpointsWithThetaZero(TrainerPart):
 
     def _restore(self, found: Checkpoint) -> None:
         """What the Trainer forgets at a resume: where the best model is, and what was not logged yet."""
-        logged = found.state["logged"]
-        self._tr_loss = torch.tensor(logged["loss"], device=self.args.device)
-        self._total_loss_scalar, self._globalstep_last_logged = logged["total"], logged["step"]
-        self._parts = {name: torch.tensor(one, dtype=torch.float64) for name, one in logged["parts"].items()}
-        self._parts_steps = logged["parts_steps"]
+        self._sum_on_from(found.state["logged"])
         self._initial_global_step = 0
         if self.budget is not None:
             self.budget.restore(found.state["budget"], found.folder)
@@ -187,20 +183,6 @@ class CheckpointsWithThetaZero(TrainerPart):
             best_model_checkpoint=self.state.best_model_checkpoint,
             use_mtime=True,
         )
-
-    def _not_logged_yet(self) -> dict[str, Any]:
-        """Sums since the last line of the log, as the mean over the processes."""
-        loss, *parts = (
-            self.accelerator.reduce(one.detach().to(self.args.device), reduction="mean").item()
-            for one in (self._tr_loss, *self._parts.values())
-        )
-        return {
-            "loss": loss,
-            "total": self._total_loss_scalar,
-            "step": self._globalstep_last_logged,
-            "parts": dict(zip(self._parts, parts, strict=True)),
-            "parts_steps": self._parts_steps,
-        }
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

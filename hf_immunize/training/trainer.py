@@ -156,7 +156,6 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         if not hasattr(self.model, "main_input_name"):
             # Under which the Trainer hands the images to metrics that want them.
             cast(Any, self.model).main_input_name = "pixel_values"
-        self._parts, self._parts_steps = {}, 0
         sources = {name: getattr(self, attribute) for attribute, name in DATA.items()}
         self.model.to(args.device)
         self._sample = first_batches(
@@ -285,24 +284,3 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
             )
         except (ValueError, torch.linalg.LinAlgError) as error:
             raise NonFiniteLossError(self._way_out(self.args.objective, str(error))) from error
-
-    # --------------------------------------------------------------- logging
-
-    def _count(self, parts: dict[str, torch.Tensor]) -> None:
-        for name, part in parts.items():
-            self._parts[name] = self._parts.get(name, 0.0) + part.detach().double()
-        self._parts_steps += 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each part of the loss since the last log; loss = task_loss + the parts."""
-        if "loss" in logs and self._parts_steps:
-            names = list(self._parts)
-            means = torch.stack([self._parts[name].to(self.args.device) for name in names]) / self._parts_steps
-            if self.args.world_size > 1:
-                means = self.accelerator.reduce(means, reduction="mean")
-            logs |= dict(zip(names, means.tolist(), strict=True))
-            if self.args.world_size > 1:
-                logs["loss"] = sum(means.tolist())
-            self._parts, self._parts_steps = {}, 0
-            logs |= {} if self.budget is None else self.budget.figures
-        super().log(logs, start_time)
