@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_immunize.attacks.attacker import ATTACKERS, Attacker
+from hf_immunize.attacks.checks import check_classes, check_finite
 from hf_immunize.attacks.exact import exact_steps
 from hf_immunize.attacks.flags import flags_of_model
 from hf_immunize.attacks.judging import VALIDATION_SHARE, Budgets, Draw, Outcome, judge
@@ -44,7 +45,7 @@ def attack_subjects(
     """Attacks every model once; a report for each method, which stands there as the immunized model."""
     self_check(attackers)
     labels = _labels(subjects, budgets)
-    n_classes = _check_classes(labels["train"], labels["test"])
+    n_classes = check_classes(labels["train"], labels["test"])
     counts = labels["train"].unique(return_counts=True)[1]
     wanted = [count for one in attackers for count in budgets.of(one)[0] if count is not None]
     if wanted and max(wanted) > (1 - VALIDATION_SHARE) * int(counts.min()):
@@ -54,7 +55,7 @@ def attack_subjects(
         )
     if benign is not None:
         known = _labels(benign, budgets)
-        classes = _check_classes(known["train"], known["test"])
+        classes = check_classes(known["train"], known["test"])
     outcomes: Outcomes = {}
     exact: dict[str, dict[float, int | None]] = {}
     seconds = {one.name: 0.0 for one in attackers}
@@ -150,7 +151,7 @@ def _outcomes(
     for seed, view, steps, count in tqdm(jobs, desc=progress, disable=progress is None, leave=False):
         material = subject.at(seed).material(view)
         if view == "features":
-            _check_finite(name, material.rows)
+            check_finite(name, material.rows)
         draw = Draw.of(material, view, labels["train"], per_class=count, seed=seed)
         for one in attackers:
             if one.view != view:
@@ -195,27 +196,3 @@ def _labels(subjects: Mapping[str, Subject | Redrawn], budgets: Budgets) -> dict
             )
         labels[split] = known
     return labels
-
-
-def _check_classes(train: torch.Tensor, test: torch.Tensor) -> int:
-    known, asked = set(train.tolist()), set(test.tolist())
-    if len(known) < 2:
-        raise InputError(f"An attacker needs two classes or more to tell apart, the training rows have {len(known)}.")
-    if min(known | asked) < 0:
-        raise InputError("Labels must be counted from 0; a negative one was given.")
-    if asked - known:
-        raise InputError(
-            f"The test rows have the classes {sorted(asked - known)}, of which the training rows have none. Split the "
-            "same classes into both."
-        )
-    return max(known) + 1
-
-
-def _check_finite(name: str, rows: Mapping[str, torch.Tensor]) -> None:
-    for split, features in rows.items():
-        bad = int((~torch.isfinite(features)).any(1).sum())
-        if bad:
-            raise InputError(
-                f"{bad} of {len(features)} {split} feature rows of the {name} model hold NaN or infinite values. Run "
-                "it in float32 or float64."
-            )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_immunize.attacks.attacker import choose_attackers, listed
+from hf_immunize.attacks.checks import check_labelled, check_primary, check_weights
 from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS, AttackReport
@@ -18,14 +19,12 @@ from hf_immunize.data.class_order import numbered_alike
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
-from hf_immunize.data.labels import check_labels
-from hf_immunize.data.streams import DRAWN, first_samples
+from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle
 from hf_immunize.models.forward import unwrap
-from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import random_weights
 
 __all__ = ["CARD_BUDGETS", "AttackSuite", "Features", "attack_features", "run_attacks"]
@@ -168,11 +167,11 @@ class AttackSuite:
             )
         sets = kept(train=train, test=test, primary=primary)
         for role in ("train", "test"):
-            _check_labelled(sets[role], f"harmful {role}")
+            check_labelled(sets[role], f"harmful {role}")
         if any(one.needs_primary for one in self.attackers):
-            _check_primary(models.values(), sets["primary"])
+            check_primary(models.values(), sets["primary"])
         for name, one in models.items():
-            _check_weights(name, one)
+            check_weights(name, one)
         store = ActivationStore() if activations is None else activations
         common: dict[str, Any] = {"batch_size": batch_size, "device": device}
 
@@ -209,7 +208,7 @@ class AttackSuite:
         if benign_train is not None:
             benign_sets = kept(train=benign_train, test=benign_test)
             for role, images in benign_sets.items():
-                _check_labelled(images, f"benign {role}")
+                check_labelled(images, f"benign {role}")
             # For the attacker that trains on the primary task first.
             shared = {role: one for role, one in sets.items() if role == "primary"}
             self.benign = subjects(benign_sets | shared, "benign")
@@ -289,32 +288,3 @@ def attack_features(
     subjects = {name: subject(one) for name, one in extracted.items()}
     beside = None if benign is None else {name: subject(one) for name, one in benign.items()}
     return attack_subjects(subjects, ("immunized",), beside, chosen, budgets or Budgets(), [], progress)["immunized"]
-
-
-def _check_labelled(data: MapStyle, name: str) -> None:
-    if len(data) == 0:
-        raise InputError(f"The {name} data are empty. Check the split and its filters.")
-    if "labels" not in collate_images([data[0]]):
-        raise InputError(
-            f"The {name} images have no labels. Training needs none, but an attacker fits the harmful task and does: "
-            "name the column of labels, or add one."
-        )
-
-
-def _check_primary(models: Iterable[nn.Module], primary: KeptImages) -> None:
-    """An attacker trains the model's own head on the primary labels."""
-    _check_labelled(primary, "primary")
-    few = collate_images(first_samples(primary, 2))["pixel_values"]
-    labels = [int(primary[index]["labels"]) for index in range(len(primary))]
-    for model in models:
-        own = next(model.parameters())
-        check_labels(labels, find_head(model, few.to(own.device, own.dtype)).n_classes, "primary")
-
-
-def _check_weights(name: str, model: nn.Module) -> None:
-    for parameter, value in model.named_parameters():
-        if not torch.isfinite(value).all():
-            raise InputError(
-                f"{parameter} of the {name} model holds NaN or infinite values, so its features would too. Was its "
-                "training stable, and its file read whole?"
-            )
