@@ -71,7 +71,7 @@ def verdict(
     outcomes: dict[str, str] = {}
     sentences: list[str] = []
     added: dict[str, str] = {}
-    values = {name: _value(one) for name, one in recovery.items()}
+    values: dict[str, float | None] = {name: one["value"] for name, one in recovery.items()}
     broken = [name for name, value in values.items() if value is not None and value >= THRESHOLDS["broken"]]
     for kind, title in KINDS.items():
         known = {name: value for name, value in values.items() if kinds[name] == kind}
@@ -183,7 +183,3 @@ def _slowed_sentences(slowed: Mapping[str, float | None], bounds: set[str], kind
     if never:
         sentences.append(f"Within their steps these do not reach 90 % of their accuracy on θ0: {listed(never)}.")
     return sentences
-
-
-def _value(one: Mapping[str, Any]) -> float | None:
-    return one["value"]

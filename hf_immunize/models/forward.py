@@ -140,7 +140,8 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
     if isinstance(output, Mapping):
         # Some classifiers call their logits the last hidden state; a backbone's has another width.
         state = output.get("last_hidden_state")
-        called_otherwise = isinstance(state, torch.Tensor) and state.ndim == 2 and state.shape[1] == _n_labels(model)
+        n_labels = getattr(getattr(model, "config", None), "num_labels", None)
+        called_otherwise = isinstance(state, torch.Tensor) and state.ndim == 2 and state.shape[1] == n_labels
         output = output.get("logits", state if called_otherwise else None)
     elif hasattr(output, "logits"):
         output = output.logits
@@ -153,10 +154,6 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
             "new_head=True, fit_steps=300) give it one."
         )
     return output
-
-
-def _n_labels(model: nn.Module) -> int | None:
-    return getattr(getattr(model, "config", None), "num_labels", None)
 
 
 @dataclass(eq=False)

@@ -78,7 +78,7 @@ def compare_results(claimed: Mapping[str, Any], measured: Mapping[str, Any], mod
         measured: in the same form; what could not be measured is absent.
         models: that the release offers for checking, of ``initial``, ``immunized`` and ``control``.
     """
-    n = _first(measured.get("rir", {})).get("n_primary")
+    n = next(iter(measured.get("rir", {}).values()), {}).get("n_primary")
     for model, value in claimed.get("primary_accuracy", {}).items():
         again = measured.get("primary_accuracy", {}).get(model)
         n_rows = measured.get("n_primary") or n
@@ -88,10 +88,6 @@ def compare_results(claimed: Mapping[str, Any], measured: Mapping[str, Any], mod
         yield from _ratios(model, report, measured.get("rir", {}).get(model), model in models)
     if claimed.get("spectra"):
         yield _spectra(claimed["spectra"], measured.get("spectra"))
-
-
-def _first(values: Mapping[str, Any]) -> Any:
-    return next(iter(values.values()), {})
 
 
 def claim_of(name: str, claimed: Any, measured: Any, tolerance: float | None, *, asked: bool = True) -> Claim:

@@ -82,15 +82,11 @@ def _check_uplift(attacks: Mapping[str, Any], models: set[str], place: str) -> N
         refuse_unless(set(by_model) == models - set(CEILINGS), f"{place}.{kind}", "other models")
         tables = [
             *by_model.values(),
-            *(one for name, one in uplift["attackers"].items() if _kind(attacks, name) == kind),
+            *(one for name, one in uplift["attackers"].items() if attacks["attackers"][name]["kind"] == kind),
         ]
         budgets = {count: set(cells) for count, cells in attacks["worst_case"][kind]["immunized"].items()}
         same = all({count: set(cells) for count, cells in one.items()} == budgets for one in tables)
         refuse_unless(same, f"{place}.{kind}", "other budgets than those of the worst case")
-
-
-def _kind(attacks: Mapping[str, Any], attacker: str) -> str:
-    return attacks["attackers"][attacker]["kind"]
 
 
 _SHARE = a_number(0, 1)
