@@ -78,7 +78,7 @@ def compare_results(claimed: Mapping[str, Any], measured: Mapping[str, Any], mod
         measured: in the same form; what could not be measured is absent.
         models: that the release offers for checking, of ``initial``, ``immunized`` and ``control``.
     """
-    n = next(iter(measured.get("rir", {}).values()), {}).get("n_primary")
+    n = next((one.get("n_primary") for one in measured.get("rir", {}).values()), None)
     for model, value in claimed.get("primary_accuracy", {}).items():
         again = measured.get("primary_accuracy", {}).get(model)
         n_rows = measured.get("n_primary") or n
