@@ -16,6 +16,7 @@ from samples import tiny_vit
 from tiny import picture_dataset
 
 from hf_immunize import ImmunizationArguments
+from hf_immunize.release.released import find_release, published_claims
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -48,6 +49,15 @@ def test_the_tables_of_the_reference_runs_are_what_the_records_say(scripts):
     folder = ROOT / "model_cards"
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert gallery.rewritten(text, gallery.tables(folder)) == text
+
+
+def test_a_release_among_them_is_whole_but_for_its_weights():
+    folders = [path.parent for path in (ROOT / "model_cards").rglob("immunization.json")]
+    assert folders == [ROOT / "model_cards" / "quickstart"]
+    for folder in folders:
+        found = list(published_claims(find_release(folder)))
+        assert [one.status for one in found] == ["cannot be checked", *["holds"] * 3]
+        assert found[0].why == "Not here: model.safetensors."
 
 
 def test_a_row_is_of_its_record_and_says_what_was_verified(scripts, tmp_path, monkeypatch, capsys):
