@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -44,13 +44,27 @@ def modules() -> dict[str, Path]:
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
     """Module below the package and name taken from it, wherever in the file the import stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hf_immunize":
-            assert node.level == 0
+    return taken(path.read_text(encoding="utf-8"))
+
+
+def taken(text: str) -> Iterator[tuple[str, str]]:
+    """Of a file's text; also what is read off a module that was imported whole (``forward.unwrap``)."""
+    whole: dict[str, str] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"from {'.' * node.level}{node.module or ''} import …: name the package"
+            if (node.module or "").split(".")[0] != "hf_immunize":
+                continue
+            source = (node.module or "").removeprefix("hf_immunize").lstrip(".")
             for one in node.names:
-                yield (node.module or "").removeprefix("hf_immunize").lstrip("."), one.name
+                yield source, one.name
+                if target(source, one.name) != source:
+                    whole[one.asname or one.name] = target(source, one.name)
         elif isinstance(node, ast.Import):
-            assert not any(one.name.startswith("hf_immunize.") for one in node.names), path
+            assert not any(one.name.split(".")[0] == "hf_immunize" for one in node.names), ast.unparse(node)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole:
+            yield whole[node.value.id], node.attr
 
 
 def room(module: str) -> str:
@@ -75,7 +89,11 @@ def test_at_most_two_modules_stand_beside_the_folders():
 
 @pytest.mark.parametrize("module", modules())
 def test_imports_run_downward(module):
-    for source, name in imports(modules()[module]):
+    check_downward(module, imports(modules()[module]))
+
+
+def check_downward(module, found):
+    for source, name in found:
         read = target(source, name)
         if read == "":
             # The version, and nothing else, is read off the package itself.
@@ -86,16 +104,48 @@ def test_imports_run_downward(module):
 
 
 def test_imports_run_in_no_circle():
-    graph = {
-        module: {target(source, name) for source, name in imports(path)} - {module, ""}
-        for module, path in modules().items()
-    }
+    found = {module: list(imports(path)) for module, path in modules().items()}
+    check_no_circle(found)
+    # Two rooms of one folder that read each other.
+    found["data.names"] = [*found["data.names"], ("data.reading", "Reading")]
+    with pytest.raises(CycleError):
+        check_no_circle(found)
+
+
+def check_no_circle(found):
+    graph = {module: {target(*one) for one in those} - {module, ""} for module, those in found.items()}
     assert list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("module", modules())
 def test_nothing_is_taken_that_is_not_offered(module):
-    for source, name in imports(modules()[module]):
+    check_offered(module, imports(modules()[module]))
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (check_downward, "from hf_immunize.training.trainer import ImmunizationTrainer"),
+        (check_downward, "def late():\n    from hf_immunize.models.head import find_head"),
+        (check_downward, "from hf_immunize import load_model"),
+        (check_downward, "from hf_immunize.models import forward\nforward.unwrap(1)"),
+        (check_downward, "from ..models.head import find_head"),
+        (check_downward, "from . import names"),
+        (check_downward, "import hf_immunize"),
+        (check_downward, "import hf_immunize.models.head as head"),
+        ("offered", "from hf_immunize.data.names import _loose"),
+        ("offered", "from hf_immunize.data import names\nnames._loose('x')"),
+        ("offered", "from hf_immunize.data.names import defaultdict"),
+    ],
+)
+def test_what_is_not_allowed_is_seen(check, text):
+    """Each in a room of the first floor."""
+    with pytest.raises(AssertionError):
+        (check_offered if check == "offered" else check)("data.columns", taken(text))
+
+
+def check_offered(module, found):
+    for source, name in found:
         if target(source, name) != source or source == "":
             continue
         assert not name.startswith("_"), f"{module} takes {source}.{name}"

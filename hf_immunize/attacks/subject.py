@@ -18,6 +18,7 @@ from hf_immunize.data.collate import collate_images
 from hf_immunize.data.streams import first_samples
 from hf_immunize.models.activations import ActivationStore, CachedActivations
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
+from hf_immunize.models.forward import without_autocast
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.trainable import select_trainable
 
@@ -163,7 +164,8 @@ class Subject:
         return Material(self.sets, self._copy, None if public is None else lambda: self._copy(public))
 
     def _copy(self, model: nn.Module | None = None) -> nn.Module:
-        return copy.deepcopy(self.model if model is None else model).to(self.device, torch.float32).eval()
+        made = copy.deepcopy(self.model if model is None else model).to(self.device, torch.float32).eval()
+        return without_autocast(made)
 
     @cached_property
     def _prefix(self) -> FrozenPrefix | None:

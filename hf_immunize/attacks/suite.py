@@ -17,8 +17,8 @@ from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.class_order import numbered_alike
 from hf_immunize.data.collate import collate_images, on_device
-from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
+from hf_immunize.data.overlap import check_apart
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
@@ -150,12 +150,10 @@ class AttackSuite:
         if (benign_train is None) != (benign_test is None):
             raise InputError("A benign task needs both benign_train and benign_test: to fit on, and to judge by.")
 
-        def kept(**data: MapStyle | None) -> dict[str, KeptImages]:
+        def kept(task: str, **data: MapStyle | None) -> dict[str, KeptImages]:
             given = {role: as_inputs(one, image_processor, most=DRAWN) for role, one in data.items() if one is not None}
-            if same_rows(given["train"], given["test"]):
-                raise InputError(
-                    "train and test are the same rows: an attacker would be judged on what it was fitted to."
-                )
+            shared = check_apart(given["train"], given["test"], task)
+            self.notes += [] if shared is None else [f"{task}: {shared}."]
             given["test"] = numbered_alike(
                 given["test"], given["train"], what="the test data", other="the training data"
             )
@@ -165,7 +163,7 @@ class AttackSuite:
             primary = in_order_of(
                 models["initial"], as_inputs(primary, image_processor, most=DRAWN), "the primary data"
             )
-        sets = kept(train=train, test=test, primary=primary)
+        sets = kept("harmful", train=train, test=test, primary=primary)
         for role in ("train", "test"):
             check_labelled(sets[role], f"harmful {role}")
         if any(one.needs_primary for one in self.attackers):
@@ -206,7 +204,7 @@ class AttackSuite:
         self.subjects = subjects(sets, "harmful")
         self.benign: dict[str, Subject | Redrawn] | None = None
         if benign_train is not None:
-            benign_sets = kept(train=benign_train, test=benign_test)
+            benign_sets = kept("benign", train=benign_train, test=benign_test)
             for role, images in benign_sets.items():
                 check_labelled(images, f"benign {role}")
             # For the attacker that trains on the primary task first.

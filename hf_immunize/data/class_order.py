@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch.utils.data import ConcatDataset, Subset
+from transformers.utils import logging
 
 from hf_immunize.data.columns import label_column_of
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.labels import label_values
-from hf_immunize.data.names import align_labels, class_names
-from hf_immunize.data.streams import StreamedInputs
+from hf_immunize.data.names import align_labels, alike, are_numbers, class_names, one_spelling, only_one_names
+from hf_immunize.data.streams import StreamedInputs, first_samples
 from hf_immunize.errors import InputError
 
-__all__ = ["labels_of", "names_of", "numbered_alike", "numbered_as"]
+__all__ = [
+    "in_one_spelling",
+    "is_labelled",
+    "labels_of",
+    "names_of",
+    "numbered_alike",
+    "numbered_as",
+    "numbers_for_names",
+]
+
+logger = logging.get_logger(__name__)
 
 #: Keys of a sample under which labels are read, the first that is there.
 _LABEL_KEYS = ("labels", "label")
@@ -71,13 +83,8 @@ def numbered_as(data: Any, names: Sequence[str], *, what: str, other: str) -> An
     Raises:
         InputError: a class that is not among them; or another order in data that are model inputs already.
     """
-    if isinstance(data, Subset):
-        inner = numbered_as(data.dataset, names, what=what, other=other)
-        return data if inner is data.dataset else Subset(inner, data.indices)
-    if isinstance(data, ConcatDataset):
-        parts = [numbered_as(one, names, what=what, other=other) for one in data.datasets]
-        same = all(one is part for one, part in zip(data.datasets, parts, strict=True))
-        return data if same else ConcatDataset(parts)
+    if isinstance(data, (Subset, ConcatDataset)):
+        return _in_parts(data, lambda part: numbered_as(part, names, what=what, other=other))
     own = names_of(data)
     if own is None or own == list(names):
         return data
@@ -95,9 +102,101 @@ def numbered_as(data: Any, names: Sequence[str], *, what: str, other: str) -> An
 
 
 def numbered_alike(data: Any, like: Any, *, what: str, other: str) -> Any:
-    """The same data numbered as other data of the same task, where both name their classes; see :func:`numbered_as`."""
+    """The same data numbered as other data of the same task, where both name their classes; see :func:`numbered_as`.
+
+    Raises:
+        InputError: as :func:`numbered_as`, :func:`numbers_for_names` and :func:`in_one_spelling` do.
+    """
+    told = numbers_for_names(data, like, what=what, other=other)
+    if told is not None:
+        logger.warning_once(told)
     names = names_of(like)
-    return data if names is None else numbered_as(data, names, what=what, other=other)
+    moved = data if names is None else numbered_as(data, names, what=what, other=other)
+    return in_one_spelling(moved, like, what=what, other=other)
+
+
+def numbers_for_names(data: Any, like: Any, *, what: str, other: str) -> str | None:
+    """Where one of two data sets of a task names its classes and the other has numbers: refused, or said.
+
+    Returns:
+        a sentence where the numbers stand in data that cannot name them; None where there is nothing to say.
+
+    Raises:
+        InputError: the numbers stand in a column of `datasets`, which could name them.
+    """
+    sides = {what: data, other: like}
+    named = {side: names for side, one in sides.items() if (names := names_of(one)) is not None}
+    if len(named) != 1:
+        return None
+    ((of, names),) = named.items()
+    others = other if of == what else what
+    if are_numbers(names) or not is_labelled(sides[others]):
+        return None
+    if _could_name(sides[others]):
+        raise only_one_names(of, others)
+    told = ", ".join(f"{number} for {name!r}" for number, name in enumerate(names[:2]))
+    return f"{others} have numbers where {of} name their classes: took {told} and so on"
+
+
+def in_one_spelling(data: Any, like: Any, *, what: str, other: str) -> Any:
+    """The same data where both spell each class alike; see :func:`hf_immunize.data.names.one_spelling`.
+
+    Raises:
+        InputError: one spelling in the rows to train on and two in ``data``, or data that are model inputs already.
+    """
+    names = names_of(data) or []
+    if data is like or not alike(names) or names_of(like) != names:
+        return data
+    given, known = labels_of(data), labels_of(like)
+    if given is None or known is None:
+        return data
+    mapping = one_spelling(names, map(int, known), map(int, given), what=what, other=other)
+    moved = {one: number for one, number in enumerate(mapping) if one != number}
+    if not moved:
+        return data
+    told = ", ".join(f"{names[one]!r} for {names[number]!r}" for one, number in moved.items())
+
+    def change(part: Any) -> Any:
+        if not isinstance(part, ImageInputs):
+            raise InputError(f"{what} and {other} spell a class otherwise ({told}). Give it one name in both.")
+        twin = copy.copy(part)
+        twin.labels = [mapping[label] for label in part.labels or ()]
+        twin.notes = (*part.notes, f"took {told} of {other}: the names differ in case or spaces alone")
+        return twin
+
+    return _in_parts(data, change)
+
+
+def _in_parts(data: Any, change: Callable[[Any], Any]) -> Any:
+    """Data whose parts are changed; the same object where none of them is."""
+    if isinstance(data, Subset):
+        inner = _in_parts(data.dataset, change)
+        return data if inner is data.dataset else Subset(inner, data.indices)
+    if isinstance(data, ConcatDataset):
+        parts = [_in_parts(one, change) for one in data.datasets]
+        same = all(one is part for one, part in zip(data.datasets, parts, strict=True))
+        return data if same else ConcatDataset(parts)
+    return change(data)
+
+
+def _could_name(data: Any) -> bool:
+    """Whether the labels stand in a column of `datasets`, whose type can name them."""
+    if isinstance(data, Subset):
+        return _could_name(data.dataset)
+    if isinstance(data, ConcatDataset):
+        return any(map(_could_name, data.datasets))
+    if isinstance(data, (Dataset, IterableDataset)):
+        column = label_column_of(data.features or {})
+        return column is not None and _gives_what_is_stored(data, column)
+    return isinstance(data, (ImageInputs, StreamedInputs))
+
+
+def is_labelled(data: Any) -> bool:
+    """Whether the rows have labels, of a data set of any kind; of one that does not say, the first row is read."""
+    if isinstance(data, (ImageInputs, StreamedInputs)):
+        return data.label_column is not None
+    few = first_samples(data, 1)
+    return bool(few) and isinstance(few[0], Mapping) and any(key in few[0] for key in _LABEL_KEYS)
 
 
 def _gives_what_is_stored(data: Dataset | IterableDataset, column: str) -> bool:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from hf_immunize.data.decoding import CorruptPictureError, open_picture
-from hf_immunize.data.images import ImageInputs, undecoded
+from hf_immunize.data.images import undecoded
 from hf_immunize.data.names import class_names
 
-__all__ = ["MOST_FINGERPRINTED", "pictures_digest", "rows_fingerprint", "same_rows"]
+__all__ = ["MOST_FINGERPRINTED", "file_of", "pictures_digest", "rows_fingerprint"]
 
 #: Rows that are read for a fingerprint; of more rows so many are drawn, by seed 0.
 MOST_FINGERPRINTED = 5_000
-# Rows that tell whether two data sets are the same one.
-_COMPARED = 20
 _LOSSLESS = (b"\x89PNG", b"BM", b"GIF8")
 
 
@@ -57,21 +54,9 @@ def pictures_digest(rows: Dataset, image_column: str) -> str:
     return digest.hexdigest()
 
 
-def same_rows(first: Any, second: Any) -> bool:
-    """Whether two data sets of model inputs are one: the same object, or as many rows with the same first pictures."""
-    if first is second:
-        return first is not None
-    if not all(isinstance(one, ImageInputs) and one.is_deterministic for one in (first, second)):
-        return False
-    if len(first) != len(second):
-        return False
-    few = range(min(_COMPARED, len(first)))
-    return len({rows_fingerprint(one.data.select(few), one.image_column) for one in (first, second)}) == 1
-
-
 def _contents(rows: Dataset, column: str, as_files: bool = False) -> Iterator[bytes]:
     for picture in undecoded(rows.with_format(None), column)[column]:
-        content = _file(picture)
+        content = file_of(picture)
         if content is not None and (as_files or not content.startswith(_LOSSLESS)):
             yield content
             continue
@@ -85,8 +70,8 @@ def _contents(rows: Dataset, column: str, as_files: bool = False) -> Iterator[by
         yield f"{image.mode} {image.size}".encode() + image.tobytes()
 
 
-def _file(picture: object) -> bytes | None:
-    """The bytes of the file that a picture lies in; None where it lies in none."""
+def file_of(picture: object) -> bytes | None:
+    """The bytes of the file that a picture lies in, none of a file that is not there; None where it lies in none."""
     if isinstance(picture, dict):
         if picture.get("bytes") is not None:
             return picture["bytes"]

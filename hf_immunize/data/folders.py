@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
+from hf_immunize.data.names import loosely
 from hf_immunize.errors import InputError
 
 __all__ = ["METADATA_NAMES", "find_pictures", "is_picture", "read_picture_folder", "split_folders", "split_word"]
@@ -114,12 +115,12 @@ def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, 
         if classes[split]:
             _note_left_out(notes, len(files) - len(classes[split]), folders[split], "beside the folders of classes")
             groups[split] = [one for one in files if one in classes[split]]
-    trained = set(classes.get("train", {}).values())
+    trained = set(map(loosely, classes.get("train", {}).values()))
     for split, found in classes.items():
-        if trained and found and not trained & set(found.values()):
+        if trained and found and not trained.intersection(map(loosely, found.values())):
             notes.append(f"the folders of {split!r} are none of the classes of 'train': took it as without labels")
             classes[split] = {}
-        unknown = sorted(set(classes[split].values()) - trained) if trained else []
+        unknown = sorted({name for name in classes[split].values() if loosely(name) not in trained}) if trained else []
         if unknown:
             notes.append(
                 f"only {split!r} holds the classes {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"

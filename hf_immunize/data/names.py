@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from datasets import ClassLabel, Dataset, IterableDataset
 
 from hf_immunize.data.labels import label_values
 from hf_immunize.errors import InputError
 
-__all__ = ["align_labels", "alike", "class_names", "renumbered"]
+__all__ = [
+    "align_labels",
+    "alike",
+    "are_numbers",
+    "class_names",
+    "loosely",
+    "one_spelling",
+    "only_one_names",
+    "renumbered",
+    "with_numbers",
+]
 
 _SHOWN = 5
 
@@ -58,7 +69,7 @@ def align_labels(
         if twice:
             raise InputError(f"{whose} has a class name twice: {_some(twice)}. Give each class a name of its own.")
     if set(data_names) - set(other_names):
-        loose_data, loose_other = [_loose(one) for one in data_names], [_loose(one) for one in other_names]
+        loose_data, loose_other = [loosely(one) for one in data_names], [loosely(one) for one in other_names]
         # Only where both sides stay apart without case and punctuation may names be read that loosely.
         apart = len(set(loose_data)) == len(loose_data) and len(set(loose_other)) == len(loose_other)
         if apart and not set(loose_data) - set(loose_other):
@@ -79,8 +90,56 @@ def align_labels(
 
 def alike(names: Sequence[str]) -> list[str]:
     """Names that differ from another one in case, spaces, ``_``, ``-`` or how accents are written alone."""
-    often = Counter(map(_loose, names))
-    return [name for name in names if often[_loose(name)] > 1]
+    return [names[number] for number in sorted(itertools.chain.from_iterable(_twins(names)))]
+
+
+def one_spelling(
+    names: Sequence[str], train: Iterable[int], evaluation: Iterable[int], *, what: str, other: str
+) -> list[int]:
+    """For each class of rows to measure on, the one of the rows to train on that it is, if in another spelling.
+
+    Folders ``train/Cat`` and ``test/cat`` are two classes for `datasets`, and one for whoever made them. Classes that
+    the rows to train on tell apart (``A`` and ``a`` among letters) are two.
+
+    Args:
+        names: of the classes of both.
+        train: labels of the rows to train on.
+        evaluation: labels of the rows to measure on.
+        what: the latter, for messages.
+        other: the former.
+
+    Returns:
+        ``mapping[label to measure on] = label to train on``.
+
+    Raises:
+        InputError: rows to measure on of two spellings, of which those to train on have one.
+    """
+    mapping, trained, judged = list(range(len(names))), set(train), set(evaluation)
+    for twins in _twins(names):
+        ours, theirs = trained.intersection(twins), judged.intersection(twins)
+        if len(ours) != 1 or theirs <= ours:
+            continue
+        if len(theirs) > 1:
+            raise InputError(
+                f"{what} have rows of {_some([names[one] for one in sorted(theirs)])}, and {other} have "
+                f"{names[min(ours)]!r} alone: one class in two spellings, or two classes. Rename one of them (or its "
+                "folder), or leave out the rows of the class that is not trained on."
+            )
+        mapping[theirs.pop()] = ours.pop()
+    return mapping
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether each class is called by its own number, as MNIST's are: numbers without names mean the same."""
+    return list(names) == [str(number) for number in range(len(names))]
+
+
+def only_one_names(named: str, others: str) -> InputError:
+    """What to say where one of two data sets of a task names its classes, and the other could and does not."""
+    return InputError(
+        f"{named} name their classes, and {others} have numbers, which may mean anything. Cast both alike: "
+        "dataset.cast_column('label', ClassLabel(names=[…]))."
+    )
 
 
 def renumbered(
@@ -102,11 +161,25 @@ def renumbered(
     if own == list(names):
         return data
     mapping = align_labels(own, names, data=what, other=other, subset_allowed=True)
+    return with_numbers(data, column, mapping, names)
+
+
+def with_numbers(data: Dataset, column: str, mapping: Sequence[int], names: Sequence[str]) -> Dataset:
+    """The data set with other numbers in a column of labels (``mapping[label]``), and the names of these."""
     moved = [one if one is None or one < 0 else mapping[one] for one in label_values(data, column)]
     return data.remove_columns(column).add_column(column, moved, feature=ClassLabel(names=list(names)))
 
 
-def _loose(name: str) -> str:
+def _twins(names: Sequence[str]) -> list[list[int]]:
+    """Numbers of classes whose names are hardly two."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(names):
+        groups[loosely(name)].append(number)
+    return [numbers for numbers in groups.values() if len(numbers) > 1]
+
+
+def loosely(name: str) -> str:
+    """A name without regard to case, spaces, ``_``, ``-`` and how accents are written."""
     # macOS writes the accents of a folder's name apart from the letters.
     plain = unicodedata.normalize("NFKC", str(name)).casefold()
     return " ".join(plain.replace("_", " ").replace("-", " ").split())

@@ -171,7 +171,8 @@ class TimmImageProcessor:
 def _channels_read(model: nn.Module, first: Any) -> int | None:
     """Channels that the first convolution of a timm model reads; None where that is not known."""
     name = first[0] if isinstance(first, (list, tuple)) and first else first
-    layer = dict(model.named_modules()).get(name)
+    # None of them is an empty list in a file.
+    layer = dict(model.named_modules()).get(name) if isinstance(name, str) else None
     return layer.in_channels if isinstance(layer, nn.Conv2d) else None
 
 

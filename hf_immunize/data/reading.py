@@ -10,7 +10,15 @@ from datasets import Dataset
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.corrupt import drop_corrupt
 from hf_immunize.data.labels import label_values, why_unlabelled, with_plain_labels
-from hf_immunize.data.names import alike, class_names, renumbered
+from hf_immunize.data.names import (
+    alike,
+    are_numbers,
+    class_names,
+    one_spelling,
+    only_one_names,
+    renumbered,
+    with_numbers,
+)
 from hf_immunize.errors import InputError
 
 __all__ = ["Reading"]
@@ -92,15 +100,36 @@ class Reading:
         if ours == theirs:
             return evaluation
         if ours is None or theirs is None:
-            named = "to train on" if ours else "to measure on"
-            raise InputError(
-                f"Only the rows {named} name their classes in {self.label_column!r}; the others have numbers, which "
-                "may mean anything. Cast both alike: dataset.cast_column('label', ClassLabel(names=[…]))."
-            )
+            if are_numbers(ours or theirs or ()):
+                return evaluation
+            sides = ("the rows to train on", "those to measure on")
+            raise only_one_names(*(sides if ours else sides[::-1]))
         self.notes.append("numbered the classes of the rows to measure on as those of the rows to train on, by name")
         return renumbered(
             evaluation, self.label_column, ours, what="the rows to measure on", other="the rows to train on"
         )
+
+    def one_spelling(self, train: Dataset, evaluation: Dataset) -> tuple[Dataset, Dataset]:
+        """Rows to train on and to measure on with one class where both have it in a spelling of their own."""
+        column, names = self.label_column, class_names(train, self.label_column)
+        if column is None or not names or not alike(names) or class_names(evaluation, column) != names:
+            return train, evaluation
+        if "custom" in (train.format["type"], evaluation.format["type"]):
+            return train, evaluation
+        trained, judged = (set(label_values(rows, column)) - {None, -1} for rows in (train, evaluation))
+        mapping = one_spelling(names, trained, judged, what="the rows to measure on", other="the rows to train on")
+        self.notes += (
+            f"took {names[one]!r} of the rows to measure on for {names[other]!r} of those to train on"
+            for one, other in enumerate(mapping)
+            if one != other
+        )
+        held = {names[label] for label in trained | {mapping[label] for label in judged}}
+        kept = [name for name in names if name in held or name not in alike([name, *held])]
+        if len(kept) == len(names):
+            return train, evaluation
+        numbers = [kept.index(names[one]) if names[one] in kept else -1 for one in mapping]
+        changed = with_numbers(train, column, numbers, kept)
+        return changed, changed if evaluation is train else with_numbers(evaluation, column, numbers, kept)
 
     def note_missing_classes(self, rows: Dataset, role: str) -> None:
         """Says where most of the classes are not among the rows of a role, as in the first rows of sorted data."""

@@ -209,6 +209,8 @@ def load_task(
     else:
         other, described = reading.prepared(evaluation.rows, "to measure on"), evaluation.name
         other = reading.aligned(rows, other)
+        if stream is None:
+            rows, other = reading.one_spelling(rows, other)
     return replace(_task(reading, source, rows, other, train.name, described, draw, stream), arguments=arguments)
 
 
@@ -260,6 +262,7 @@ def load_evaluation(
     reading.notes += taken.notes
     reading.choose(taken.rows)
     rows = reading.prepared(taken.rows, "to measure on")
+    rows, _ = reading.one_spelling(rows, rows)
     return _task(reading, source, rows, rows, taken.name, taken.name, (None, max_samples, seed))
 
 

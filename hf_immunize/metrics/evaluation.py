@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 from transformers.utils import logging
 
-from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.inputs import as_inputs
+from hf_immunize.data.overlap import overlap
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.peers import Measured, Peers
@@ -169,8 +169,10 @@ def evaluate_immunization(
         logger.warning(f"No accuracy of the primary task: {error}")
         kept_task = kept_task.without_labels()
     slowed_task = as_inputs(harmful, image_processor, labels="unused", name="harmful", most=most)
-    if same_rows(kept_task, slowed_task):
-        logger.warning("The primary and the harmful data are the same rows, so that (i) and (ii) are one figure.")
+    shared = overlap(slowed_task, kept_task)
+    if shared is not None:
+        told = shared.told("of the harmful task", "of the primary task")
+        logger.warning(f"{told}: (i) and (ii) are figures of the same pictures there.")
     data = {
         "harmful": _limited(slowed_task, max_samples, protocol.seed),
         "primary": _limited(kept_task, max_samples, protocol.seed),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from transformers.utils import logging
 
-from hf_immunize.data.class_order import names_of, numbered_as
+from hf_immunize.data.class_order import in_one_spelling, is_labelled, names_of, numbered_as, numbers_for_names
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 
 __all__ = ["given_names", "in_order_of", "model_class_names", "name_classes"]
+
+logger = logging.get_logger(__name__)
 
 #: What libraries write where nobody named the classes.
 _NUMBERED = re.compile(r"(LABEL_)?\d+")
@@ -37,32 +40,43 @@ def _written_names(model: nn.Module) -> list[str]:
     return [str(name) for name in names]
 
 
-def in_order_of(model: nn.Module, data: Any, what: str, like: Any = None) -> Any:
+def in_order_of(
+    model: nn.Module, data: Any, what: str, like: Any = None, say: Callable[[str], Any] = logger.warning_once
+) -> Any:
     """The same data with the labels numbered as the model numbers classes of the same names.
 
     Where the model only numbers its classes, they are those of the data that it is trained on. Data that name no
-    classes are left as they are: nothing says that a number means another class there. Names that are numbers
-    (folders 0 to 11 in the order 0, 1, 10, 11, 2, …) are names where the other side has all of them.
+    classes are left as they are, which is said where the model names its own; beside training data that name theirs
+    they are refused, or what cannot name them is said. Names that are numbers (folders 0 to 11 in the order 0, 1, 10,
+    11, 2, …) are names where the other side has all of them.
 
     Args:
         model: the classifier that is trained or measured on the data.
         data: model inputs of any kind that :func:`hf_immunize.data.class_order.names_of` knows.
         what: the data, for messages.
         like: what the model is trained on; ``data`` themselves if not given.
+        say: what is done with a sentence about numbers that were taken for names.
 
     Raises:
         InputError: the data name a class that the other side does not have, or are numbered otherwise and cannot be
-            brought into its order.
+            brought into its order; see also :func:`hf_immunize.data.class_order.numbers_for_names`.
     """
-    own = names_of(data)
+    like = data if like is None else like
+    told = numbers_for_names(data, like, what=what, other="the training data")
+    own, of_model = names_of(data), model_class_names(model)
+    if own is None and told is None and of_model and is_labelled(data):
+        told = f"{what} have numbers where the model names its classes: took 0 for {of_model[0]!r} and so on"
+    if told is not None:
+        say(told)
     if own is None:
         return data
     by_number = all(_NUMBERED.fullmatch(name) for name in own)
-    of_model = _written_names(model) if by_number else model_class_names(model)
-    for names, other in ((of_model, "the model"), (names_of(data if like is None else like), "the training data")):
+    of_model = _written_names(model) if by_number else of_model
+    for names, other in ((of_model, "the model"), (names_of(like), "the training data")):
         if names and (not by_number or set(own) <= set(names)):
-            return numbered_as(data, names, what=what, other=other)
-    return data
+            data = numbered_as(data, names, what=what, other=other)
+            break
+    return in_one_spelling(data, like, what=what, other="the training data")
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:

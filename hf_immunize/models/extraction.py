@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
-from hf_immunize.models.forward import evaluating
+from hf_immunize.models.forward import as_weights_are, evaluating
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.tf32 import without_tf32
 
@@ -89,6 +89,7 @@ def feature_batches(
             stack.enter_context(without_tf32())
             for one in models.values():
                 stack.enter_context(evaluating(one))
+                stack.enter_context(as_weights_are(one))
             inputs = on_device(batch, device)
             if prefix is not None and "pixel_values" in inputs:
                 inputs = {"pixel_values": prefix(inputs["pixel_values"].float())} | {

@@ -17,6 +17,7 @@ from hf_immunize.errors import InputError, InputTypeError
 __all__ = [
     "ACTIVATIONS",
     "Call",
+    "as_weights_are",
     "check_inputs",
     "evaluating",
     "fast_layout",
@@ -25,6 +26,7 @@ __all__ = [
     "logits_of_two",
     "trace",
     "unwrap",
+    "without_autocast",
 ]
 
 
@@ -32,6 +34,8 @@ __all__ = [
 ACTIVATIONS = "activations"
 #: Keys of a batch that are targets, not model inputs.
 TARGETS = ("labels", "label", "label_ids")
+# Where accelerate keeps the forward that it wraps in autocast.
+_OWN_FORWARD = "_original_forward"
 #: Inputs that no image becomes here, and what they are; a model that takes one of them needs it.
 OTHER_INPUTS = {
     "input_ids": "tokens, of a text or of colours",
@@ -68,6 +72,31 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def without_autocast(model: nn.Module) -> nn.Module:
+    """The same model, without what `Accelerator.prepare` leaves around its forward for mixed precision, if anything."""
+    inner = unwrap(model)
+    own = inner.__dict__.pop(_OWN_FORWARD, None)
+    if own is not None:
+        del inner.forward
+        if getattr(own, "__func__", None) is not type(inner).forward:
+            inner.forward = own
+    return model
+
+
+@contextmanager
+def as_weights_are(model: nn.Module) -> Iterator[None]:
+    """The model computes in the precision of its weights within, also in the middle of a training with autocast."""
+    inner: Any = unwrap(model)
+    wrapped = inner.__dict__.get("forward") if _OWN_FORWARD in inner.__dict__ else None
+    if wrapped is not None:
+        inner.forward = inner.__dict__[_OWN_FORWARD]
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            inner.forward = wrapped
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model is in evaluation mode within, and each module in its own mode afterwards."""
@@ -83,14 +112,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def fast_layout(model: nn.Module, run: Callable[[nn.Module], Any]) -> torch.memory_format:
     """Channels last, in which convolutions, depthwise ones above all, run about twice as fast on a CPU.
 
-    Models that ``view`` their activations as one row cannot run in it: for them it is the contiguous layout.
+    Models that ``view`` their activations as one row, or have convolutions of three dimensions, cannot run in it: for
+    them it is the contiguous layout.
 
     Args:
         model: any module; it stays as it is.
         run: calls a copy of it once.
     """
-    ready = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
+    ready = copy.deepcopy(model).eval()
     try:
+        ready = ready.to(memory_format=torch.channels_last)
         with torch.no_grad():
             run(ready)
     except (RuntimeError, InputError):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import evaluating, unwrap
+from hf_immunize.models.forward import as_weights_are, evaluating, unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.tf32 import without_tf32
 from hf_immunize.models.trainable import modules_before_training
@@ -92,7 +92,7 @@ class FrozenPrefix:
             raise _Reached
 
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
-        with suppress(_Reached), handle, evaluating(self.model), without_tf32():
+        with suppress(_Reached), handle, evaluating(self.model), as_weights_are(self.model), without_tf32():
             features_and_logits(self.model, images)
         return kept[0]
 

@@ -1,9 +1,10 @@
-"""Whether a classifier, saved, would load again as it is: with the same weights, and its pictures prepared alike."""
+"""Whether a classifier, saved, would load again as it is: of the same layers, and its pictures prepared alike."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,17 +25,17 @@ _SHOWN = 3
 
 
 def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
-    """Builds the model anew from its configuration, without memory for its numbers, and compares names and shapes.
+    """Builds the model anew from its configuration, without memory for its numbers, and compares layers and shapes.
 
-    A head that was put in by hand, a parametrisation (weight norm) or a layer that was taken out stand in no
-    configuration: whoever loads such a model gets other weights, drawn at random.
+    A head that was put in by hand, a parametrisation (weight norm) or a layer that was taken out or exchanged (an
+    activation, a pooling, a stride) stand in no configuration: whoever loads such a model gets another one.
 
     Args:
         model: of transformers or timm, or either's backbone with a head; other modules have no configuration, and pass.
         image_processor: that it was trained and measured with. A timm model is saved with timm's preprocessing alone.
 
     Raises:
-        InputError: with the weights that differ; or an image processor that would not be saved.
+        InputError: with the weights or layers that differ; or an image processor that would not be saved.
     """
     model = unwrap(model)
     model = model.backbone if isinstance(model, PooledClassifier) else model
@@ -53,16 +54,19 @@ def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
         else:
             write_timm_config(Path(folder), model)
             again = timm.create_model(f"local-dir:{folder}", num_classes=cast(int, model.num_classes))
-    held, described = _shapes(model), _shapes(again)
-    others = [name for name in {**held, **described} if held.get(name) != described.get(name)]
-    if others:
+    for what, of in (("weights", _shapes), ("layers", _kinds)):
+        held, described = of(model), of(again)
+        others = [name for name in {**held, **described} if held.get(name) != described.get(name)]
+        if not others:
+            continue
         told = "; ".join(f"{one}: {held.get(one, 'none')}, {described.get(one, 'none')}" for one in others[:_SHOWN])
         raise InputError(
-            f"{type(model).__name__} holds {len(others)} weights that its configuration describes otherwise (name: "
-            f"held, described): {told}{'; …' if len(others) > _SHOWN else ''}. Saved, it would not load again. Give it "
-            "a head of another width by num_labels=… with ignore_mismatched_sizes=True (timm: "
-            "model.reset_classifier(n)) and take parametrisations off (remove_parametrizations); a head of "
-            "your own kind can be trained and measured (ImmunizationTrainer), and not released."
+            f"{type(model).__name__} holds {len(others)} {what} that its configuration describes otherwise (name: "
+            f"held, described): {told}{'; …' if len(others) > _SHOWN else ''}. Saved, it would not load again as it "
+            "is. Give it a head of another width by num_labels=… with ignore_mismatched_sizes=True (timm: "
+            "model.reset_classifier(n)), take parametrisations off (remove_parametrizations) and change layers by the "
+            "configuration; a model of your own kind can be trained and measured (ImmunizationTrainer), and not "
+            "released."
         )
 
 
@@ -93,6 +97,15 @@ def _kind_that_loads(model: PreTrainedModel) -> Callable[[Any], nn.Module]:
         return kind
     known = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(model.config), kind)
     return known[0] if isinstance(known, (list, tuple)) else known
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """What each layer is. Dropouts change nothing once trained, and BatchNorm over processes is what it was."""
+    return {
+        name: f"{re.sub('^Sync|(?<=BatchNorm)[123]d', '', type(one).__name__)}({one.extra_repr()})"
+        for name, one in model.named_modules()
+        if name and "drop" not in type(one).__name__.lower()
+    }
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

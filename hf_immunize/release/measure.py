@@ -15,7 +15,7 @@ from hf_immunize.attacks.report import CEILINGS
 from hf_immunize.attacks.subject import Subject
 from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
 from hf_immunize.data.collate import collate_images
-from hf_immunize.errors import InputError
+from hf_immunize.data.overlap import check_apart
 from hf_immunize.metrics.evaluation import Protocol, report_of
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.activations import ActivationStore
@@ -66,11 +66,7 @@ def measure(
         InputError: training and evaluation rows that are the same, too few samples, labels that attackers cannot use.
     """
     for task, (train, evaluation) in data.items():
-        if train is evaluation:
-            raise InputError(
-                f"The {task} data to train on and to evaluate on are the same rows: results on them would flatter "
-                "everybody. Hold some out."
-            )
+        check_apart(train, evaluation, task)
     protocol = protocol or Protocol()
     suite = None
     if attackers is not None and all(_labelled(one) for one in data["harmful"]):

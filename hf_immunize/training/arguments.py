@@ -181,6 +181,10 @@ class ImmunizationArguments(TrainingArguments):
             raise InputError("No step would be made. To measure a model without training it: evaluate_immunization(…).")
         if self.load_best_model_at_end and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise InputError("load_best_model_at_end chooses among evaluations, and there are none: set eval_strategy.")
+        if str(getattr(self.save_strategy, "value", self.save_strategy)) == "best" and not self.metric_for_best_model:
+            raise InputError(
+                "save_strategy='best' needs the name of what is best: metric_for_best_model='eval_rir', say."
+            )
         if self.optim_args and any("=" not in part for part in self.optim_args.split(",")):
             raise InputError(f"optim_args must be name=value, with commas in between; got {self.optim_args!r}.")
         if not 0 <= self.label_smoothing_factor <= 1:

@@ -10,6 +10,8 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_immunize.errors import InputError
+from hf_immunize.models.forward import without_autocast
+from hf_immunize.models.rebuilding import check_rebuilds
 from hf_immunize.training.evaluating import DATA, Evaluating
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.unserved import check_served
@@ -35,11 +37,17 @@ class AsMade(Evaluating):
     _data: dict[str, Any]
 
     def _as_made(self) -> None:
-        """Remembers the arguments that nothing reads again.
+        """Remembers the arguments that nothing reads again, and says where what is saved would not load as it is.
 
         Raises:
-            InputError: a subclass that draws the order of its samples itself.
+            InputError: a subclass that draws the order of its samples itself; a model that is to be pushed and cannot.
         """
+        try:
+            check_rebuilds(self.model, self.processing_class)
+        except InputError as error:
+            if self.args.push_to_hub:
+                raise
+            self._say(str(error))
         self._made_with = {name: copy.deepcopy(getattr(self.args, name)) for name in _READ_ONCE}
         self._data = {name: getattr(self, name) for name in DATA}
         if self.own_task_loss is not None:
@@ -73,9 +81,13 @@ class AsMade(Evaluating):
             if data is not self._data.get(attribute):
                 setattr(self, attribute, self._read(attribute, data))
                 self._data[attribute] = getattr(self, attribute)
+                self.say_what_is_shared({name: getattr(self, held) for held, name in DATA.items()})
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's; θ0 are the weights as they are now, unless this Trainer has trained them before."""
+        """As the Trainer's; θ0 are the weights as they are now, unless this Trainer has trained them before.
+
+        With ``bf16`` or ``fp16`` the steps run under autocast; the model that comes out does not, nor what is measured.
+        """
         self._check_as_made()
         goes_on = args[0] if args else kwargs.get("resume_from_checkpoint")
         if self.state.global_step == 0:
@@ -83,7 +95,11 @@ class AsMade(Evaluating):
             self._ratio = RatioInMidRun()
         elif not goes_on:
             self._say(f"{self.state.global_step} steps came before, of an earlier call of train()")
-        return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            # The Trainer leaves its autocast on the model, and whatever is measured or handed on would be in 16 bits.
+            without_autocast(self.model)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; a ``compute_loss`` of a subclass that is written for one task is told what a batch holds.

@@ -11,6 +11,7 @@ from torch import nn
 from hf_immunize.data.class_order import labels_of
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.labels import check_labels
+from hf_immunize.data.overlap import overlap
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError, UserError
 from hf_immunize.models.forward import unwrap
@@ -27,6 +28,7 @@ __all__ = [
     "check_steps",
     "checkpoint_activations_of_timm",
     "first_batches",
+    "shared_pictures",
 ]
 
 #: What an evaluation finds where the user gave no metrics.
@@ -197,12 +199,7 @@ def first_batches(
         InputError: empty or unlabelled data, labels outside the head, images of different shapes, no data at all.
     """
     checked: dict[str, dict[str, Any]] = {}
-    flat = {
-        f"{name} {own}".strip(): one
-        for name, data in sources.items()
-        for own, one in (data.items() if isinstance(data, dict) else (("", data),))
-        if one is not None
-    }
+    flat = _flat(sources)
     for name, data in flat.items():
         check_source(data, name)
         checked[name] = _collated(first_samples(data, 2), collate, name)
@@ -235,6 +232,33 @@ def first_batches(
     if harmful_labels_needed and "harmful" in checked and "labels" not in checked["harmful"]:
         raise InputError("This objective needs harmful labels, and the harmful data have none.")
     return on_device
+
+
+def shared_pictures(sources: Mapping[str, Any]) -> list[str]:
+    """Sentences about pictures that are both trained on and measured on, or of both tasks.
+
+    Args:
+        sources: as of :func:`first_batches`.
+    """
+    told = []
+    for name, data in _flat(sources).items():
+        task = "harmful" if name.startswith("harmful") else "primary"
+        found = None if name == task else overlap(data, sources.get(task))
+        if found is not None:
+            told.append(f"{name}: {found.told('to measure on', 'to train on')}: figures on them flatter")
+    both = overlap(sources.get("harmful"), sources.get("primary"))
+    if both is not None:
+        told.append(f"{both.told('to make slow', 'to keep')}: these are kept and made slow at once")
+    return told
+
+
+def _flat(sources: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{name} {own}".strip(): one
+        for name, data in sources.items()
+        for own, one in (data.items() if isinstance(data, dict) else (("", data),))
+        if one is not None
+    }
 
 
 def _collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
+from hf_immunize.training.checks import shared_pictures
 from hf_immunize.training.trainer_part import TrainerPart
 
 __all__ = ["DATA", "Evaluating", "accuracy", "inputs_of"]
@@ -73,6 +74,7 @@ class Evaluating(TrainerPart):
             known = labels_of(one)
             if known is not None:
                 check_labels(known, self._n_classes, DATA["eval_dataset"])
+        self.say_what_is_shared({"primary": self.train_dataset, DATA["eval_dataset"]: inputs})
         return inputs
 
     def _read(self, attribute: str, data: Any, labels_needed: bool | None = None) -> Any:
@@ -94,6 +96,12 @@ class Evaluating(TrainerPart):
             most=self.args.stream_samples if name.endswith("evaluation") else None,
             notes=self.notes,
         )
+
+    def say_what_is_shared(self, sources: Mapping[str, Any]) -> None:
+        """Warns of pictures that are trained on and measured on, or of both tasks, and notes it."""
+        for note in shared_pictures(sources):
+            if note not in self.notes:
+                self._say(note)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loss, logits and labels of a batch; of one without labels the logits alone, for any kind of classifier."""
@@ -185,9 +193,9 @@ def inputs_of(
         return None
     labels: LabelUse = "needed" if labels_needed else "optional"
     inputs = as_inputs(data, image_processor, labels=labels, name=name, most=most)
-    if model is not None:
-        inputs = in_order_of(model, inputs, f"the {name} data", like)
     told = [f"took {len(inputs)} rows of a stream"] if is_stream(data) and most is not None else []
+    if model is not None:
+        inputs = in_order_of(model, inputs, f"the {name} data", like, told.append)
     for note in (f"{name}: {one}" for one in (*told, *getattr(inputs, "notes", ()))):
         if notes is not None and note not in notes:
             logger.warning_once(note)

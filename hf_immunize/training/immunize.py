@@ -20,6 +20,7 @@ from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
 from hf_immunize.data.class_order import names_of, numbered_alike
 from hf_immunize.data.collate import collate_images
+from hf_immunize.data.overlap import check_apart
 from hf_immunize.data.streams import first_samples
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.activations import ActivationStore
@@ -194,11 +195,13 @@ def immunize(
                 "(--fit_steps 300), say."
             )
         data = {task: model_inputs(one, base, processor) for task, one in sources.items()}
-        to_keep = data["primary"][0]
-        data["primary"] = tuple(in_order_of(network, one, "the primary data", to_keep) for one in data["primary"])
+        to_keep = in_order_of(network, data["primary"][0], "the primary data")
+        measured_on = in_order_of(network, data["primary"][1], "the primary data to measure on", to_keep)
+        data["primary"] = (to_keep, measured_on)
         slowed, judged = data["harmful"]
         judged = numbered_alike(judged, slowed, what="the harmful data to measure on", other="those to train on")
         data["harmful"] = (slowed, judged)
+        shared = {task: check_apart(*pair, task) for task, pair in data.items()}
         check_head(network, data["primary"])
         check_rebuilds(network, processor)
         store = ActivationStore(args.cache_frozen_gb * 1e9) if activations is None else activations
@@ -235,6 +238,8 @@ def immunize(
                 progress=not args.disable_tqdm,
             )
     notes = [f"{task}: {note}" for task, one in sources.items() for note in getattr(one, "notes", ())] + run.notes
+    # Those of the other tasks are the Trainer's.
+    notes += [f"benign: {shared['benign']}"] if shared.get("benign") else []
     classes = names_of(data["primary"][0])
     for one in models.values():
         name_classes(one, classes)

@@ -13,7 +13,6 @@ from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from hf_immunize.data.collate import collate_images
-from hf_immunize.data.fingerprint import same_rows
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.activations import ActivationStore
@@ -161,8 +160,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         self._sample = first_batches(
             self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
         )
-        if same_rows(self.train_dataset, self.harmful_dataset):
-            self._say("the primary and the harmful data are the same rows: one task is kept and made slow at once")
+        self.say_what_is_shared(sources)
         self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)
         logger.warning_once(f"Training {self.selection}")

@@ -61,7 +61,7 @@ def test_models_that_share_nothing_are_run_whole_in_float64(two_models):
 
 def test_an_attacker_is_not_judged_on_what_it_was_fitted_to(two_models):
     data = Images(70)
-    with pytest.raises(ValueError, match="would be judged on what it was fitted to"):
+    with pytest.raises(ValueError, match="what was fitted to them would be judged on them"):
         run_attacks(*two_models, data, data, budgets=QUICK)
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 from samples import tiny_vit
 from tiny import Images, picture_dataset
 from torch.utils.data import ConcatDataset, Subset
 
-from hf_immunize.data.class_order import labels_of, names_of, numbered_alike, numbered_as
+from hf_immunize.data.class_order import (
+    in_one_spelling,
+    labels_of,
+    names_of,
+    numbered_alike,
+    numbered_as,
+    numbers_for_names,
+)
 from hf_immunize.data.images import ImageInputs
 
 SIDES = {"what": "the data", "other": "the model"}
@@ -102,3 +109,55 @@ def test_model_inputs_of_another_order_are_refused(data):
         numbered_as(data, ["dog", "cat"], **SIDES)
     with pytest.raises(ValueError, match=r"name different classes"):
         numbered_as(data, ["dog", "bird"], **SIDES)
+
+
+def without_names(data):
+    return data.cast_column("label", Value("int64"))
+
+
+def test_numbers_beside_names_are_refused_where_they_could_be_named():
+    named, other = inputs("cat", "dog"), pictures("cat", "dog", seed=1)
+    numbers = ImageInputs(without_names(other), tiny_vit()[1])
+    for data, like in ((numbers, named), (named, numbers), (Subset(numbers, [0, 1]), named)):
+        with pytest.raises(ValueError, match=r"name their classes, and .* have numbers, which may mean anything. Cast"):
+            numbered_alike(data, like, **SIDES)
+    with pytest.raises(ValueError, match="which may mean anything"):
+        numbered_alike(transformed(without_names(other)), named, **SIDES)
+    assert numbered_alike(numbers, numbers, **SIDES) is numbers
+    assert numbered_alike(numbers.without_labels(), named, **SIDES).labels is None
+    # MNIST calls its classes 0 to 9.
+    assert numbered_alike(numbers, inputs("0", "1"), **SIDES) is numbers
+
+
+def test_numbers_beside_names_are_said_where_nothing_could_name_them():
+    said = "the data have numbers where the model name their classes: took 0 for 'cat', 1 for 'dog' and so on"
+    assert numbers_for_names(Images(4), inputs("cat", "dog"), **SIDES) == said
+    assert numbers_for_names(inputs("cat", "dog"), Images(4), **SIDES).startswith(
+        "the model have numbers where the data"
+    )
+    assert numbers_for_names(Images(4, labels=False), inputs("cat", "dog"), **SIDES) is None
+    assert numbers_for_names(Images(4), Images(4), **SIDES) is None
+
+
+def of_classes(names, labels):
+    rows = picture_dataset(len(labels)).remove_columns("label")
+    return ImageInputs(rows.add_column("label", labels, feature=ClassLabel(names=names)), tiny_vit()[1])
+
+
+TWINS = ["Cat", "cat", "dog"]
+
+
+def test_a_class_in_two_spellings_is_one_where_that_is_plain():
+    train, test = of_classes(TWINS, [0, 2, 0, 2]), of_classes(TWINS, [1, 2, 1])
+    moved = numbered_alike(test, train, **SIDES)
+    assert (moved.labels, moved.classes) == ([0, 2, 0], TWINS)
+    assert "took 'cat' for 'Cat' of the model" in moved.notes[-1]
+    assert labels_of(in_one_spelling(ConcatDataset([Subset(test, [0]), test]), train, **SIDES)) == [0, 0, 2, 0]
+    # As letters are, in both cases.
+    letters = of_classes(TWINS, [0, 1, 2])
+    assert numbered_alike(test, letters, **SIDES) is test
+    assert numbered_alike(train, train, **SIDES) is train
+    with pytest.raises(ValueError, match=r"have rows of 'Cat', 'cat', and the model have 'Cat' alone.*Rename"):
+        numbered_alike(letters, train, **SIDES)
+    with pytest.raises(ValueError, match=r"spell a class otherwise \('cat' for 'Cat'\)"):
+        numbered_alike(transformed(test.data), train, **SIDES)

@@ -8,13 +8,10 @@ import io
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from pictures import processor
 from PIL import Image as PILImage
-from tiny import picture_dataset
 
 from hf_immunize.data import fingerprint as module
-from hf_immunize.data.fingerprint import rows_fingerprint, same_rows
-from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.packaged import images_dataset
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -106,14 +103,3 @@ def test_of_many_rows_a_share_is_read_and_their_number(monkeypatch):
 def test_a_file_that_cannot_be_read_has_a_fingerprint_still():
     broken = rows([{"bytes": b"\x89PNG nothing", "path": None}], [0])
     assert len(of(broken)) == 16
-
-
-def test_two_data_sets_that_are_one_are_known_by_their_pictures():
-    data, again, other = picture_dataset(12), picture_dataset(12), picture_dataset(12, seed=1)
-    one, two, three = (ImageInputs(rows, processor()) for rows in (data, again, other))
-    assert same_rows(one, one)
-    assert same_rows(one, two)
-    assert not same_rows(one, three)
-    assert not same_rows(one, ImageInputs(data.select(range(11)), processor()))
-    assert not same_rows(None, None)
-    assert not same_rows(one, [1])

@@ -71,6 +71,17 @@ def test_a_split_without_classes_is_without_labels(tmp_path):
     assert any("none of the classes of 'train'" in note for note in source.notes)
 
 
+def test_classes_in_another_spelling_are_the_classes(tmp_path):
+    write(tmp_path, *(f"train/{name}/{k}.png" for name in ("Cat", "dog") for k in range(3)))
+    write(tmp_path, "test/cat/a.png", "test/Dog/b.png", "test/Dog/c.png")
+    source = load_source(tmp_path)
+    assert not any("classes" in note for note in source.notes)
+    task = load_task(tmp_path)
+    assert (task.classes, task.eval_split) == (["Cat", "dog"], "test")
+    assert sorted(task.evaluation["label"]) == [0, 1, 1]
+    assert sum("of the rows to measure on for" in note for note in task.notes) == 2
+
+
 def test_the_folder_that_differs_is_the_class(tmp_path):
     write(tmp_path, "cat/images/0.png", "dog/images/1.png", "dog/images/2.png")
     assert by_file(load_images(tmp_path)) == {"0.png": "cat", "1.png": "dog", "2.png": "dog"}

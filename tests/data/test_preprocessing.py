@@ -223,3 +223,12 @@ def test_a_timm_model_of_one_channel_has_a_processor_of_one(tmp_path):
     assert loaded.n_channels == 1
     torch.testing.assert_close(loaded.preprocess(PILImage.new("RGB", (40, 50), (255, 0, 0))), pixels)
     torch.testing.assert_close(loaded.model(pixels), model.eval()(pixels))
+
+
+def test_a_timm_model_without_a_first_convolution_is_read_from_a_file_too():
+    """In memory it is ``()``, and a file of JSON gives an empty list."""
+    model = tiny_timm()
+    wanted = TimmImageProcessor.from_model(model).data_config
+    for nothing in ((), [], None):
+        model.pretrained_cfg["first_conv"] = nothing
+        assert TimmImageProcessor.from_model(model).data_config == wanted

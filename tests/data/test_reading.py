@@ -19,7 +19,9 @@ def test_what_is_measured_has_the_numbers_of_what_is_trained():
     assert any("by name" in note for note in task.notes)
     with pytest.raises(ValueError, match="the rows to measure on and the rows to train on name different classes"):
         load_task((train, labelled([0, 1], ClassLabel(names=["cat", "cow"]))))
-    with pytest.raises(ValueError, match="Only the rows to train on name their classes"):
+    with pytest.raises(
+        ValueError, match="the rows to train on name their classes, and those to measure on have numbers"
+    ):
         load_task((train, labelled([0, 1, 1])))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from datasets import IterableDataset
+from datasets import ClassLabel, IterableDataset, Value
 from pictures import pixels, processor, splits
 from tiny import picture_dataset
 
@@ -195,3 +195,34 @@ def test_classes_that_sorted_data_do_not_show_are_said():
     ordered = picture_dataset(80).sort("label")
     first = load_task({"train": ordered, "test": picture_dataset(20)}, split="train[:10%]")
     assert "the rows to train on hold 1 of 2 classes" in first.notes
+
+
+def of_classes(names, labels):
+    rows = picture_dataset(len(labels)).remove_columns("label")
+    return rows.add_column("label", labels, feature=ClassLabel(names=names))
+
+
+def test_folders_in_another_spelling_are_one_class():
+    """Folders train/Cat and test/cat: `datasets` gives both splits three classes."""
+    names = ["Cat", "cat", "dog"]
+    task = load_task((of_classes(names, [0, 2] * 6), of_classes(names, [2, 1, 1])))
+    assert task.classes == ["Cat", "dog"]
+    assert (task.train["label"][:2], task.evaluation["label"][:]) == ([0, 1], [1, 0, 0])
+    assert task.evaluation.features["label"].names == ["Cat", "dog"]
+    assert "took 'cat' of the rows to measure on for 'Cat' of those to train on" in task.notes
+    assert load_evaluation(of_classes(names, [2, 1, 1])).classes == ["cat", "dog"]
+    letters = load_task((of_classes(names, [0, 1, 2] * 4), of_classes(names, [2, 1, 1])))
+    assert letters.classes == names
+    assert letters.evaluation["label"][:] == [2, 1, 1]
+    with pytest.raises(ValueError, match="one class in two spellings, or two classes"):
+        load_task((of_classes(names, [0, 2] * 6), of_classes(names, [0, 1, 2])))
+
+
+def test_numbers_beside_names_are_refused_unless_the_names_are_numbers():
+    numbers = picture_dataset(12, seed=1).cast_column("label", Value("int64"))
+    with pytest.raises(ValueError, match="the rows to train on name their classes, and those to measure on have"):
+        load_task((picture_dataset(12), numbers))
+    with pytest.raises(ValueError, match="those to measure on name their classes, and the rows to train on have"):
+        load_task((numbers, picture_dataset(12)))
+    digits = of_classes(["0", "1"], [0, 1] * 6)
+    assert load_task((digits, numbers)).evaluation["label"][:] == numbers["label"][:]

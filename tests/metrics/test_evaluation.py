@@ -236,4 +236,4 @@ def test_labels_that_the_head_does_not_have_are_in_no_accuracy(models, harmful, 
 def test_one_data_set_as_both_tasks_is_said(models, primary, caplog):
     with caplog.at_level("WARNING"):
         evaluate_immunization(*models, primary, primary, protocol=Protocol(2, 8))
-    assert "are the same rows" in caplog.text
+    assert "pictures of the harmful task are among those of the primary task" in caplog.text

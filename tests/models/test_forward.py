@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers as hf
 from backbones import made, small
+from tiny import Images, TinyNet
 from torch import nn
 
 from hf_immunize import features_and_logits
-from hf_immunize.models.forward import evaluating, unwrap
+from hf_immunize.models.extraction import extract_features
+from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap, without_autocast
 from hf_immunize.models.trainable import select_trainable
 
 
@@ -21,6 +23,25 @@ def test_inputs_may_be_a_mapping_with_labels():
         expected = features_and_logits(model, images)
         found = features_and_logits(model, {"pixel_values": images, "labels": torch.zeros(3, dtype=torch.long)})
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+class OverLambdas(nn.Module):
+    """A convolution of three dimensions beside those of two, as lambda networks have."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inside = nn.Conv2d(3, 2, 3), nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, pixel_values):
+        return self.inside(self.stem(pixel_values).unsqueeze(1)).mean((1, 3, 4))
+
+
+def test_what_cannot_lie_channels_last_lies_as_it_did():
+    def run(model):
+        return model(torch.zeros(2, 3, 8, 8))
+
+    assert fast_layout(OverLambdas(), run) == torch.contiguous_format
+    assert fast_layout(nn.Conv2d(3, 2, 3), run) == torch.channels_last
 
 
 @pytest.mark.parametrize("run_before", [False, True], ids=["fresh", "already compiled"])
@@ -118,3 +139,27 @@ def test_a_model_that_fails_in_its_own_way_is_said_to_fail_on_these_images():
     model.config.return_dict = False
     with pytest.raises(ValueError, match=r"does not run on images of shape .*'tuple' object has no attribute"):
         features_and_logits(model, images)
+
+
+def prepared(model):
+    """As `Accelerator(mixed_precision="bf16").prepare` and a Trainer with bf16=True leave a model."""
+    model._original_forward = model.forward
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    return model
+
+
+def test_a_model_that_was_prepared_for_mixed_precision_is_measured_in_its_own():
+    plain, images = TinyNet().eval(), Images(6)
+    model = prepared(copy.deepcopy(plain))
+    expected, logits = features_and_logits(plain, images.x)
+    assert not torch.equal(features_and_logits(model, images.x)[1], logits)
+    torch.testing.assert_close(extract_features(model, images).features.float(), expected, rtol=0, atol=0)
+    # Whoever trains goes on as before.
+    assert not torch.equal(features_and_logits(model, images.x)[1], logits)
+    with as_weights_are(model), as_weights_are(model):
+        assert torch.equal(features_and_logits(model, images.x)[1], logits)
+    twin = without_autocast(copy.deepcopy(model))
+    assert torch.equal(features_and_logits(twin, images.x)[1], logits)
+    assert "forward" not in twin.__dict__
+    assert "forward" in model.__dict__
+    assert without_autocast(twin) is twin

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -33,6 +35,18 @@ def wider_head(model):
     model.classifier = nn.Linear(model.classifier.in_features, 7)
 
 
+def other_activation(model):
+    model.vit.layers[1].mlp.activation_fn = nn.ReLU()
+
+
+def without_pooling(model):
+    model.maxpool = nn.Identity()
+
+
+def other_stride(model):
+    model.conv1[0].stride = (1, 1)
+
+
 def test_models_of_their_configuration_pass():
     dino = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     sized = {"img_size": 32, "depth": 2, "in_chans": 1, "num_classes": 3, "global_pool": "avg", "drop_rate": 0.2}
@@ -52,6 +66,32 @@ def test_models_of_their_configuration_pass():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (without_pooling, r"1 layers .* maxpool: Identity\(\), MaxPool2d\(kernel_size=3.*by the configuration"),
+        (other_stride, r"1 layers .* conv1.0: Conv2d\(.*stride=\(1, 1\).*stride=\(2, 2\)"),
+    ],
+)
+def test_layers_of_the_same_weights_count_too(change, told):
+    """As tutorials make a ResNet ready for small images: the weights would load again, into another model."""
+    model = timm.create_model("resnet10t", num_classes=2)
+    check_rebuilds(model)
+    check_rebuilds(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)))
+    change(model)
+    with pytest.raises(ValueError, match=told):
+        check_rebuilds(model)
+
+
+def test_dropouts_may_be_changed():
+    model = tiny_vit()[0]
+    for one in model.modules():
+        if isinstance(one, nn.Dropout):
+            one.p = 0.5
+    check_rebuilds(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (other_activation, r"1 layers .*layers.1.mlp.\w+: ReLU\(\), GELUActivation"),
         (own_head, r"4 weights .* classifier.1.weight: \(\d, \d+\), none"),
         (weight_norm, r"fc1.parametrizations.weight.original0: .*, none"),
         (wider_head, r"2 weights .* classifier.weight: \(7, \d+\), \(\d, \d+\).*num_labels"),

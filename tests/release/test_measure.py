@@ -103,7 +103,7 @@ def test_a_benign_task_may_be_left_out(models):
 @pytest.mark.parametrize("task", ["primary", "harmful", "benign"])
 def test_nobody_is_judged_on_the_rows_that_they_were_fitted_to(models, task):
     rows = Images(30, seed=7)
-    with pytest.raises(ValueError, match=f"The {task} data to train on and to evaluate on are the same rows"):
+    with pytest.raises(ValueError, match=f"The {task} data to train on and to measure on are the same rows"):
         measure(models, data(**{task: (rows, rows)}), attackers=None, protocol=PROTOCOL)
 
 

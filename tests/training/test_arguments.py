@@ -109,6 +109,7 @@ def test_further_arguments_that_do_not_fit_are_refused(given, said):
         ({"learning_rate": float("nan")}, "learning_rate must be a number of 0 or more, got nan"),
         ({"weight_decay": -1}, "weight_decay must be a number of 0 or more"),
         ({"seed": None}, "seed must be a whole number of 0 or more"),
+        ({"save_strategy": "best"}, "save_strategy='best' needs the name of what is best"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end chooses among evaluations"),
         ({"optim": "sgd", "optim_args": "momentum"}, "optim_args must be name=value"),
         ({"fp16": True}, "fp16=True does nothing on a CPU"),

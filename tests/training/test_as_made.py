@@ -7,12 +7,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import concatenate_datasets
 from samples import tiny_timm, tiny_vit
 from tiny import Images, TinyNet, picture_dataset
+from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
 from trainers import arguments, state, trainer
 
-from hf_immunize import ImmunizationTrainer, load_model
+from hf_immunize import ImmunizationTrainer, features_and_logits, load_model
 from hf_immunize.data.preprocessing import TimmImageProcessor
 
 
@@ -203,3 +205,74 @@ def test_gradients_that_were_switched_off_are_on_in_a_training(tmp_path):
     made = trainer(tmp_path, TinyNet(), Images(48), Images(48, seed=1), max_steps=1)
     with torch.no_grad():
         assert made.train().global_step == 1
+
+
+def test_pictures_that_are_trained_on_and_measured_on_are_said(tmp_path, caplog):
+    """Here, for data that are set later, and for those of one evaluation."""
+    model, processor = tiny_vit()
+    mixed = concatenate_datasets([raw(8, 4), raw(16).select([2, 5])])
+    with caplog.at_level("WARNING"):
+        made = ImmunizationTrainer(
+            model,
+            arguments(tmp_path),
+            train_dataset=raw(16),
+            harmful_dataset=raw(16, 1),
+            eval_dataset={"a": mixed, "b": raw(8, 4)},
+            processing_class=processor,
+        )
+    told = "2 of 10 pictures to measure on are among those to train on, row 8 first: figures on them flatter"
+    assert made.notes == [f"primary evaluation a: {told}"]
+    assert told in caplog.text
+    made.evaluate(raw(16).select([3, 4]))
+    made.harmful_eval_dataset = concatenate_datasets([raw(8, 4), raw(16, 1).select([2, 5])])
+    made.evaluate({"c": raw(8, 4)})
+    assert [note for note in made.notes if "flatter" in note][1:] == [
+        "primary evaluation: 2 of 2 pictures to measure on are among those to train on, row 0 first: figures on them "
+        "flatter",
+        f"harmful evaluation: {told}",
+    ]
+
+
+def test_a_model_that_would_not_load_again_is_said_and_never_pushed(tmp_path, caplog, monkeypatch):
+    model, processor = tiny_vit()
+    model.vit.layers[1].mlp.activation_fn = nn.ReLU()
+    data = {"train_dataset": raw(16), "harmful_dataset": raw(16, 1), "processing_class": processor}
+    with caplog.at_level("WARNING"):
+        made = ImmunizationTrainer(model, arguments(tmp_path), **data)
+    assert "Saved, it would not load again as it is" in caplog.text
+    assert any("layers.1.mlp.activation_fn: ReLU()" in note for note in made.notes)
+    monkeypatch.setattr(ImmunizationTrainer, "init_hf_repo", lambda self: None)
+    with pytest.raises(ValueError, match="would not load again"):
+        ImmunizationTrainer(model, arguments(tmp_path, push_to_hub=True), **data)
+
+
+def test_mixed_precision_ends_with_the_training(tmp_path):
+    """A Trainer leaves autocast on the model; what is measured afterwards, or in the middle, is in float32."""
+    seen = []
+
+    class Watched(ImmunizationTrainer):
+        def evaluate(self, *args, **kwargs):
+            found = super().evaluate(*args, **kwargs)
+            seen.append(("forward" in self.model.__dict__, found["eval_rir"]))
+            return found
+
+    made = Watched(
+        TinyNet(),
+        arguments(tmp_path, max_steps=2, bf16=True, eval_strategy="steps", eval_steps=1, eval_on_start=True),
+        train_dataset=Images(48),
+        harmful_dataset=Images(48, seed=1),
+        eval_dataset=Images(40, seed=3),
+    )
+    made.train()
+    assert [wrapped for wrapped, _ in seen[1:]] == [True, True]
+    # θ0 against itself, whichever of the two is measured under autocast.
+    assert seen[0][1] == 1
+    assert "forward" not in made.model.__dict__
+    clean, images = TinyNet().eval(), Images(8).x
+    clean.load_state_dict(made.model.state_dict())
+    torch.testing.assert_close(features_and_logits(made.model.eval(), images), features_and_logits(clean, images))
+    again = ImmunizationTrainer(
+        clean, made.args, train_dataset=Images(48), harmful_dataset=Images(48, seed=1), eval_dataset=made.eval_dataset
+    )
+    again._theta_zero = made._theta_zero
+    assert again.evaluate()["eval_rir"] == pytest.approx(seen[-1][1], rel=1e-5)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from planted import QUICK
 from safetensors.torch import load_file
 from samples import tiny_timm, tiny_vit
@@ -195,3 +195,24 @@ def test_a_model_that_no_configuration_describes_is_refused_before_any_training(
     data = (picture_dataset(16, size=32), picture_dataset(8, size=32, seed=1))
     with pytest.raises(ValueError, match="it would not load again"):
         immunize(model, data, data, few(tmp_path), image_processor=processor)
+
+
+def test_pictures_that_were_trained_on_are_said_and_never_all_that_is_measured_on(tmp_path, splits):
+    model, processor = tiny_vit(NAMES)
+    primary, harmful = splits
+
+    def mixed(task, *rows):
+        return DatasetDict(task | {"test": concatenate_datasets([task["test"], task["train"].select(rows)])})
+
+    given = {"image_processor": processor, "control": False, "attackers": "ridge regression", "budgets": QUICK}
+    train = harmful["train"]
+    with pytest.raises(ValueError, match=r"The harmful data to train on and to measure on are the same rows \(5 of 5"):
+        immunize(model, primary, (train, train.select(range(5))), few(tmp_path), **given)
+    run = immunize(
+        model, mixed(primary, 4), mixed(harmful, 1, 2), few(tmp_path), benign=mixed(primary, 5, 6, 7), **given
+    )
+    notes = run.record.training["notes"]
+    for task, count in (("primary evaluation", "1 of 17"), ("harmful evaluation", "2 of 18"), ("benign", "3 of 19")):
+        told = f"{task}: {count} pictures to measure on are among those to train on, row 16 first"
+        assert any(one.startswith(told) for one in notes), notes
+    assert any(one.startswith("harmful: 2 of 18 pictures") for one in run.results["attacks"]["notes"])

@@ -219,6 +219,6 @@ class LabelledOutside(Images):
 def test_one_data_set_as_both_tasks_is_said(tmp_path, tiny_net, primary, harmful, caplog):
     with caplog.at_level("WARNING"):
         run = trainer(tmp_path, tiny_net, primary, primary)
-    assert "the primary and the harmful data are the same rows" in caplog.text
-    assert any("the same rows" in note for note in run.notes)
-    assert not any("the same rows" in note for note in trainer(tmp_path, tiny_net, primary, harmful).notes)
+    assert "96 of 96 pictures to make slow are among those to keep, row 0 first" in caplog.text
+    assert any("kept and made slow at once" in note for note in run.notes)
+    assert not any("made slow" in note for note in trainer(tmp_path, tiny_net, primary, harmful).notes)
