@@ -14,6 +14,7 @@ import argparse
 import copy
 import tempfile
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -140,6 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     command = "python scripts/compare_methods.py --data DIR"
     results = Results(options.output_dir / "methods.json", command)
+    failed: dict[str, BaseException] = {}
     if not options.report_only:
         if options.data is None:
             parser.error("--data is needed, except with --report_only")
@@ -160,13 +162,21 @@ def main() -> None:
                 if not results.done("/".join(map(str, job)), recipe(*job[1:], options.attackers))
             }
             for finished in tqdm(as_completed(waiting), total=len(waiting), desc="models"):
-                results.add(waiting[finished], finished.result())
+                # One that fails takes none of the others with it.
+                if (error := finished.exception()) is not None:
+                    failed[waiting[finished]] = error
+                else:
+                    results.add(waiting[finished], finished.result())
     elif not results.values["rows"]:
         parser.error(f"{results.path} is not there or has no runs")
     text = report(results)
     (options.output_dir / "methods.md").write_text(text + "\n", encoding="utf-8")
     draw(results, options.output_dir)
     print(text)
+    if failed:
+        for error in failed.values():
+            traceback.print_exception(error)
+        raise SystemExit(f"Not there: {', '.join(failed)}. What each of them stopped at stands above.")
 
 
 def _begin(case: str, data: Path, work: Path) -> None:

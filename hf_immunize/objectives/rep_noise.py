@@ -20,8 +20,8 @@ KERNELS = 5
 class RepNoise(ModelObjective):
     """λ_H (noise − β log harmful loss): RepNoise (Rosati et al., NeurIPS 2024, arXiv 2405.14577), for vision backbones.
 
-    The noise term is the maximum mean discrepancy between what every module that trains gives out on harmful images
-    and standard normal noise, the mean over modules. The second term raises the harmful loss, in logarithms, so that it
+    The noise term is the maximum mean discrepancy between what every block that trains gives out on harmful images
+    and standard normal noise, the mean over blocks. The second term raises the harmful loss, in logarithms, so that it
     cannot run away. The paper's language models predict harmful text with the head that they have; a classifier of
     other classes has none for harmful images, so the loss here is the squared error of the ridge fit to the features of
     the batch. The paper's first term, the loss on harmless data, is the primary task's own.

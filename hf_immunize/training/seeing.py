@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers.utils import ModelOutput
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import ACTIVATIONS, evaluating, fast_layout
@@ -20,11 +21,10 @@ from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.last_stage import last_stage
 from hf_immunize.models.random_weights import draw_anew
-from hf_immunize.models.trainable import TrainableSelection
-from hf_immunize.objectives.objective import StepView
+from hf_immunize.objectives.objective import ModelObjective, Objective, StepView
 from hf_immunize.training.theta_zero import ThetaZero
 
-__all__ = ["Architecture", "step_view", "watched_outputs"]
+__all__ = ["Architecture", "blocks_that_train", "check_hidden", "step_view", "watched_outputs"]
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,57 @@ class Architecture:
 
 
 @contextmanager
-def watched_outputs(model: nn.Module, selection: TrainableSelection, inputs: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """Collects what the modules that train give out in the forward passes within; the head's logits are left out."""
+def watched_outputs(model: nn.Module, inputs: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Collects what the blocks that train give out in the forward passes within; the head's logits are left out."""
     found: dict[str, torch.Tensor] = {}
     head = find_head(model, inputs).names
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, given: Any, output: Any) -> None:
-            tensor = output[0] if isinstance(output, (tuple, list)) else output
+            tensor = output[0] if isinstance(output, (tuple, list, ModelOutput)) else output
             if isinstance(tensor, torch.Tensor) and tensor.ndim > 1:
                 found[name] = tensor
 
         return hook
 
     with contextlib.ExitStack() as hooks:
-        for name in selection.modules:
+        for name, block in blocks_that_train(model):
             if name not in head:
-                hooks.enter_context(model.get_submodule(name).register_forward_hook(keep(name)))
+                hooks.enter_context(block.register_forward_hook(keep(name)))
         yield found
+
+
+def check_hidden(objective: Objective, model: nn.Module, inputs: Any) -> None:
+    """Refuses an objective that acts on blocks before the head where none of them trains.
+
+    Raises:
+        InputError: the head trains alone.
+    """
+    trained = {name for name, _ in blocks_that_train(model)}
+    if (
+        isinstance(objective, ModelObjective)
+        and objective.reads_hidden
+        and trained <= set(find_head(model, inputs).names)
+    ):
+        raise InputError(
+            f"The objective {objective.name!r} acts on blocks before the head, and the head trains alone. Choose more, "
+            "trainable='last' say."
+        )
+
+
+def blocks_that_train(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Modules with weights that train, by name: the members of every sequence of blocks, and what stands beside one."""
+    for name, child in model.named_children():
+        if any(one.requires_grad for one in child.parameters()):
+            if any(_is_sequence_of_blocks(one) for one in child.modules()):
+                yield from blocks_that_train(child, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", child
+
+
+def _is_sequence_of_blocks(module: nn.Module) -> bool:
+    made_of_layers = [one for one in module.children() if next(one.children(), None) is not None]
+    return isinstance(module, (nn.Sequential, nn.ModuleList)) and len(made_of_layers) > 1
 
 
 def step_view(

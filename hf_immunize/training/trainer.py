@@ -42,7 +42,7 @@ from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.phases import Phased
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
+from hf_immunize.training.seeing import Architecture, check_hidden, step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 from hf_immunize.training.unserved import check_served
 
@@ -163,6 +163,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         self.say_what_is_shared(sources)
         self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)
+        check_hidden(self.objective, self.model, self._sample)
         logger.warning_once(f"Training {self.selection}")
         self._architecture = Architecture(self._network, self._sample)
         self.check_phases()
@@ -241,7 +242,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
                 around.enter_context(prefix.bypassed())
             hidden = {}
             if sees is not None and sees.reads_hidden:
-                hidden = around.enter_context(watched_outputs(self._network, self.selection, batch))
+                hidden = around.enter_context(watched_outputs(self._network, batch))
             features, logits = features_and_logits(model, self._architecture.laid_out(batch))
         parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}
         if harmful is not None:
