@@ -22,21 +22,34 @@ _NUMBERED = re.compile(r"(LABEL_)?\d+")
 
 
 def model_class_names(model: nn.Module) -> list[str] | None:
-    """Names of the classes in the order of the logits; None where the model only numbers them."""
+    """Names of the classes in the order of the logits; None where the model only numbers them.
+
+    Raises:
+        InputError: the two mappings of a config, id2label and label2id, contradict each other.
+    """
     names = _written_names(model)
     return None if all(_NUMBERED.fullmatch(name) for name in names) else names
 
 
 def _written_names(model: nn.Module) -> list[str]:
     model = unwrap(model)
-    named = getattr(getattr(model, "config", None), "id2label", None)
+    config = getattr(model, "config", None)
+    named = getattr(config, "id2label", None)
     # Tutorials write the numbers as words, whose order is another one: 0, 1, 10, 2.
-    names: Sequence[Any] = [named[index] for index in sorted(named, key=int)] if named else ()
+    names: list[Any] = [named[index] for index in sorted(named, key=int)] if named else []
+    numbers = getattr(config, "label2id", None) or {}
+    for index, name in enumerate(names):
+        # ImageNet has two classes called crane, of which label2id keeps one.
+        if names.count(name) == 1 and str(numbers.get(name, index)) != str(index):
+            raise InputError(
+                f"The model's config calls class {index} {name!r} in id2label, and gives {name!r} the number "
+                f"{numbers[name]} in label2id. Correct the one that is wrong: both are published with the model."
+            )
     if not names:
         timm_config = getattr(model, "pretrained_cfg", None)
         given = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
         # timm takes a mapping where some numbers have no name, and JSON makes words of numbers.
-        names = [given[index] for index in sorted(given, key=int)] if isinstance(given, Mapping) else given
+        names = list(given) if not isinstance(given, Mapping) else [given[index] for index in sorted(given, key=int)]
     return [str(name) for name in names]
 
 

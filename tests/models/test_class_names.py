@@ -31,6 +31,18 @@ def test_names_are_those_that_somebody_gave():
     assert model_class_names(model) == ["crow", "owl"]
 
 
+def test_two_mappings_that_contradict_each_other_are_refused():
+    model, processor = tiny_vit(("cat", "dog"))
+    model.config.label2id = {"cat": "0", "dog": "1"}
+    assert model_class_names(model) == ["cat", "dog"]
+    model.config.label2id = {"dog": 0, "cat": 1}
+    with pytest.raises(ValueError, match="calls class 0 'cat' in id2label, and gives 'cat' the number 1 in label2id"):
+        in_order_of(model, ImageInputs(named(picture_dataset(12), ("dog", "cat")), processor), "the primary data")
+    # As ImageNet's cranes: two classes of one name, of which label2id can hold one.
+    model.config.id2label, model.config.label2id = {0: "crane", 1: "crane"}, {"crane": 1}
+    assert model_class_names(model) == ["crane", "crane"]
+
+
 def test_labels_are_numbered_as_the_model_numbers_classes_of_the_same_names():
     model, processor = tiny_vit(("cat", "dog"))
     data = ImageInputs(named(picture_dataset(12), ("dog", "cat")), processor)
