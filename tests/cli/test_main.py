@@ -40,7 +40,9 @@ def test_errors_of_the_program_itself_are_not_hidden(world, tmp_path, monkeypatc
 
 
 SLEEPING = """
-import sys, time
+import signal, sys, time
+# A shell's background job, of which these tests may be one, begins with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from hf_immunize.cli import push
 from hf_immunize.cli.main import main
 from hf_immunize.release.target import claimed, unfinished_beside
