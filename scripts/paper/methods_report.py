@@ -16,7 +16,8 @@ __all__ = ["draw", "report"]
 
 #: What an attacker has anyway; the public weights are shown beside, since they are the larger where there are any.
 CEILINGS = ("random", "primary_only")
-MARKERS = ("o", "^", "D", "v", "P")
+# Seven, so that no method has both the marker and the colour of another.
+MARKERS = ("o", "^", "D", "v", "P", "X", "*")
 KINDS = {"probe": "heads", "fine-tuning": "fine-tuning"}
 
 
