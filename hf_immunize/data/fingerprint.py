@@ -12,7 +12,7 @@ from hf_immunize.data.decoding import CorruptPictureError, open_picture
 from hf_immunize.data.images import undecoded
 from hf_immunize.data.names import class_names
 
-__all__ = ["MOST_FINGERPRINTED", "file_of", "pictures_digest", "rows_fingerprint"]
+__all__ = ["MOST_FINGERPRINTED", "file_of", "path_of", "pictures_digest", "rows_fingerprint"]
 
 #: Rows that are read for a fingerprint; of more rows so many are drawn, by seed 0.
 MOST_FINGERPRINTED = 5_000
@@ -72,14 +72,19 @@ def _contents(rows: Dataset, column: str, as_files: bool = False) -> Iterator[by
 
 def file_of(picture: object) -> bytes | None:
     """The bytes of the file that a picture lies in, none of a file that is not there; None where it lies in none."""
-    if isinstance(picture, dict):
-        if picture.get("bytes") is not None:
-            return picture["bytes"]
-        picture = picture.get("path")
-    if isinstance(picture, str) and "://" not in picture:
+    path = path_of(picture)
+    if path is not None:
         try:
-            with open(picture, "rb") as file:
+            with open(path, "rb") as file:
                 return file.read()
         except OSError:
             return b""
-    return picture if isinstance(picture, bytes) else None
+    content = picture.get("bytes") if isinstance(picture, dict) else picture
+    return content if isinstance(content, bytes) else None
+
+
+def path_of(picture: object) -> str | None:
+    """Where the file of a picture lies on disk; None of one that is held, or lies elsewhere."""
+    if isinstance(picture, dict):
+        picture = picture.get("path") if picture.get("bytes") is None else None
+    return picture if isinstance(picture, str) and "://" not in picture else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from datasets import Dataset
 from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data.columns import choose_columns
-from hf_immunize.data.fingerprint import file_of
+from hf_immunize.data.fingerprint import file_of, path_of
 from hf_immunize.data.images import ImageInputs, undecoded
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError
@@ -56,9 +58,9 @@ class Overlap:
 def overlap(one: Any, other: Any) -> Overlap | None:
     """How many of the pictures of one data set another holds too.
 
-    Pictures are the same where their files are, byte for byte; nothing is decoded, and of more than 5,000 rows so many
-    are drawn. Tensors in lists and columns count by their numbers, rows of any other data set by their place in it:
-    nothing is run for this.
+    Pictures are the same where their files are, byte for byte; nothing is decoded, no file on disk is read whose size
+    the other side does not have too, and of more than 5,000 rows so many are drawn. Tensors in lists and columns count
+    by their numbers, rows of any other data set by their place in it: nothing is run for this.
 
     Args:
         one: model inputs, rows of pictures, or parts of such (`Subset`, `ConcatDataset`).
@@ -71,8 +73,9 @@ def overlap(one: Any, other: Any) -> Overlap | None:
         return None
     rows = len(one), len(other)
     first, second = (list(_contents(data, _drawn(len(data)))) for data in (one, other))
-    known = {content for _, content in second}
-    shared = [index for index, content in first if content in known]
+    sizes = {size for _, size, _ in first} & {size for _, size, _ in second}
+    known = {content() for _, size, content in second if size in sizes}
+    shared = [row for row, size, content in first if size in sizes and content() in known]
     return Overlap(len(shared), min(shared), (len(first), len(second)), rows) if shared else None
 
 
@@ -105,8 +108,12 @@ def _drawn(n_rows: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(n_rows)[:MOST_COMPARED])
 
 
-def _contents(data: Any, rows: np.ndarray, named: np.ndarray | None = None) -> Iterator[tuple[int, Hashable]]:
-    """(row, what tells its picture) of some rows of data of any kind; ``named`` is what the rows are called outside."""
+#: A row, the size of its picture, and what tells the picture, which may have to be read.
+_Content = tuple[int, int, Callable[[], Hashable]]
+
+
+def _contents(data: Any, rows: np.ndarray, named: np.ndarray | None = None) -> Iterator[_Content]:
+    """Of some rows of data of any kind; ``named`` is what the rows are called outside."""
     named = rows if named is None else named
     if isinstance(data, Subset):
         yield from _contents(data.dataset, np.asarray(data.indices)[rows], named)
@@ -119,13 +126,29 @@ def _contents(data: Any, rows: np.ndarray, named: np.ndarray | None = None) -> I
         stored = data.data if isinstance(data, ImageInputs) else data
         pictures = undecoded(stored.with_format(None).select(rows), column)[column]
         for row, picture in zip(named.tolist(), pictures, strict=True):
-            content = file_of(picture)
-            if content != b"":
-                yield row, hashlib.sha256(_numbers(picture) if content is None else content).digest()
+            yield from _content(row, picture)
     else:
         for row, index in zip(named.tolist(), rows.tolist(), strict=True):
             tensor = _tensor(data, index)
-            yield row, (id(data), index) if tensor is None else hashlib.sha256(tensor).digest()
+            yield (row, 0, partial(tuple, (id(data), index))) if tensor is None else _told(row, tensor)
+
+
+def _content(row: int, picture: Any) -> Iterator[_Content]:
+    """Of one picture; nothing of a file that is not there."""
+    path = path_of(picture)
+    if path is None:
+        content = file_of(picture)
+        yield _told(row, _numbers(picture) if content is None else content)
+    elif os.path.isfile(path):
+        yield row, os.path.getsize(path), lambda: _digest(file_of(picture) or b"")
+
+
+def _told(row: int, content: bytes) -> _Content:
+    return row, len(content), partial(bytes, _digest(content))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _picture_column(data: Any) -> str | None:

@@ -11,6 +11,7 @@ from tiny import Images, picture_dataset
 from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data import overlap as module
+from hf_immunize.data.fingerprint import file_of, path_of
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.overlap import Overlap, check_apart, overlap
 
@@ -73,6 +74,19 @@ def test_files_are_read_and_never_decoded(tmp_path, monkeypatch):
     (tmp_path / "test" / "0.png").unlink()
     # Files that are not there are no picture, and so not the same one.
     assert overlap(mixed, train) == Overlap(3, 8, (10, 19), (11, 20))
+
+
+def test_files_of_a_size_that_the_other_side_has_not_are_not_read(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(module, "file_of", lambda picture: read.append(picture) or file_of(picture))
+    rows = [inputs(folder(one, tmp_path / name)) for name, one in (("train", TRAIN), ("test", MIXED))]
+    with (tmp_path / "train" / "0.png").open("ab") as file:
+        file.write(b"longer than any other")
+    assert overlap(rows[1], rows[0]) == Overlap(3, 8, (11, 20), (11, 20))
+    assert len(read) == 30
+    assert not any(path_of(one).endswith("train/0.png") for one in read)
+    (tmp_path / "test" / "8.png").unlink()
+    assert overlap(rows[1], rows[0]) == Overlap(2, 9, (10, 20), (11, 20))
 
 
 def test_of_many_rows_a_share_is_compared_and_that_is_said(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hub_client import ClientError, HubClient
 from hub_repos import TOKEN
-from hub_server import HubServer
 from samples import sample_record, tiny_vit
 
 from hf_immunize.release.folder import save_immunized
@@ -14,13 +13,6 @@ from hf_immunize.release.initial import initial_files
 PUSH = "from hf_immunize import push_to_hub\nresult = push_to_hub({folder!r}, {name!r}{more}).oid"
 FIND = "from hf_immunize.release.released import find_release\n"
 LOAD = FIND + "result = find_release({name!r}).load('initial').architecture"
-
-
-@pytest.fixture(scope="module")
-def hub():
-    server = HubServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

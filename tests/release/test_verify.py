@@ -10,7 +10,6 @@ import torch
 from datasets import load_from_disk
 from hub_client import ClientError, HubClient
 from hub_repos import TOKEN, Fault
-from hub_server import HubServer
 from packages import needs_images
 from samples import tiny_timm, tiny_vit
 from tiny import picture_dataset
@@ -74,13 +73,6 @@ def world(tmp_path_factory):
     beside["public"].save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     return folder
-
-
-@pytest.fixture(scope="module")
-def hub():
-    server = HubServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture
