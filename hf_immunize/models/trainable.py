@@ -19,6 +19,7 @@ from hf_immunize.models.last_stage import last_stage
 __all__ = [
     "TrainableSelection",
     "batch_norms_behind",
+    "blocks_that_train",
     "keep_still",
     "modules_before_training",
     "select_trainable",
@@ -119,6 +120,21 @@ def batch_norms_behind(model: nn.Module) -> dict[str, nn.modules.batchnorm._Batc
         for name, module in inner.named_modules(remove_duplicate=False)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and module not in early
     }
+
+
+def blocks_that_train(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Modules with weights that train, by name: the members of every sequence of blocks, and what stands beside one."""
+    for name, child in model.named_children():
+        if any(one.requires_grad for one in child.parameters()):
+            if any(_is_sequence_of_blocks(one) for one in child.modules()):
+                yield from blocks_that_train(child, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", child
+
+
+def _is_sequence_of_blocks(module: nn.Module) -> bool:
+    made_of_layers = [one for one in module.children() if next(one.children(), None) is not None]
+    return isinstance(module, (nn.Sequential, nn.ModuleList)) and len(made_of_layers) > 1
 
 
 def keep_still(model: nn.Module) -> None:

@@ -21,10 +21,11 @@ from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.last_stage import last_stage
 from hf_immunize.models.random_weights import draw_anew
-from hf_immunize.objectives.objective import ModelObjective, Objective, StepView
+from hf_immunize.models.trainable import blocks_that_train
+from hf_immunize.objectives.objective import StepView
 from hf_immunize.training.theta_zero import ThetaZero
 
-__all__ = ["Architecture", "blocks_that_train", "check_hidden", "step_view", "watched_outputs"]
+__all__ = ["Architecture", "step_view", "watched_outputs"]
 
 
 @dataclass(frozen=True)
@@ -114,39 +115,6 @@ def watched_outputs(model: nn.Module, inputs: Any) -> Iterator[dict[str, torch.T
             if name not in head:
                 hooks.enter_context(block.register_forward_hook(keep(name)))
         yield found
-
-
-def check_hidden(objective: Objective, model: nn.Module, inputs: Any) -> None:
-    """Refuses an objective that acts on blocks before the head where none of them trains.
-
-    Raises:
-        InputError: the head trains alone.
-    """
-    trained = {name for name, _ in blocks_that_train(model)}
-    if (
-        isinstance(objective, ModelObjective)
-        and objective.reads_hidden
-        and trained <= set(find_head(model, inputs).names)
-    ):
-        raise InputError(
-            f"The objective {objective.name!r} acts on blocks before the head, and the head trains alone. Choose more, "
-            "trainable='last' say."
-        )
-
-
-def blocks_that_train(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Modules with weights that train, by name: the members of every sequence of blocks, and what stands beside one."""
-    for name, child in model.named_children():
-        if any(one.requires_grad for one in child.parameters()):
-            if any(_is_sequence_of_blocks(one) for one in child.modules()):
-                yield from blocks_that_train(child, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", child
-
-
-def _is_sequence_of_blocks(module: nn.Module) -> bool:
-    made_of_layers = [one for one in module.children() if next(one.children(), None) is not None]
-    return isinstance(module, (nn.Sequential, nn.ModuleList)) and len(made_of_layers) > 1
 
 
 def step_view(

@@ -29,6 +29,7 @@ from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
 from hf_immunize.training.checks import (
     check_evaluation,
+    check_hidden,
     check_model,
     check_objective,
     check_steps,
@@ -42,7 +43,7 @@ from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.phases import Phased
 from hf_immunize.training.publishing import Publishing
 from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
-from hf_immunize.training.seeing import Architecture, check_hidden, step_view, watched_outputs
+from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 from hf_immunize.training.unserved import check_served
 

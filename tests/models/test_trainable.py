@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import transformers as hf
 from backbones import made, small
+from trainers import tiny_vit
 
 from hf_immunize import features_and_logits
 from hf_immunize.models.head import find_head
-from hf_immunize.models.trainable import keep_still, modules_before_training, select_trainable
+from hf_immunize.models.trainable import blocks_that_train, keep_still, modules_before_training, select_trainable
 
 
 def test_all_and_patterns_choose_by_module_name():
@@ -80,3 +82,18 @@ def test_what_was_frozen_before_and_trains_now_is_said(tiny_net):
     found = select_trainable(tiny_net, ["blocks.2", "score"], images)
     assert found.n_thawed == sum(one.numel() for one in tiny_net.blocks[2].parameters())
     assert f"({found.n_thawed:,} of them were frozen before" in str(found)
+
+
+def test_blocks_are_the_members_of_sequences_and_what_stands_beside_them():
+    def names(model, selection, size=32):
+        select_trainable(model, selection, torch.zeros(2, 3, size, size))
+        return [name for name, _ in blocks_that_train(model)]
+
+    vit = tiny_vit()
+    layers = [name for name in names(vit, "all", 8) if name.rpartition(".")[2].isdigit()]
+    assert len(layers) == vit.config.num_hidden_layers
+    assert len(names(vit, "all", 8)) > len(layers)
+    resnet = timm.create_model("resnet10t", num_classes=3)
+    assert {f"layer{stage}" for stage in range(1, 5)} <= set(names(resnet, "all"))
+    assert names(resnet, "layer4.*") == ["layer4"]
+    assert names(timm.create_model("resnet18"), ["layer4", "fc"]) == ["layer4.0", "layer4.1", "fc"]

@@ -6,7 +6,6 @@ import pytest
 import yaml
 from hub_client import ClientError, HubClient
 from hub_repos import TOKEN
-from hub_server import HubServer
 
 FOUND = """
 from samples import sample_record
@@ -18,13 +17,6 @@ claims = (Claim("primary accuracy, immunized", 0.964, 0.95, 0.01, "differs"),)
 measured = {"primary_accuracy": {"immunized": 0.95}}
 found = Verification("me/asked", "c0ffee", record, claims, measured)
 """
-
-
-@pytest.fixture
-def hub():
-    server = HubServer()
-    yield server
-    server.close()
 
 
 def test_results_go_up_beside_the_authors_own(hub, tmp_path):

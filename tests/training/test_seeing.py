@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from tiny import Images, TinyNet
 from torch import nn
-from trainers import state, tiny_vit, trainer
+from trainers import state, trainer
 from transformers import TrainerCallback
 
 from hf_immunize.errors import InputError
@@ -19,7 +18,7 @@ from hf_immunize.models.trainable import batch_norms_behind, select_trainable
 from hf_immunize.objectives.objective import ModelObjective
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.training.checks import check_objective
-from hf_immunize.training.seeing import Architecture, blocks_that_train, step_view, watched_outputs
+from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 
 PARTS = {
@@ -70,21 +69,6 @@ def test_outputs_of_what_trains_are_read_and_the_logits_are_not(tiny_net, primar
     both = batches(primary, Images(40, seed=5))
     view = step_view(Architecture(tiny_net, primary.x[:4]), None, *both, (features[:3], features[3:]), found, (0, 0))
     assert all(len(one) == 2 for one in view.hidden.values())
-
-
-def test_blocks_are_the_members_of_sequences_and_what_stands_beside_them():
-    def names(model, selection, size=32):
-        select_trainable(model, selection, torch.zeros(2, 3, size, size))
-        return [name for name, _ in blocks_that_train(model)]
-
-    vit = tiny_vit()
-    layers = [name for name in names(vit, "all", 8) if name.rpartition(".")[2].isdigit()]
-    assert len(layers) == vit.config.num_hidden_layers
-    assert len(names(vit, "all", 8)) > len(layers)
-    resnet = timm.create_model("resnet10t", num_classes=3)
-    assert {f"layer{stage}" for stage in range(1, 5)} <= set(names(resnet, "all"))
-    assert names(resnet, "layer4.*") == ["layer4"]
-    assert names(timm.create_model("resnet18"), ["layer4", "fc"]) == ["layer4.0", "layer4.1", "fc"]
 
 
 @pytest.mark.parametrize("selection", ["all", "blocks.*", ["blocks.1", "score"]])
