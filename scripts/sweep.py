@@ -44,6 +44,7 @@ from transformers import set_seed
 from hf_immunize.attacks import Budgets
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import AttackReport
+from hf_immunize.attacks.suite import MOST_ATTACKED
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import named_rows
 from hf_immunize.cli.parser import VerbParser
@@ -52,7 +53,6 @@ from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, UserError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.loading import LoadedModel, load_model
-from hf_immunize.release.measure import MOST_ATTACKED
 from hf_immunize.release.privacy import redact_tokens
 from hf_immunize.release.record import library_versions
 from hf_immunize.spectra.ratio import SIGN

@@ -19,7 +19,7 @@ from hf_immunize.data.class_order import numbered_alike
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import check_apart
-from hf_immunize.data.streams import DRAWN
+from hf_immunize.data.streams import DRAWN, at_most
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
@@ -27,12 +27,14 @@ from hf_immunize.models.extraction import Extracted, MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.random_weights import random_weights
 
-__all__ = ["CARD_BUDGETS", "AttackSuite", "Features", "attack_features", "run_attacks"]
+__all__ = ["CARD_BUDGETS", "MOST_ATTACKED", "AttackSuite", "Features", "attack_features", "run_attacks"]
 
 #: Of one model: ``train`` and ``test`` → features and labels; of random weights also from a seed to these.
 Features = Mapping[str, Extracted] | Callable[[int], Mapping[str, Extracted]]
 #: What a card's attackers may spend: a minute or two for a few thousand images.
 CARD_BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300))
+#: Images of a split that attackers are given, if nothing else is said: more change little, and take long.
+MOST_ATTACKED = 5_000
 #: Images from which the BatchNorm statistics of random weights are taken.
 SCRATCH_IMAGES = 256
 
@@ -53,6 +55,8 @@ def run_attacks(
     attackers: str | Sequence[str] = "probes",
     budgets: Budgets | None = None,
     scratch: bool = True,
+    max_samples: int | None = MOST_ATTACKED,
+    seed: int = 0,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -79,6 +83,8 @@ def run_attacks(
         budgets: samples, steps and seeds.
         scratch: also attack the same architecture with random weights, drawn anew for every seed: the reference of a
             recovery, and a ceiling.
+        max_samples: no more than these images of each split, drawn by ``seed``, which the report says; None for all.
+        seed: of that draw alone; those of the attackers are in the budgets.
         batch_size: of the forward passes.
         device: where the models run; their own if not given.
         progress: show progress bars.
@@ -104,6 +110,8 @@ def run_attacks(
         attackers=attackers,
         budgets=budgets,
         scratch=scratch,
+        max_samples=max_samples,
+        seed=seed,
         batch_size=batch_size,
         device=device,
         progress=progress,
@@ -138,6 +146,8 @@ class AttackSuite:
         attackers: str | Sequence[str] = "probes",
         budgets: Budgets | None = None,
         scratch: bool = True,
+        max_samples: int | None = MOST_ATTACKED,
+        seed: int = 0,
         batch_size: int = 64,
         device: torch.device | str | None = None,
         progress: bool = False,
@@ -157,7 +167,11 @@ class AttackSuite:
             given["test"] = numbered_alike(
                 given["test"], given["train"], what="the test data", other="the training data"
             )
-            return {role: KeptImages(one) for role, one in given.items()}
+            for role, one in given.items():
+                if max_samples is not None and len(one) > max_samples:
+                    what = role if role == "primary" else f"{task} {role}"
+                    self.notes.append(f"Of {len(one):,} {what} images {max_samples:,} were drawn (max_samples).")
+            return {role: KeptImages(at_most(one, max_samples, seed)) for role, one in given.items()}
 
         if primary is not None:
             primary = in_order_of(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Subset
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
@@ -34,6 +33,7 @@ from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
 from hf_immunize.errors import InputError, OutputExistsError
+from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.loading import LoadedModel, load_model
 from hf_immunize.release.certify import certified
 from hf_immunize.release.figures import ATTACKS_NAME, TRIALS_NAME, plot_attacks, plot_trials, save_figure
@@ -115,6 +115,8 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
             attackers=options.attackers,
             budgets=budgets,
             scratch=options.scratch,
+            max_samples=options.max_samples,
+            seed=options.seed,
             batch_size=options.batch_size,
             device="cuda" if torch.cuda.is_available() else None,
             progress=not options.json,
@@ -149,7 +151,7 @@ def _target(options: argparse.Namespace) -> Path | None:
 
 def _inputs(
     options: argparse.Namespace, task: str, base: LoadedModel, release: ImmunizationRecord | None
-) -> tuple[Subset, Subset]:
+) -> tuple[MapStyle, MapStyle]:
     most = options.max_samples if options.streaming else None
     found = load_task(
         getattr(options, task),
@@ -168,13 +170,7 @@ def _inputs(
             f"The {task} rows to judge by are not those that the release was measured on, so that its card cannot hold "
             "both. Name the same data, splits and seed, or leave --update_release away and use --output_dir."
         )
-
-    def taken(data: Any) -> Subset:
-        order = np.random.default_rng(options.seed).permutation(len(data))[: options.max_samples]
-        return Subset(data, order.tolist())
-
-    train, evaluation = found.inputs(base.image_processor, n_channels=base.n_channels, name=task)
-    return taken(train), taken(evaluation)
+    return found.inputs(base.image_processor, n_channels=base.n_channels, name=task)
 
 
 def _write(folder: Path, report: AttackReport) -> list[Path]:

@@ -12,7 +12,9 @@ from typing import Any
 
 from hf_immunize.attacks.attacker import attacker_choices
 from hf_immunize.attacks.judging import Budgets
+from hf_immunize.attacks.suite import MOST_ATTACKED
 from hf_immunize.errors import InputError
+from hf_immunize.metrics.evaluation import MOST_MEASURED
 from hf_immunize.release.files import BESIDE
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS
 
@@ -73,10 +75,10 @@ def named_rows(options: argparse.Namespace, task: str) -> dict[str, Any]:
     return found | {"skip_corrupt": options.skip_corrupt, "streaming": options.streaming}
 
 
-def _attackers(default: str) -> Any:
+def _attackers() -> Any:
     names = f"{', '.join(attacker_choices())}; all and finetuning take some minutes more than probes"
     return option(
-        lambda: [default], f"Attackers, by group or by name: {names}.", choices=attacker_choices(), metavar="NAME"
+        lambda: ["probes"], f"Attackers, by group or by name: {names}.", choices=attacker_choices(), metavar="NAME"
     )
 
 
@@ -147,7 +149,7 @@ class ReleaseOptions:
 
     _argument_group_name = "the release"
 
-    attackers: list[str] = _attackers("probes")
+    attackers: list[str] = _attackers()
     # With and without a value, so that --ceilings asks for them and --ceilings false leaves them out.
     ceilings: bool | None = option(
         None,
@@ -191,7 +193,7 @@ class EvaluateOptions:
     groups: int = option(20, "Groups of the paper's protocol.")
     group_size: int = option(100, "Samples a group.")
     seed: int = option(0, "Of the draw of the groups, and of the images taken.")
-    max_samples: int = option(5_000, "Images of each task at most.")
+    max_samples: int = option(MOST_MEASURED, "Images of each task at most.")
     batch_size: int = option(64, "Images a forward pass.")
 
 
@@ -205,13 +207,13 @@ class AttackOptions:
     control: str | None = option(None, "A model of the same training with λ = 0.")
     primary_only: str | None = option(None, "A network of the primary task alone, which an attacker could train.")
     public: str | None = option(None, "The public weights that θ0 descends from.")
-    attackers: list[str] = _attackers("all")
+    attackers: list[str] = _attackers()
     samples: list[str] | None = option(None, "Images a class that a head is fitted on, like 10 100 all.")
     steps: list[int] | None = option(None, "Steps of a head, like 10 30 100.")
     seeds: list[int] | None = option(None, "Of the attackers: each is run once with every one of them, like 0 1 2.")
     seed: int = option(0, "Of what is drawn before them, once: a held-out fifth, and the images taken.")
     scratch: bool = option(True, "Attack random weights too, the reference of a recovery and a ceiling.")
-    max_samples: int = option(5_000, "Images of each split at most.")
+    max_samples: int = option(MOST_ATTACKED, "Images of each split at most.")
     batch_size: int = option(64, "Images a forward pass.")
     output_dir: str | None = option(None, "attacks.json, attacks.png and trials.png go here.")
     update_release: bool = option(False, "Write the report into the record and the card of MODEL, a release's folder.")

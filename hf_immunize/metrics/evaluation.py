@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Subset
 from transformers.utils import logging
 
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import overlap
-from hf_immunize.data.streams import DRAWN
+from hf_immunize.data.streams import DRAWN, at_most
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.class_names import in_order_of
@@ -21,9 +20,11 @@ from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 
-__all__ = ["Protocol", "RIRReport", "evaluate_immunization", "report_of", "rir_report"]
+__all__ = ["MOST_MEASURED", "Protocol", "RIRReport", "evaluate_immunization", "report_of", "rir_report"]
 
 logger = logging.get_logger(__name__)
+#: Images of a task that are measured, if nothing else is said.
+MOST_MEASURED = 20_000
 #: The four spectra of a report.
 SPECTRA = ("immunized_harmful", "initial_harmful", "immunized_primary", "initial_primary")
 
@@ -128,7 +129,7 @@ def evaluate_immunization(
     protocol: Protocol | None = None,
     float64: bool | None = None,
     batch_size: int = 64,
-    max_samples: int | None = 20_000,
+    max_samples: int | None = MOST_MEASURED,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> RIRReport:
@@ -174,8 +175,8 @@ def evaluate_immunization(
         told = shared.told("of the harmful task", "of the primary task")
         logger.warning(f"{told}: (i) and (ii) are figures of the same pictures there.")
     data = {
-        "harmful": _limited(slowed_task, max_samples, protocol.seed),
-        "primary": _limited(kept_task, max_samples, protocol.seed),
+        "harmful": at_most(slowed_task, max_samples, protocol.seed),
+        "primary": at_most(kept_task, max_samples, protocol.seed),
     }
     for task, one in data.items():
         if len(one) == 0:
@@ -261,10 +262,3 @@ def _statistics(groups: tuple[RIR, ...], name: str) -> dict[str, Any]:
         "median": values.median().item(),
         "bound": bound,
     }
-
-
-def _limited(data: MapStyle, max_samples: int | None, seed: int) -> MapStyle:
-    if max_samples is None or len(data) <= max_samples:
-        return data
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:max_samples]
-    return Subset(cast("Dataset[Any]", data), sorted(rows.tolist()))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS
 from hf_immunize.attacks.subject import Subject
-from hf_immunize.attacks.suite import CARD_BUDGETS, AttackSuite
+from hf_immunize.attacks.suite import CARD_BUDGETS, MOST_ATTACKED, AttackSuite
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.overlap import check_apart
 from hf_immunize.metrics.evaluation import Protocol, report_of
@@ -22,10 +20,8 @@ from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.spectra.spectrum import Spectrum
 
-__all__ = ["MOST_ATTACKED", "measure", "spectra_results"]
+__all__ = ["measure", "spectra_results"]
 
-#: Harmful or benign images of a split that attackers are given: more change little, and take long.
-MOST_ATTACKED = 5_000
 #: Longest list of eigenvalues that is kept of one spectrum: enough for a figure, small enough for a JSON file.
 MAX_EIGENVALUES = 512
 
@@ -69,16 +65,19 @@ def measure(
         check_apart(train, evaluation, task)
     protocol = protocol or Protocol()
     suite = None
-    if attackers is not None and all(_labelled(one) for one in data["harmful"]):
-        fit_on, judge_by = (_limited(one) for one in data.get("benign", (None, None)))
+    train, test = data["harmful"]
+    if attackers is not None and train is not None and _labelled(train) and _labelled(test):
+        fit_on, judge_by = data.get("benign", (None, None))
         suite = AttackSuite(
             models,
-            *(_limited(one) for one in data["harmful"]),
-            primary=_limited(data["primary"][0]),
+            train,
+            test,
+            primary=data["primary"][0],
             benign_train=fit_on,
             benign_test=judge_by,
             attackers=attackers,
             budgets=budgets,
+            max_samples=MOST_ATTACKED,
             batch_size=batch_size,
             device=device,
             activations=activations,
@@ -90,7 +89,7 @@ def measure(
     def measured(task: str) -> dict[str, Measured]:
         evaluation = data[task][1]
         groups = protocol.indices(len(evaluation))
-        if suite is not None and task == "harmful" and _limited(evaluation) is evaluation:
+        if suite is not None and task == "harmful" and len(evaluation) <= MOST_ATTACKED:
             # Attackers have them in float64 already.
             return {name: Measured.of(suite.features(name).features, groups) for name in released}
         peers = Peers(
@@ -148,11 +147,4 @@ def spectra_results(**spectra: Spectrum) -> dict[str, Any]:
 
 
 def _labelled(data: Any) -> bool:
-    return data is not None and len(data) > 0 and "labels" in collate_images([data[0]])
-
-
-def _limited(data: Any) -> Any:
-    """At most so many rows, drawn by seed 0."""
-    if data is None or len(data) <= MOST_ATTACKED:
-        return data
-    return Subset(data, np.sort(np.random.default_rng(0).permutation(len(data))[:MOST_ATTACKED]).tolist())
+    return len(data) > 0 and "labels" in collate_images([data[0]])

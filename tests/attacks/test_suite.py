@@ -19,6 +19,7 @@ from hf_immunize.attacks import AttackReport, Budgets
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.suite import AttackSuite
+from hf_immunize.data.streams import at_most
 from hf_immunize.models.random_weights import random_weights
 
 
@@ -196,6 +197,19 @@ def test_bad_input_is_said(two_models, changes, message):
     values = {"train": Images(40), "test": Images(20)} | changes
     with pytest.raises(ValueError, match=message):
         run_attacks(*two_models, values.pop("train"), values.pop("test"), budgets=QUICK, **values)
+
+
+def test_no_more_images_than_asked_for_are_attacked_with(two_models):
+    sets = {"train": Images(40, seed=1), "test": Images(24, seed=2)}
+    named = {"attackers": "ridge regression", "budgets": Budgets((None,), (5,), seeds=(0,)), "scratch": False}
+    few = run_attacks(*two_models, **sets, **named, max_samples=20, seed=3)
+    same = run_attacks(*two_models, *(at_most(one, 20, seed=3) for one in sets.values()), **named)
+    assert (few.n_train, few.n_test) == (20, 20)
+    assert few.notes == [
+        "Of 40 harmful train images 20 were drawn (max_samples).",
+        "Of 24 harmful test images 20 were drawn (max_samples).",
+    ]
+    assert few.attackers == same.attackers
 
 
 def test_a_budget_above_what_there_is_is_noted(two_models):

@@ -13,6 +13,7 @@ from tiny import Images, TinyNet, direct, picture_dataset
 from torch.utils.data import Subset
 
 from hf_immunize import evaluate_immunization, relative_immunization_ratio
+from hf_immunize.data.streams import at_most
 from hf_immunize.metrics.evaluation import Protocol, rir_report
 
 
@@ -169,13 +170,8 @@ def test_no_more_samples_than_asked_for(models, primary, harmful):
     model, base = models
     few = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(3, 10, 5), max_samples=20)
     assert (few.initial_harmful.n_samples, few.initial_primary.n_samples) == (20, 20)
-    kept = {
-        len(data): sorted(torch.randperm(len(data), generator=torch.Generator().manual_seed(5))[:20].tolist())
-        for data in (primary, harmful)
-    }
-    same = evaluate_immunization(
-        model, base, Subset(primary, kept[96]), Subset(harmful, kept[40]), protocol=Protocol(3, 10, 5)
-    )
+    kept = [at_most(data, 20, seed=5) for data in (primary, harmful)]
+    same = evaluate_immunization(model, base, *kept, protocol=Protocol(3, 10, 5))
     assert few.rir == pytest.approx(same.rir)
 
 
