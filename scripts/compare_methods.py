@@ -51,6 +51,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "simulated_attackers": {"objective": "simulated_attackers"},
     "purge": {"objective": "purge"},
 }
+#: The same objective where it protects less, and where the primary spectrum weighs more: what each point costs.
+PRICES: dict[str, dict[str, Any]] = {
+    "simulated_attackers:0.1": {"objective": "simulated_attackers", "lambda_harmful": 0.1},
+    "simulated_attackers:0.3": {"objective": "simulated_attackers", "lambda_harmful": 0.3},
+    "simulated_attackers:well": {"objective": "simulated_attackers", "lambda_primary": 3.0},
+}
+METHODS |= PRICES
 SINGLE_SEED = [name for name in METHODS if name not in ("control", "simulated_attackers")]
 #: The search on each model: five ways to fine-tune with 26 settings, ten heads; the images that it has, and those that
 #: judge it.

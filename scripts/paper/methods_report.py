@@ -18,6 +18,8 @@ __all__ = ["draw", "report"]
 CEILINGS = ("random", "primary_only")
 # Seven, so that no method has both the marker and the colour of another.
 MARKERS = ("o", "^", "D", "v", "P", "X", "*")
+#: The objective whose price is drawn as a curve: under its name the defaults, behind a colon other weights λ_H.
+PRICED = "simulated_attackers"
 KINDS = {"probe": "heads", "fine-tuning": "fine-tuning"}
 
 
@@ -111,33 +113,61 @@ def ratio(done: list[dict[str, Any]], name: str) -> str:
 
 
 def draw(results: Results, folder: Path) -> None:
-    """A figure a case: primary accuracy kept against uplift, of heads and of fine-tuning at 100 steps."""
+    """A figure a case: what is kept of the primary task against uplift, and of fine-tuning for a benign task."""
     for case, words in CASES.items():
         rows = of_case(results, case)
         if not set(CEILINGS) <= set(rows) or "initial" not in rows:
             continue
-        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
+        figure = Figure(figsize=(14, 4.6), layout="constrained")
+        axes = figure.subplots(1, 3)
+        shown = {
+            name: (done, {"marker": marker_of(name, place), "color": f"C{place % 10}"})
+            for place, (name, own) in enumerate(rows.items())
+            if (done := [one for one in own if "stopped" not in one and "primary_accuracy" in one])
+            and name not in CEILINGS
+        }
         zero = float(np.mean([one["primary_accuracy"] for one in rows["initial"]]))
-        for axis, (kind, title) in zip(axes, KINDS.items(), strict=True):
-            for place, (name, own) in enumerate(rows.items()):
-                done = [one for one in own if "stopped" not in one and "primary_accuracy" in one]
-                if not done or name in CEILINGS:
-                    continue
+        for name, (done, style) in shown.items():
+            kept = float(np.mean([one["primary_accuracy"] for one in done])) - zero
+            for axis, kind in zip(axes, KINDS, strict=False):
                 step = judged_at(done, kind)
-                if step is None:
-                    continue
-                more = uplift(rows, done, kind, step)
-                kept = float(np.mean([one["primary_accuracy"] for one in done])) - zero
-                marker = "s" if name in ("initial", "control") else MARKERS[place % len(MARKERS)]
-                axis.plot(100 * (more or 0.0), 100 * kept, marker, color=f"C{place % 10}", ms=8, alpha=0.8, label=name)
+                if step is not None and (more := uplift(rows, done, kind, step)) is not None:
+                    axis.plot(100 * more, 100 * kept, ms=8, alpha=0.8, label=name, linestyle="", **style)
+            price = price_of(rows, done)
+            if price is not None:
+                axes[2].plot(*price, ms=8, alpha=0.8, linestyle="", **style)
+        curve = sorted(filter(None, (price_of(rows, done) for name, (done, _) in shown.items() if is_priced(name))))
+        if len(curve) > 1:
+            axes[2].plot(*zip(*curve, strict=True), color="grey", linewidth=1, zorder=0)
+        for axis, title in zip(axes, [*KINDS.values(), KINDS["fine-tuning"]], strict=True):
             axis.axvline(0, color="black", linewidth=1, linestyle=":")
             axis.axhline(0, color="black", linewidth=1, linestyle=":")
-            axis.set_xlabel(f"uplift of the strongest {title}, points" + (", 100 steps" if kind != "probe" else ""))
+            axis.set_xlabel(f"uplift of the strongest {title}, points" + (", 100 steps" if title != "heads" else ""))
             axis.margins(x=0.2, y=0.15)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("primary accuracy against θ0, points")
+        axes[2].set_ylabel("benign fine-tuning against the control, points")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
         figure.suptitle(words, fontsize=11)
         figure.savefig(folder / f"{case}.png", dpi=120)
+
+
+def price_of(rows: dict[str, list[dict[str, Any]]], done: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """Uplift of fine-tuning, and what fine-tuning for the benign task loses against the control: points, 100 steps."""
+    control = [one for one in rows.get("control", []) if "stopped" not in one]
+    step = judged_at(done, "fine-tuning")
+    more = None if step is None or not control else uplift(rows, done, "fine-tuning", step)
+    if more is None or step is None:
+        return None
+    lost = accuracy(done, "benign", "fine-tuning", step) - accuracy(control, "benign", "fine-tuning", step)
+    return 100 * more, 100 * lost
+
+
+def is_priced(name: str) -> bool:
+    """Whether a row is on the curve of one objective at several weights λ_H."""
+    return name in ("control", PRICED) or name.removeprefix(f"{PRICED}:").replace(".", "").isdigit()
+
+
+def marker_of(name: str, place: int) -> str:
+    return "s" if name in ("initial", "control") else MARKERS[place % len(MARKERS)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TASKS = ("harmful", "benign")
 
 
 @pytest.fixture
@@ -44,6 +45,26 @@ def test_a_kind_of_attackers_that_was_not_run_is_a_dash(methods_report):
 
 def test_a_method_that_stopped_says_why(methods_report):
     assert "stopped: no finite loss" in methods_report.table({"one": [{"stopped": "no finite loss"}]})
+
+
+def test_a_price_is_benign_fine_tuning_against_the_control(methods_report):
+    def judged(harmful, benign):
+        kinds = {
+            task: {"fine-tuning": {"100": {"accuracy": one}}}
+            for task, one in zip(TASKS, (harmful, benign), strict=True)
+        }
+        return [kinds | {"primary_accuracy": 0.9}]
+
+    rows = {"random": judged(0.5, 0.1), "primary_only": judged(0.4, 0.1), "control": judged(0.8, 0.7)}
+    assert methods_report.price_of(rows, judged(0.45, 0.62)) == pytest.approx((-5, -8))
+    assert methods_report.price_of(rows, rows["control"]) == pytest.approx((30, 0))
+    del rows["control"]
+    assert methods_report.price_of(rows, judged(0.45, 0.62)) is None
+
+
+def test_a_curve_is_of_one_objective_at_several_weights(methods_report):
+    names = ("control", "simulated_attackers", "simulated_attackers:0.3", "simulated_attackers:well", "condition")
+    assert [methods_report.is_priced(one) for one in names] == [True, True, True, False, False]
 
 
 def test_the_table_that_stands_in_the_project_is_that_of_its_values(methods_report):
