@@ -6,8 +6,9 @@ Each kind is also the built-in error that Python programs expect, so that ``exce
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import PathLike
 
 from safetensors import SafetensorError
@@ -21,6 +22,7 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "UserError",
+    "did_you_mean",
     "writing",
 ]
 
@@ -66,6 +68,18 @@ class MissingPackageError(UserError, ModuleNotFoundError):
 
 class HubConnectionError(UserError, ConnectionError):
     """The Hub cannot be reached."""
+
+
+def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known name nearest to one that is unknown, as a question behind a space; empty where none is near.
+
+    Args:
+        given: the unknown name.
+        known: the names.
+        cutoff: how like it must be, from 0 (the nearest, however far) to 1.
+    """
+    near = difflib.get_close_matches(str(given), list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 @contextlib.contextmanager

@@ -30,8 +30,15 @@ def test_each_kind_is_a_mistake_of_the_user_and_a_built_in_error(kind, built_in)
 
 def test_all_kinds_are_offered():
     kinds = {name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.UserError)}
-    assert kinds == {name for name in errors.__all__ if name != "writing"}
+    assert kinds == {name for name in errors.__all__ if name[0].isupper()}
     assert issubclass(NonFiniteLossError, errors.UserError)
+
+
+def test_the_nearest_name_is_asked_for_where_one_is_near():
+    known = ["primary", "harmful", "benign"]
+    assert errors.did_you_mean("primray", known) == " Did you mean 'primary'?"
+    assert errors.did_you_mean("x", known) == ""
+    assert errors.did_you_mean("harm", known, cutoff=0.0) == " Did you mean 'harmful'?"
 
 
 class Broken(torch.utils.data.Dataset):

@@ -6,7 +6,6 @@ validation rows, chooses by that, and reports on test rows, so that no attacker 
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from hf_immunize.errors import InputError, MissingPackageError
+from hf_immunize.errors import InputError, MissingPackageError, did_you_mean
 
 __all__ = [
     "ATTACKERS",
@@ -211,8 +210,8 @@ def choose_attackers(names: str | Sequence[str]) -> list[Attacker]:
     for given_name in given:
         name = by_short.get(given_name, given_name)
         if name not in groups and name not in ATTACKERS:
-            near = difflib.get_close_matches(name, [*attacker_choices(), *ATTACKERS], n=1, cutoff=0.0)[0]
-            raise InputError(f"Unknown attacker {name!r}. Did you mean {near!r}? Known: {known}.")
+            hint = did_you_mean(name, [*attacker_choices(), *ATTACKERS], cutoff=0.0)
+            raise InputError(f"Unknown attacker {name!r}.{hint} Known: {known}.")
         chosen |= {one: ATTACKERS[one] for one in groups.get(name, [name])}
     if not chosen:
         raise InputError(f"No attacker was named. Choose 'all', 'probes', or some of: {known}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_immunize.attacks.attacker import ATTACKERS
+from hf_immunize.data.whole_files import whole_file
 
 __all__ = ["CEILINGS", "MODELS", "REPORT_NAME", "AttackReport", "largest", "last_improvement", "save_json", "word"]
 
@@ -215,10 +216,8 @@ def last_improvement(trials: Mapping[str, Any]) -> str | None:
 
 def save_json(path: Path, values: Mapping[str, Any]) -> Path:
     """Writes a file whole or not at all, with its folder, and returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 

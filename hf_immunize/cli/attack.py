@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from hf_immunize.cli.options import (
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
+from hf_immunize.data.whole_files import whole_file
 from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.loading import LoadedModel, load_model
@@ -174,12 +173,11 @@ def _inputs(
 
 
 def _write(folder: Path, report: AttackReport) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {ATTACKS_NAME: plot_attacks(report), TRIALS_NAME: plot_trials(report)}
     written = [report.save(folder)]
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        for name, figure in figures.items():
-            if figure is not None:
-                os.replace(save_figure(figure, Path(unfinished) / name), folder / name)
-                written.append(folder / name)
+    for name, figure in figures.items():
+        if figure is not None:
+            with whole_file(folder / name) as unfinished:
+                save_figure(figure, unfinished)
+            written.append(folder / name)
     return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from hf_immunize.cli.parser import VerbParser
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, did_you_mean
 
 __all__ = ["command_of", "parse"]
 
@@ -35,7 +34,8 @@ def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
     try:
         for key, value in _read(Path(options.config)).items():
             if key not in known:
-                raise InputError(_unknown(key, list(known), options.config))
+                hint = did_you_mean(key, known, cutoff=0.5)
+                raise InputError(f"{options.config} has the unknown key {key!r}.{hint}")
             # A key without a value is one that was not given.
             if value is not None:
                 parser.set_defaults(**{known[key].dest: _typed(known[key], key, value)})
@@ -112,12 +112,7 @@ def _one(action: argparse.Action, key: str, value: Any) -> Any:
     except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
         raise InputError(f"{key} must be {kind}, got {value!r}") from error
     if action.choices is not None and found not in action.choices:
-        near = difflib.get_close_matches(str(found), [str(one) for one in action.choices], n=1, cutoff=0.0)
-        raise InputError(f"{key} must be one of {', '.join(map(str, action.choices))}, got {value!r}; {near[0]}?")
+        choices = [str(one) for one in action.choices]
+        hint = did_you_mean(found, choices, cutoff=0.0)
+        raise InputError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{hint}")
     return found
-
-
-def _unknown(key: str, known: Sequence[str], path: str) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{path} has the unknown key {key!r}{hint}"

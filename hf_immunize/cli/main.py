@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -12,7 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from hf_immunize.errors import UserError
+from hf_immunize.errors import UserError, did_you_mean
 
 __all__ = ["VERBS", "main"]
 
@@ -38,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if given else 2
     verb = given[0]
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
-        print(f"hf-immunize: there is no verb {verb!r}; did you mean {near!r}?\n\n{_usage()}", file=sys.stderr)
+        hint = did_you_mean(verb, VERBS, cutoff=0.0)
+        print(f"hf-immunize: there is no verb {verb!r}.{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     stopped_by: list[int] = []
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, did_you_mean
 
 __all__ = ["Columns", "LabelUse", "choose_columns", "label_column_of"]
 
@@ -47,8 +46,7 @@ def choose_columns(
     features = data.features
     for given in (image_column, label_column):
         if given is not None and given not in features:
-            near = difflib.get_close_matches(given, list(features), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(given, features)
             raise InputError(f"There is no column {given!r}; the columns are {', '.join(features)}.{hint}")
     notes: list[str] = []
     image = image_column or _choose(_picture_columns(features), _IMAGE_NAMES, "pictures", "image_column", notes)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, did_you_mean
 from hf_immunize.objectives.condition import Condition, RIllOnly, RWellOnly
 from hf_immunize.objectives.imma import IMMA
 from hf_immunize.objectives.lto import LTO
@@ -36,8 +35,8 @@ def objective_named(name: str) -> type[Objective]:
         ValueError: no such objective; the message names the nearest one.
     """
     if name not in OBJECTIVES:
-        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.0)[0]
-        raise InputError(f"Unknown objective {name!r}. Did you mean {near!r}? Known: {', '.join(sorted(OBJECTIVES))}.")
+        hint = did_you_mean(name, OBJECTIVES, cutoff=0.0)
+        raise InputError(f"Unknown objective {name!r}.{hint} Known: {', '.join(sorted(OBJECTIVES))}.")
     return OBJECTIVES[name]
 
 

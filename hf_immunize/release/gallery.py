@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import jinja2
 from huggingface_hub import constants
 
+from hf_immunize.data.whole_files import whole_file
 from hf_immunize.errors import InputError, OutputExistsError, UserError
 from hf_immunize.hub import split_subfolder
 from hf_immunize.release.figures import ATTACKS_NAME, FIGURES_FOLDER, SPECTRA_NAME, TRIALS_NAME
@@ -221,18 +221,8 @@ def save_gallery(
     """
     path = check_page(path, overwrite)
     text = _page(entries, failed or {}, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
     return path
 
 

@@ -24,6 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from torch import nn
 
+from hf_immunize.data.whole_files import whole_file
 from hf_immunize.errors import InputError
 from hf_immunize.hub import hub_errors, patiently
 from hf_immunize.models.untrusted import read_json
@@ -268,9 +269,7 @@ def _remember(folder: Path, key: str, local: str, pushed: str) -> None:
             (folder / CARD_NAME, local),
             (folder / _PUSHED, json.dumps(_pushed(folder) | {key: pushed}, ensure_ascii=False)),
         ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            with whole_file(path) as unfinished:
+                unfinished.write_text(text, encoding="utf-8")
     except OSError as error:
         logger.warning("What was pushed cannot be noted in %s (%s): the next push keeps all words.", folder, error)

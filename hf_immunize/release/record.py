@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_immunize.attacks.report import AttackReport
-from hf_immunize.errors import InputError, MissingFileError
+from hf_immunize.data.whole_files import whole_file
+from hf_immunize.errors import InputError, MissingFileError, did_you_mean
 from hf_immunize.models.untrusted import read_json
 from hf_immunize.release.privacy import base_names, redact_tokens, without_paths
 from hf_immunize.release.structure import check_record
@@ -206,13 +206,11 @@ class ImmunizationRecord:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``immunization.json`` into ``folder``, whole or not at all, and returns its path."""
         path = Path(folder) / RECORD_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
         values = self.to_dict()
         values["digest"] = record_digest(values)
         text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-        unfinished = path.with_suffix(".json.tmp")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
         return path
 
     @classmethod
@@ -264,8 +262,7 @@ def _from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
     known = [one.name for one in fields(cls)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(known)}."
+            hint = did_you_mean(key, known) or f" Known are: {', '.join(known)}."
             raise InputError(f"Unknown field {key!r} in {where}.{hint}")
     try:
         return cls(**values)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any, cast
 
 from transformers.utils import logging
 
 from hf_immunize.data.class_order import names_of
-from hf_immunize.errors import InputError
+from hf_immunize.errors import InputError, did_you_mean
 from hf_immunize.models.class_names import name_classes
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.rebuilding import check_rebuilds
@@ -139,6 +138,5 @@ def _check_fields(known: dict[str, Any]) -> None:
         del known[name]
     fields = [one.name for one in dataclasses.fields(ImmunizationRecord)]
     for name in set(known) - set(fields):
-        near = difflib.get_close_matches(name, fields, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, fields)
         raise InputError(f"push_to_hub has no argument {name!r}, nor has a record such a field.{hint}")

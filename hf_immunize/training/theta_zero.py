@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hf_immunize.data.whole_files import whole_file
 from hf_immunize.errors import InputError
 
 __all__ = ["THETA_ZERO_NAME", "ThetaZero"]
@@ -76,9 +76,8 @@ class ThetaZero:
         target = folder / THETA_ZERO_NAME
         if self._is_stored and target.exists():
             return
-        partial = target.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in self.weights.items()}, partial)
-        os.replace(partial, target)
+        with whole_file(target) as unfinished:
+            save_file({name: value.contiguous() for name, value in self.weights.items()}, unfinished)
         self._is_stored = True
 
     def restore(self, folder: Path) -> None:

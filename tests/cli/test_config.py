@@ -79,8 +79,8 @@ def test_what_yaml_makes_of_no_and_of_nothing(tmp_path):
     ("text", "message"),
     [
         ("run_name: yes", "run_name must be a value, got True (YAML reads no, yes, on and off as such: put a word in"),
-        ("lamda_harmful: 1.0", "unknown key 'lamda_harmful'; did you mean 'lambda_harmful'?"),
-        ("label_smoothing: 0.1", "unknown key 'label_smoothing'; did you mean 'label_smoothing_factor'?"),
+        ("lamda_harmful: 1.0", "unknown key 'lamda_harmful'. Did you mean 'lambda_harmful'?"),
+        ("label_smoothing: 0.1", "unknown key 'label_smoothing'. Did you mean 'label_smoothing_factor'?"),
         ("max_steps: many", "max_steps must be a whole number, got 'many'"),
         ("objective: conditon", "objective must be one of condition"),
         ("max_steps: 2.5", "max_steps must be a whole number, got 2.5"),

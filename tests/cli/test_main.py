@@ -18,7 +18,7 @@ def test_help_names_the_verbs_and_a_typo_gets_the_nearest(capsys):
     assert all(verb in out for verb in VERBS)
     assert main([]) == 2
     assert main(["trian"]) == 2
-    assert "did you mean 'train'?" in capsys.readouterr().err
+    assert "Did you mean 'train'?" in capsys.readouterr().err
 
 
 def test_without_a_network_the_error_is_about_the_network(world, tmp_path, capsys):
