@@ -148,19 +148,8 @@ def load_task(
         TypeError: something that is no data set.
         ConnectionError: the Hub cannot be reached.
     """
-    arguments = {
-        "split": split,
-        "eval_split": eval_split,
-        "config": config,
-        "image_column": image_column,
-        "label_column": label_column,
-        "labels": labels,
-        "seed": seed,
-        "max_train_samples": max_train_samples,
-        "max_eval_samples": max_eval_samples,
-        "skip_corrupt": skip_corrupt,
-        "streaming": streaming,
-    }
+    # All that decide which rows these are; what was given is told by the source.
+    arguments = {name: value for name, value in locals().items() if name not in ("given", "token")}
     reading = Reading(image_column, label_column, labels, skip_corrupt)
     draw = (max_train_samples, max_eval_samples, seed)
     if isinstance(given, (tuple, list)):
