@@ -14,8 +14,7 @@ import argparse
 import copy
 import tempfile
 import time
-import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from datasets import disable_progress_bars
 from paper.cases import CASES, REFERENCES, Begin, begin
 from paper.deep_report import Results
 from paper.deep_setups import QUIET, first
+from paper.jobs import keep_each
 from paper.methods_report import draw, report
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
@@ -148,7 +148,6 @@ def main() -> None:
     options = parser.parse_args()
     command = "python scripts/compare_methods.py --data DIR"
     results = Results(options.output_dir / "methods.json", command)
-    failed: dict[str, BaseException] = {}
     if not options.report_only:
         if options.data is None:
             parser.error("--data is needed, except with --report_only")
@@ -168,22 +167,21 @@ def main() -> None:
                 for job in jobs
                 if not results.done("/".join(map(str, job)), recipe(*job[1:], options.attackers))
             }
-            for finished in tqdm(as_completed(waiting), total=len(waiting), desc="models"):
-                # One that fails takes none of the others with it.
-                if (error := finished.exception()) is not None:
-                    failed[waiting[finished]] = error
-                else:
-                    results.add(waiting[finished], finished.result())
-    elif not results.values["rows"]:
+            try:
+                keep_each(waiting, "models", results.add)
+            finally:
+                _write(results, options.output_dir)
+        return
+    if not results.values["rows"]:
         parser.error(f"{results.path} is not there or has no runs")
+    _write(results, options.output_dir)
+
+
+def _write(results: Results, folder: Path) -> None:
     text = report(results)
-    (options.output_dir / "methods.md").write_text(text + "\n", encoding="utf-8")
-    draw(results, options.output_dir)
+    (folder / "methods.md").write_text(text + "\n", encoding="utf-8")
+    draw(results, folder)
     print(text)
-    if failed:
-        for error in failed.values():
-            traceback.print_exception(error)
-        raise SystemExit(f"Not there: {', '.join(failed)}. What each of them stopped at stands above.")
 
 
 def _begin(case: str, data: Path, work: Path) -> None:

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from datasets import disable_progress_bars
 from paper.deep_report import Results, draw, draw_recovery, report
 from paper.deep_setups import BACKBONES, QUIET, TASKS, Start, first, start
+from paper.jobs import keep_each
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -312,8 +313,7 @@ def _run_all(
     waiting = {
         pool.submit(attack_pair, pair, *places, trained[pair], options.attackers): "/".join(pair) for pair in left
     }
-    for finished in tqdm(as_completed(waiting), total=len(waiting), desc="attacks"):
-        attacked.add(waiting[finished], finished.result())
+    keep_each(waiting, "attacks", attacked.add)
 
 
 def _weights_of_seed_0(work: Path, results: Results, pair: tuple[str, str], methods: list[str]) -> dict[str, Path]:
@@ -357,14 +357,16 @@ def _work(
         weights = _weights_file(options.output_dir, key) if seed == 0 else None
         places = (options.data, options.output_dir)
         job = pool.submit(attempt, pair, *places, method, seed, index, options.steps, weights)
-        waiting[job] = (key, "/".join(pair))
-    for finished in tqdm(as_completed(waiting), total=len(waiting), desc=label):
-        key, pair_key = waiting[finished]
-        row = finished.result()
+        waiting[job] = key
+
+    def keep(key: str, row: dict[str, Any]) -> None:
+        pair_key = "/".join(key.split("/")[:2])
         if key in results and pair_key in attacked:
             # What attackers found is of the run that is replaced now.
             attacked.add(pair_key, None)
         results.add(key, row)
+
+    keep_each(waiting, label, keep)
 
 
 if __name__ == "__main__":
