@@ -24,6 +24,7 @@ __all__ = ["MOST_COMPARED", "Overlap", "check_apart", "overlap"]
 
 #: Rows of a data set whose pictures are compared with another's; of more rows so many are drawn, by seed 0.
 MOST_COMPARED = 5_000
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def _contents(data: Any, rows: np.ndarray, named: np.ndarray | None = None) -> I
             yield from _contents(part, rows[inside] - low, named[inside])
     elif (column := _picture_column(data)) is not None:
         stored = data.data if isinstance(data, ImageInputs) else data
-        pictures = undecoded(stored.with_format(None).select(rows), column)[column]
+        kept = undecoded(stored.with_format(None).select(rows), column)
+        # Pictures that lie in the table itself: a few in memory at a time.
+        pictures = (picture for batch in kept.iter(_AT_ONCE) for picture in batch[column])
         for row, picture in zip(named.tolist(), pictures, strict=True):
             yield from _content(row, picture)
     else:
