@@ -5,13 +5,15 @@
     python scripts/compare_methods.py --report_only --output_dir model_cards/methods      # table and figures alone
 
 `paper/cases.py` says where images and weights come from. Each model (θ0, the three ceilings, the control, one for each
-method and seed) is made, measured and attacked by itself; finished ones are kept in --output_dir and not repeated.
+method and seed) is made, measured and attacked by itself; finished ones are kept in --output_dir and not repeated, nor
+is a training whose weights are there where only the attackers are others.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -26,11 +28,14 @@ from paper.deep_report import Results
 from paper.deep_setups import QUIET, first
 from paper.jobs import keep_each
 from paper.methods_report import draw, report
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from hf_immunize.attacks import Budgets
 from hf_immunize.attacks.suite import AttackSuite
+from hf_immunize.data.whole_files import whole_file
 from hf_immunize.release.measure import measure
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import immunize
@@ -65,6 +70,7 @@ BUDGETS = {
     "harmful": Budgets(samples=(None,), steps=(1000,), finetune_steps=(10, 30, 100, 300), seeds=(0,)),
     "benign": Budgets(samples=(None,), steps=(1000,), finetune_steps=(10, 30, 100), seeds=(0,)),
 }
+TASKS = ("primary", "harmful")
 N_ATTACK, N_JUDGE = 2_000, 1_000
 
 
@@ -82,28 +88,52 @@ def recipe(name: str, seed: int, attackers: list[str]) -> dict[str, Any]:
 def run(case: str, name: str, seed: int, data: Path, work: Path, attackers: list[str]) -> dict[str, Any]:
     """One model: made, measured and attacked; or why it stopped."""
     start = begin(case, data, work)
-    began = time.perf_counter()
     row: dict[str, Any] = {"recipe": recipe(name, seed, attackers)}
-    tasks = {task: start.data[task] for task in ("primary", "harmful")}
-    model = copy.deepcopy(start.models["initial"] if name in METHODS else start.models[name])
+    model = start.models["initial" if name in METHODS else name]
     if name in METHODS:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                found = immunize(model, **tasks, args=arguments(name, seed, folder), control=False, attackers=None)
+            file = work / case / f"{name.replace(':', '-')}-{seed}.safetensors"
+            model, results, row["seconds"] = trained(start, name, seed, file)
         except FloatingPointError as error:
             return row | {"stopped": str(error).split(";")[0]}
-        assert found is not None
-        model, results = found.model, found.results
     else:
-        both = {"initial": start.models["initial"], "immunized": model}
-        results = measure(both, tasks, attackers=None)
-    row["seconds"] = round(time.perf_counter() - began, 1)
+        results = measured(start, model)
     if name not in ("public", "random"):
         # Their heads are drawn at random.
         row["primary_accuracy"] = results["primary_accuracy"]["immunized"]
     if name in METHODS:
         row["rir"] = results["rir"]["immunized"]
     return row | attack(start, model, attackers)
+
+
+def trained(start: Begin, name: str, seed: int, file: Path) -> tuple[torch.nn.Module, dict[str, Any], float]:
+    """θ0 after a method, what was measured, and the seconds that both took.
+
+    Weights stay beside θ0's, for other attackers another time.
+    """
+    model = copy.deepcopy(start.models["initial"])
+    changes = json.dumps(METHODS[name], sort_keys=True)
+    if file.exists():
+        with safe_open(file, "pt") as kept:
+            facts = kept.metadata()
+        if facts["changes"] == changes:
+            load_model(model, file)
+            return model, measured(start, model), float(facts["seconds"])
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = {task: start.data[task] for task in TASKS}
+        found = immunize(model, **tasks, args=arguments(name, seed, folder), control=False, attackers=None)
+    assert found is not None
+    seconds, model = round(time.perf_counter() - began, 1), found.model.cpu().eval()
+    with whole_file(file) as unfinished:
+        save_model(model, str(unfinished), {"changes": changes, "seconds": str(seconds)})
+    return model, found.results, seconds
+
+
+def measured(start: Begin, model: torch.nn.Module) -> dict[str, Any]:
+    """Accuracy and RIR."""
+    both = {"initial": start.models["initial"], "immunized": model}
+    return measure(both, {task: start.data[task] for task in TASKS}, attackers=None)
 
 
 def attack(start: Begin, model: torch.nn.Module, attackers: list[str]) -> dict[str, Any]:
