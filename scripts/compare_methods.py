@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 from paper.cases import CASES, REFERENCES, Begin, begin
-from paper.deep_report import Results
 from paper.deep_setups import QUIET, first
 from paper.jobs import keep_each
 from paper.methods_report import draw, report
+from paper.results import Results
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from tqdm import tqdm

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -26,8 +25,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from paper.house_price_report import EXCESS_STEPS, PRINTED, draw, print_table
 from tqdm import tqdm
 
+from hf_immunize.data.whole_files import whole_file
 from hf_immunize.linear.curves import descent_curves
 from hf_immunize.linear.immunize import DivergenceError, LinearImmunization, immunize_linear
 from hf_immunize.linear.optimum import optimal_linear_extractor
@@ -35,13 +36,6 @@ from hf_immunize.objectives.imma import IMMA
 from hf_immunize.objectives.opt_kappa import OptKappa
 from hf_immunize.spectra.ratio import relative_immunization_ratio
 
-#: (i), (ii), RIR with their spread: the House Price table of arXiv 2505.23760 as printed on its slides.
-PRINTED = {
-    "r_ill_only": {"rir_i": (90.02, 3.773), "rir_ii": (72.415, 3.545), "rir": (1.244, 0.021)},
-    "imma": {"rir_i": (7.053, 1.662), "rir_ii": (3.545, 0.880), "rir": (2.001, 0.187)},
-    "opt_kappa": {"rir_i": (1.518, 0.027), "rir_ii": (0.016, 0.001), "rir": (92.58, 4.492)},
-    "condition": {"rir_i": (18.92, 2.056), "rir_ii": (0.053, 0.002), "rir": (356.20, 5.491)},
-}
 #: Columns that make K singular: constant in one table, or the sum of others.
 SINGULAR = ["Utilities", "PoolArea", "PoolQC", "MSZoning", "TotalBsmtSF", "GrLivArea"]
 #: Methods by their published definition, then variants. Of several settings the one with the best RIR is kept.
@@ -60,7 +54,7 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[dict[str, float], ...]]] = {
         ({"learning_rate": 0.3, "lambda_harmful": 0.01}, {"learning_rate": 0.45, "lambda_harmful": 0.03}),
     ),
 }
-CURVE_STEPS, EXCESS_STEPS = 100, 20
+CURVE_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -191,12 +185,10 @@ def norm_ratio(split: Split, theta: np.ndarray | None) -> dict[str, list[float]]
     }
 
 
-def write_atomically(path: Path, record: dict[str, Any]) -> None:
-    """Writes beside the file and renames, so that an interrupted run leaves a whole JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    os.replace(beside, path)
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Whole or not at all, so that an interrupted run leaves what it had."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def best_of(split: Split, name: str, steps: int) -> dict[str, Any]:
@@ -261,49 +253,6 @@ def spread(split: Split, name: str, setting: dict[str, float], steps: int, seeds
     return found
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """Norm-ratio curves on both tasks, and RIR over the steps beside the ceiling."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    paper, regular = record["splits"]["paper_200_rows_79_columns"], record["splits"]["200_rows_73_columns"]
-    colours = {name: f"C{index}" for index, name in enumerate(METHODS)} | {"raw_features": "black"}
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    for panel, task, title in zip(
-        axes, ("primary", "harmful"), ("primary (LotArea)", "harmful (SalePrice)"), strict=False
-    ):
-        for name in ("raw_features", *METHODS):
-            colour = colours[name]
-            curve = np.maximum(paper[name]["norm_ratio"][task], 1e-8)
-            panel.plot(
-                curve, label=name, color=colour, linestyle="--" if name == "raw_features" else "-", linewidth=1.8
-            )
-        panel.set(
-            yscale="log" if task == "primary" else "linear",
-            xlabel="gradient-descent step at 1/L",
-            title=f"{title}, 79 columns, 200 rows",
-        )
-        panel.set_ylabel("‖w_t − w*‖² / ‖w_0 − w*‖²")
-    axes[0].set_ylim(5e-9, 2)
-    for name in METHODS:
-        values = regular[name]["rir_every_10_steps"]
-        axes[2].plot(10 * np.arange(len(values)), values, color=colours[name], label=name, linewidth=1.5)
-    axes[2].axhline(regular["closed_form"]["ceiling"], color="black", linestyle=":", label="ceiling")
-    axes[2].axhline(PRINTED["condition"]["rir"][0], color="grey", linestyle="-.", label="printed: 356.2")
-    axes[2].set(
-        yscale="log", xlabel="step of immunization", ylabel="RIR", ylim=(1e-4, 1e7), title="73 columns, 200 rows"
-    )
-    for panel in axes:
-        panel.grid(alpha=0.3)
-    drawn = [dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)) for panel in (axes[0], axes[2])]
-    lines = drawn[0] | drawn[1]
-    figure.legend(lines.values(), lines, loc="outside upper center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
 def main() -> None:
     """Runs every split and method, writes house_price.json and house_price.png, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -343,44 +292,18 @@ def main() -> None:
         for name in METHODS:
             if name not in rows:
                 rows[name] = best_of(split, name, args.steps)
-                write_atomically(path, record)
+                write(path, record)
             progress.update()
     paper = record["splits"]["paper_200_rows_79_columns"]
     for name in PRINTED:
         if name not in record["over_seeds"]:
             record["over_seeds"][name] = spread(whole, name, paper[name]["setting"], args.steps, args.seeds)
-            write_atomically(path, record)
+            write(path, record)
         progress.update()
     progress.close()
-    write_atomically(path, record)
-    draw(record, path.with_suffix(".png"))
-    print_table(record)
-
-
-def print_table(record: dict[str, Any]) -> None:
-    """The table of the record, one line for each method and split."""
-    for key, rows in record["splits"].items():
-        form, raw = rows["closed_form"], rows["raw_features"]
-        print(f"\n{key}: ceiling {form['ceiling']:.5g}{'' if form['bounded'] else ' of the shared directions'}, "
-              f"attained to {form['relative_distance']:.1e}; raw features: excess loss left after {EXCESS_STEPS} steps "
-              f"harmful {raw['excess_loss_harmful']:.3g}, primary {raw['excess_loss_primary']:.3g}")  # fmt: skip
-        print(f"{'method':<20}{'(i)':>11}{'(ii)':>11}{'RIR':>11}{'printed':>9}{'of ceiling':>12}{'loss, head':>11}"
-              f"{'refitted':>9}{'excess H':>10}{'excess P':>10}{'s':>7}"
-              f"{'published rule: (i)':>21}{'(ii)':>10}{'RIR':>10}")  # fmt: skip
-        for name in METHODS:
-            one = rows[name]
-            printed = f"{PRINTED[name]['rir'][0]:g}" if name in PRINTED else ""
-            print(f"{name:<20}{one['rir_i']:>11.4g}{one['rir_ii']:>11.4g}{one['rir']:>11.4g}{printed:>9}"
-                  f"{one['share_of_ceiling']:>12.4g}{one['primary_loss_over_raw_head_as_trained']:>11.4f}"
-                  f"{one['primary_loss_over_raw_head_refitted']:>9.5f}{one['excess_loss_harmful']:>10.3g}"
-                  f"{one['excess_loss_primary']:>10.3g}{one['processor_seconds']:>7.2f}"
-                  f"{one['published_rule']['rir_i']:>21.4g}{one['published_rule']['rir_ii']:>10.4g}"
-                  f"{one['published_rule']['rir']:>10.4g}")  # fmt: skip
-    for name, kinds in record["over_seeds"].items():
-        for kind, figures in kinds.items():
-            keys = [key for key in ("rir_i", "rir_ii", "rir") if figures[key]]
-            shown = ", ".join(f"{key} {figures[key][0]:.4g} ± {figures[key][1]:.2g}" for key in keys)
-            print(f"{name} over {len(figures['seeds'])} seeds ({kind}): {shown}")
+    write(path, record)
+    draw(record, list(METHODS), path.with_suffix(".png"))
+    print_table(record, list(METHODS))
 
 
 if __name__ == "__main__":

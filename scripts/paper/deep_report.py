@@ -1,23 +1,18 @@
-"""Tables and figure of the deep stand-ins, from the finished runs."""
+"""Tables of the deep stand-ins, from the finished runs."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from paper.results import Results
 
 from hf_immunize.attacks.report import largest
-from hf_immunize.release.record import library_versions
 from hf_immunize.spectra.ratio import SIGN
 
-__all__ = ["Results", "draw", "draw_recovery", "report"]
+__all__ = ["COLOURS", "KINDS", "kinds_run", "recoveries", "report"]
 
 #: Methods in the order of the tables, each with its colour.
 COLOURS = {
@@ -31,49 +26,6 @@ COLOURS = {
     "condition": "#d55e00",
 }
 KINDS = {"probe": "probe", "fine-tuning": "fine-tuning attacker"}
-#: Markers of backbones in a figure; a harmful task has its own filling.
-MARKERS = ("o", "s", "^", "D", "v")
-#: Where the true RIR lies from the point drawn, for bounds: text and its alignment.
-ARROWS = {"lower": ("   →", "left"), "upper": ("←   ", "right"), "undetermined": ("   ?", "left")}
-
-
-class Results:
-    """Finished runs in one JSON file, written whole each time, so that an interrupted reproduction goes on."""
-
-    def __init__(self, path: Path, command: str, indent: int | None = 1) -> None:
-        self.path, self.indent = path, indent
-        self.values: dict[str, Any] = {"rows": {}}
-        if path.exists():
-            self.values = json.loads(path.read_text(encoding="utf-8"))
-        self.values |= {"command": command, "versions": library_versions()}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.values["rows"]
-
-    def done(self, key: str, recipe: dict[str, Any] | None) -> bool:
-        """Whether a run is finished, and was this one: the same numbers and not only the same name."""
-        return key in self and self[key]["recipe"] == recipe
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        return self.values["rows"][key]
-
-    def of(self, pair: tuple[str, str], method: str) -> list[dict[str, Any]]:
-        """The runs of a method, one a seed."""
-        return [row for key, row in self.values["rows"].items() if key.startswith(f"{pair[0]}/{pair[1]}/{method}/")]
-
-    def reports(self, pair: tuple[str, str]) -> dict[str, Any]:
-        """Where the runs are those of attackers: a report for each method."""
-        return self.values["rows"].get("/".join(pair), {})
-
-    def add(self, key: str, row: dict[str, Any] | None) -> None:
-        """Keeps a row in the place of one of the same name; None takes that one out."""
-        self.values["rows"][key] = row
-        if row is None:
-            del self.values["rows"][key]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values, indent=self.indent) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
 
 
 def report(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]) -> str:
@@ -83,7 +35,7 @@ def report(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]]
         "RIR, mean and spread over seeds; in brackets the points of primary accuracy against θ0.",
         _grid(heads, [(method, [_ratio_cell(results, pair, method) for pair in pairs]) for method in COLOURS]),
     ]
-    kinds = _kinds(attacked, pairs)
+    kinds = kinds_run(attacked, pairs)
     if kinds:
         for kind in kinds:
             parts += [
@@ -141,7 +93,7 @@ def _benign_change(found: dict[str, Any]) -> str:
     return f"{-100 * found['selectivity']['cost'] + 0.0:+.1f}"
 
 
-def _kinds(attacked: Results, pairs: Sequence[tuple[str, str]]) -> list[str]:
+def kinds_run(attacked: Results, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """The kinds of attackers that were run, in the order of the tables."""
     run = {kind for pair in pairs for found in attacked.reports(pair).values() for kind in found["worst_case"]}
     return [kind for kind in KINDS if kind in run]
@@ -205,7 +157,7 @@ def attack_table(results: Results, attacked: Results, pairs: Sequence[tuple[str,
 
 def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str) -> str:
     """Whether RIR predicts what the strongest attacker of a kind recovers, in a sentence."""
-    points = [(ratio["median"], value) for _, _, ratio, value in _recoveries(results, attacked, pairs, kind)]
+    points = [(ratio["median"], value) for _, _, ratio, value in recoveries(results, attacked, pairs, kind)]
     if len(points) < 3:
         return f"Too few models to tell whether RIR predicts the recovery of the strongest {KINDS[kind]}."
     rho = pd.DataFrame(points).rank().corr().iloc[0, 1]
@@ -214,7 +166,7 @@ def correlation(results: Results, attacked: Results, pairs: Sequence[tuple[str, 
     )
 
 
-def _recoveries(
+def recoveries(
     results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], kind: str
 ) -> list[tuple[tuple[str, str], str, dict[str, Any], float]]:
     """Backbone and task, method, RIR over groups, recovery by the strongest attacker of a kind, where there is one."""
@@ -252,62 +204,3 @@ def _mean(values: list[float]) -> float:
 
 def _spread(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def draw(results: Results, backbones: Sequence[str], tasks: Sequence[str], path: Path) -> None:
-    """Harmful accuracy over epochs of fitting a head, init against each method (the paper's last figure)."""
-    figure = Figure(figsize=(4.2 * len(tasks), 3.2 * len(backbones)), layout="constrained")
-    axes = figure.subplots(len(backbones), len(tasks), squeeze=False, sharex=True)
-    for row, backbone in enumerate(backbones):
-        for column, task in enumerate(tasks):
-            axis = axes[row][column]
-            for method, colour in COLOURS.items():
-                key = f"{backbone}/{task}/{method}/0"
-                if key in results and "fine_tuning" in results[key]:
-                    curve = [100 * value for value in results[key]["fine_tuning"]["harmful"]]
-                    style = "--" if method in ("init", "control") else "-"
-                    axis.plot(range(1, len(curve) + 1), curve, style, color=colour, marker="o", ms=3, label=method)
-            axis.set_title(f"{backbone}, {task}", fontsize=10)
-            axis.grid(alpha=0.3)
-            if column == 0:
-                axis.set_ylabel("harmful accuracy (%)")
-            if row == len(backbones) - 1:
-                axis.set_xlabel("epochs of the harmful head")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=120)
-
-
-def draw_recovery(results: Results, attacked: Results, pairs: Sequence[tuple[str, str]], path: Path) -> None:
-    """What the strongest attacker recovers over RIR, a point a model: whether RIR predicts anything."""
-    kinds = _kinds(attacked, pairs)
-    if not kinds:
-        return
-    figure = Figure(figsize=(max(7.5, 5.25 * len(kinds)), 5.2), layout="constrained")
-    axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
-    backbones, tasks = (list(dict.fromkeys(pair[index] for pair in pairs)) for index in (0, 1))
-    for axis, kind in zip(axes, kinds, strict=True):
-        for (backbone, task), method, ratio, value in _recoveries(results, attacked, pairs, kind):
-            filled = COLOURS[method] if task == tasks[0] else "none"
-            marker = MARKERS[backbones.index(backbone)]
-            axis.plot(ratio["median"], value, marker, ms=8, mew=1.8, color=COLOURS[method], markerfacecolor=filled)
-            if ratio["bound"] in ARROWS:
-                arrow, side = ARROWS[ratio["bound"]]
-                axis.text(ratio["median"], value, arrow, ha=side, va="center", fontsize=9, color=COLOURS[method])
-        axis.axhline(1, color="black", linewidth=1, linestyle="--")
-        axis.axhline(0, color="black", linewidth=1, linestyle=":")
-        axis.set_xscale("log")
-        axis.set_xlabel("RIR, median over groups (an arrow: a bound)")
-        axis.set_title(f"strongest {KINDS[kind]}", fontsize=11)
-        axis.margins(x=0.1)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("recovery (0: random weights, 1: θ0)")
-    entries = [(colour, "o", colour, method) for method, colour in COLOURS.items() if method != "init"]
-    entries += [("black", MARKERS[index], "black", backbone) for index, backbone in enumerate(backbones)]
-    entries += [("black", "o", "black" if task == tasks[0] else "none", task) for task in tasks]
-    handles = [
-        Line2D([], [], linestyle="none", color=colour, marker=marker, markerfacecolor=filled, label=label)
-        for colour, marker, filled, label in entries
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=8.5, frameon=False)
-    figure.savefig(path, dpi=120)

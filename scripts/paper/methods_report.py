@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from paper.cases import CASES
-from paper.deep_report import Results
+from paper.results import Results
 
 from hf_immunize.spectra.ratio import SIGN
 

@@ -93,36 +93,37 @@ def test_a_row_is_of_its_record_and_says_what_was_verified(scripts, tmp_path, mo
 
 
 def test_the_recipe_is_the_defaults_of_the_arguments(scripts, tmp_path):
-    import reproduce_deep
+    from paper import deep_runs
 
     defaults = ImmunizationArguments(str(tmp_path))
-    own = reproduce_deep.arguments("condition", seed=0)
+    own = deep_runs.arguments("condition", seed=0)
     assert (own.max_steps, own.get_warmup_steps(300)) == (defaults.max_steps, defaults.get_warmup_steps(300))
-    for name in reproduce_deep.OURS:
+    for name in deep_runs.OURS:
         assert getattr(own, name) == getattr(defaults, name), name
-    control = reproduce_deep.arguments("control", seed=0)
+    control = deep_runs.arguments("control", seed=0)
     assert (control.lambda_primary, control.lambda_harmful, control.max_steps) == (0.0, 0.0, 300)
 
 
 def test_recipes_are_those_of_the_finished_runs(scripts):
-    import reproduce_deep
+    from paper import deep_runs
 
     rows = json.loads((DEEP / "deep.json").read_text(encoding="utf-8"))["rows"]
     checked = 0
     for key, row in rows.items():
         _, _, name, seed = key.split("/")
         method, _, index = name.partition(":")
-        if method in reproduce_deep.SEARCH and not index:
+        if method in deep_runs.SEARCH and not index:
             # The weights that were found, which these rows have again.
             continue
-        assert reproduce_deep.recipe(method, int(seed), int(index) if index else None) == row["recipe"], key
+        assert deep_runs.recipe(method, int(seed), int(index) if index else None) == row["recipe"], key
         checked += 1
     assert checked > 100
 
 
 def test_the_report_of_the_finished_runs_is_the_one_beside_them(scripts):
-    from paper.deep_report import Results, report
+    from paper.deep_report import report
     from paper.deep_setups import BACKBONES, TASKS
+    from paper.results import Results
 
     results, attacked = (Results(DEEP / name, "") for name in ("deep.json", "attacks.json"))
     pairs = [(backbone, task) for task in TASKS for backbone in BACKBONES]
@@ -130,16 +131,16 @@ def test_the_report_of_the_finished_runs_is_the_one_beside_them(scripts):
 
 
 def test_a_run_is_finished_only_with_the_numbers_asked_for(scripts, tmp_path):
-    import reproduce_deep
-    from paper.deep_report import Results
+    from paper import deep_runs
+    from paper.results import Results
 
     path = tmp_path / "deep.json"
     results = Results(path, "")
-    row = {"recipe": reproduce_deep.recipe("condition", 0), "rir": {}}
+    row = {"recipe": deep_runs.recipe("condition", 0), "rir": {}}
     results.add("vit_tiny/five_five/condition/0", row)
     again = Results(path, "")
     assert again.done("vit_tiny/five_five/condition/0", row["recipe"])
-    assert not again.done("vit_tiny/five_five/condition/0", reproduce_deep.recipe("condition", 0, steps=10))
+    assert not again.done("vit_tiny/five_five/condition/0", deep_runs.recipe("condition", 0, steps=10))
     again.add("vit_tiny/five_five/condition/0", None)
     assert Results(path, "").values["rows"] == {}
 
