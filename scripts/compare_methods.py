@@ -56,11 +56,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "simulated_attackers": {"objective": "simulated_attackers"},
     "purge": {"objective": "purge"},
 }
-#: The same objective where it protects less, and where the primary spectrum weighs more: what each point costs.
+#: The same objective where it protects less, where the primary spectrum weighs more, and in fewer steps: what each
+#: point of protection costs.
 PRICES: dict[str, dict[str, Any]] = {
     "simulated_attackers:0.1": {"objective": "simulated_attackers", "lambda_harmful": 0.1},
     "simulated_attackers:0.3": {"objective": "simulated_attackers", "lambda_harmful": 0.3},
     "simulated_attackers:well": {"objective": "simulated_attackers", "lambda_primary": 3.0},
+    "simulated_attackers:short": {"objective": "simulated_attackers", "max_steps": 400},
 }
 METHODS |= PRICES
 SINGLE_SEED = [name for name in METHODS if name not in ("control", "simulated_attackers")]
