@@ -11,13 +11,14 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_immunize.errors import InputError
-from hf_immunize.models.forward import as_weights_are, evaluating, unwrap
+from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.tf32 import without_tf32
 from hf_immunize.models.trainable import modules_before_training
@@ -68,7 +69,7 @@ class FrozenPrefix:
             early = modules_before_training(self.model, inputs)
             self._early = sorted(name for name in early if not any(other in early for other in _ancestors(name)))
             self._cut = self._first_trained()
-            images = inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
+            images = self._images = inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
             with torch.no_grad():
                 expected = features_and_logits(self.model, images)[1]
                 try:
@@ -95,6 +96,15 @@ class FrozenPrefix:
         with suppress(_Reached), handle, evaluating(self.model), as_weights_are(self.model), without_tf32():
             features_and_logits(self.model, images)
         return kept[0]
+
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        """In which activations reach what trains where images lie as convolutions are fastest on a CPU."""
+        images = self._images
+        fast = fast_layout(self.model, lambda one: features_and_logits(one, images))
+        reached = self(images.contiguous(memory_format=fast))
+        is_last = reached.ndim == 4 and reached.is_contiguous(memory_format=torch.channels_last)
+        return torch.channels_last if is_last else torch.contiguous_format
 
     @contextmanager
     def bypassed(self) -> Iterator[nn.Module]:

@@ -149,7 +149,7 @@ class FineTuner:
         for _ in range(steps):
             # Whole batches alone: batch normalisation needs more than one row.
             order = order or [one for one in torch.randperm(n, generator=generator).split(size) if len(one) == size]
-            batch = rows_of(images, order.pop(), step.layout)
+            batch = rows_of(images, order.pop())
             loss = functional.cross_entropy(self.logits(step, self.weights(step), batch), batch["labels"])
             for leaf, slope in zip(leaves, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True):
                 leaf.grad = slope
@@ -193,12 +193,13 @@ class FineTuner:
         return found
 
 
-def rows_of(batch: Mapping[str, Any], rows: torch.Tensor | slice, layout: torch.memory_format) -> dict[str, Any]:
-    """Some rows of model inputs, images in the given layout."""
+def rows_of(batch: Mapping[str, Any], rows: torch.Tensor | slice) -> dict[str, Any]:
+    """Some rows of model inputs, images in the layout in which they lie in the batch."""
     found = {}
     for name, value in batch.items():
         one = value[rows.to(value.device) if isinstance(rows, torch.Tensor) else rows]
-        found[name] = one.contiguous(memory_format=layout) if one.ndim == 4 else one
+        is_last = one.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
+        found[name] = one.contiguous(memory_format=torch.channels_last) if is_last else one
     return found
 
 

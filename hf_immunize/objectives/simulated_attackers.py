@@ -112,9 +112,9 @@ class SimulatedAttackers(ModelObjective):
         queries = min(MOST_QUERIES, int(QUERY_SHARE * len(labels)))
         one = self._next(step, int(labels.max()) + 1)
         one.follow(step)
-        one.fine_tune(step, rows_of(step.harmful, slice(queries, None), step.layout), self.inner_steps)
-        value, slopes = one.ignorance(step, rows_of(step.harmful, slice(queries), step.layout))
-        harmful = gather(step.features(step.parameters, rows_of(step.harmful, slice(SPECTRUM_OF), step.layout)))
+        one.fine_tune(step, rows_of(step.harmful, slice(queries, None)), self.inner_steps)
+        value, slopes = one.ignorance(step, rows_of(step.harmful, slice(queries)))
+        harmful = gather(step.features(step.parameters, rows_of(step.harmful, slice(SPECTRUM_OF))))
         return {
             "ignorance": self.lambda_harmful * part_with_slopes(value, unit_slopes(slopes), step.parameters),
             **self._condition(primary, harmful),

@@ -56,12 +56,13 @@ class Architecture:
         """In which the model's convolutions run fastest on a CPU."""
         return fast_layout(self.model, lambda one: features_and_logits(one, self.sample))
 
-    def laid_out(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch with images on a CPU in that layout."""
-        images = batch.get("pixel_values")
+    def laid_out(self, batch: Mapping[str, Any], prefix: FrozenPrefix | None = None) -> dict[str, Any]:
+        """A batch with images on a CPU in that layout, or with activations behind a prefix as they then come out."""
+        name, layout = ("pixel_values", self.layout) if prefix is None else (ACTIVATIONS, prefix.layout)
+        images = batch.get(name)
         if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.device.type != "cpu":
             return dict(batch)
-        return {**batch, "pixel_values": images.contiguous(memory_format=self.layout)}
+        return {**batch, name: images.contiguous(memory_format=layout)}
 
     def redrawn(self, seed: int) -> dict[str, torch.Tensor]:
         """Fresh values by the seed: of the last block's parameters whose modules can draw them, without the head."""

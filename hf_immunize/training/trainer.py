@@ -238,20 +238,21 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
             self.settle(sees)
         batch = joined(primary, harmful) if harmful is not None and phase.harmful_features else primary
         prefix = self._prefix if ACTIVATIONS in batch else None
+        batch = self._architecture.laid_out(batch, prefix)
         with contextlib.ExitStack() as around:
             if prefix is not None:
                 around.enter_context(prefix.bypassed())
             hidden = {}
             if sees is not None and sees.reads_hidden:
                 hidden = around.enter_context(watched_outputs(self._network, batch))
-            features, logits = features_and_logits(model, self._architecture.laid_out(batch))
+            features, logits = features_and_logits(model, batch)
         parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}
         if harmful is not None:
             both = (features[:n_primary], features[n_primary:])
             with torch.autocast(features.device.type, enabled=False):
                 if sees is not None:
                     seeds = (self.args.seed + self.state.global_step, self.args.seed)
-                    batches = (self._architecture.laid_out(primary), harmful)
+                    batches = [self._architecture.laid_out(one, prefix) for one in (primary, harmful)]
                     known = (logits[:n_primary], self._theta_zero)
                     view = step_view(self._architecture, prefix, *batches, both, hidden, seeds, done / steps, *known)
                     parts |= sees.of_step(view, over_processes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from backbones import MODELS, made
 from tiny import TinyNet
@@ -49,6 +50,22 @@ def test_the_tail_behind_a_frozen_prefix_is_the_model(name):
         for parameter in tail.parameters():
             parameter.zero_()
     assert torch.equal(features_and_logits(model, images)[1], after)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_activations_come_in_the_layout_that_what_trains_would_get(name):
+    sizes = {"img_size": 64, "window_size": 2} if "swin" in name else {}
+    model = timm.create_model(name, num_classes=2, **sizes).eval()
+    images = torch.randn(2, 3, 64, 64)
+    select_trainable(model, "last", images)
+    prefix = FrozenPrefix(model, images)
+    # Rows of Swin's activations are (H, W, C) already: they only look like images.
+    assert prefix.layout == (torch.channels_last if name == "resnet18" else torch.contiguous_format)
+    activations = prefix(images)
+    assert activations.ndim == 4
+    with prefix.bypassed():
+        found = features_and_logits(model, activations.contiguous(memory_format=prefix.layout))[1]
+    torch.testing.assert_close(found, features_and_logits(model, images)[1])
 
 
 def test_a_model_that_hangs_on_more_than_one_tensor_is_not_split():

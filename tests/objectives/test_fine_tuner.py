@@ -188,8 +188,10 @@ def test_traits_belong_to_their_seed_and_cover_every_kind():
 
 
 def test_rows_keep_every_input_of_the_model():
-    images = torch.randn(6, 3, 4, 4)
-    found = rows_of({"pixel_values": images, "labels": torch.arange(6)}, torch.tensor([4, 1]), torch.channels_last)
-    assert torch.equal(found["pixel_values"], images[[4, 1]])
-    assert found["pixel_values"].is_contiguous(memory_format=torch.channels_last)
-    assert found["labels"].tolist() == [4, 1]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.randn(6, 3, 4, 4).contiguous(memory_format=layout)
+        for rows in (torch.tensor([4, 1]), slice(2, 4)):
+            found = rows_of({"pixel_values": images, "labels": torch.arange(6)}, rows)
+            assert torch.equal(found["pixel_values"], images[rows])
+            assert found["pixel_values"].is_contiguous(memory_format=layout)
+            assert found["labels"].tolist() == torch.arange(6)[rows].tolist()

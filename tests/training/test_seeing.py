@@ -315,3 +315,14 @@ def test_images_lie_as_convolutions_are_fast_where_the_model_can_read_them_so(tm
         read = seen[-1]
         assert read.is_contiguous(memory_format=torch.channels_last) == (conv == "stem")
         assert all(one.is_contiguous() for one in model.parameters())
+
+
+def test_cached_activations_lie_as_they_would_come_out_of_the_frozen_part(tmp_path, tiny_net, primary):
+    seen = []
+    handle = tiny_net.blocks[-1].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    run = trainer(tmp_path, tiny_net, primary, Images(40, seed=5), cache_frozen="on", max_steps=1)
+    run.train()
+    handle.remove()
+    assert "run once for each image" in run.notes[-1]
+    assert seen[-1].shape[0] > 2
+    assert seen[-1].is_contiguous(memory_format=torch.channels_last)
