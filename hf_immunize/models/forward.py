@@ -110,15 +110,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def fast_layout(model: nn.Module, run: Callable[[nn.Module], Any]) -> torch.memory_format:
-    """Channels last, in which convolutions, depthwise ones above all, run about twice as fast on a CPU.
+    """Channels last for models with depthwise convolutions, which take half the time in it on a CPU.
 
-    Models that ``view`` their activations as one row, or have convolutions of three dimensions, cannot run in it: for
-    them it is the contiguous layout.
+    Others gain nothing by it, or lose. Models that ``view`` their activations as one row, or have convolutions of three
+    dimensions, cannot run in it. For all of these it is the contiguous layout.
 
     Args:
         model: any module; it stays as it is.
         run: calls a copy of it once.
     """
+    if not any(isinstance(one, nn.Conv2d) and one.groups == one.in_channels > 1 for one in model.modules()):
+        return torch.contiguous_format
     ready = copy.deepcopy(model).eval()
     try:
         ready = ready.to(memory_format=torch.channels_last)

@@ -299,14 +299,21 @@ class Viewing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.score = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 3)
+        self.conv, self.score = nn.Conv2d(3, 3, 3, groups=3), nn.Linear(3 * 6 * 6, 3)
 
     def forward(self, pixel_values):
         return self.score(self.conv(pixel_values).view(len(pixel_values), -1))
 
 
+def depthwise(model):
+    """The same network with one depthwise convolution."""
+    model.blocks[0].conv = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
+    return model
+
+
 def test_images_lie_as_convolutions_are_fast_where_the_model_can_read_them_so(tmp_path, tiny_net, primary):
     seen = []
+    tiny_net = depthwise(tiny_net)
     for model, conv in ((tiny_net, "stem"), (Viewing(), "conv")):
         run = trainer(tmp_path / conv, model, primary, Images(40, seed=5), trainable="all", max_steps=1)
         handle = model.get_submodule(conv).register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -319,6 +326,7 @@ def test_images_lie_as_convolutions_are_fast_where_the_model_can_read_them_so(tm
 
 def test_cached_activations_lie_as_they_would_come_out_of_the_frozen_part(tmp_path, tiny_net, primary):
     seen = []
+    tiny_net = depthwise(tiny_net)
     handle = tiny_net.blocks[-1].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     run = trainer(tmp_path, tiny_net, primary, Images(40, seed=5), cache_frozen="on", max_steps=1)
     run.train()
