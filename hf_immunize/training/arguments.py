@@ -61,7 +61,9 @@ class ImmunizationArguments(TrainingArguments):
         default=0.1, metadata={"help": "Steps over which the learning rate rises; below 1 a share of all steps."}
     )
     logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the log."})
-    optim: str = field(default="adamw_torch", metadata={"help": "Optimizer; sgd comes with Nesterov momentum 0.9."})
+    optim: str = field(
+        default="adamw_torch_fused", metadata={"help": "Optimizer; sgd comes with Nesterov momentum 0.9."}
+    )
     optim_args: str | None = field(
         default=None,
         metadata={"help": "Extra arguments of the optimizer; for sgd momentum=0.9,nesterov=true unless given."},

@@ -56,7 +56,7 @@ def primary_only_arguments(
         warmup_steps=0.1,
         lr_scheduler_type="cosine",
         lr_scheduler_kwargs=None,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         optim_args=None,
         weight_decay=WEIGHT_DECAY,
         max_grad_norm=1.0,

@@ -17,7 +17,7 @@ __all__ = ["ACCELERATE_FIELDS", "UNSERVED", "check_numbers", "check_served"]
 _ONE_MODEL_A_PROCESS = (
     "Features and θ0 are read off whole weights. Start one process a GPU with torchrun, each with all."
 )
-_ONE_RATE = "Every layer needs a gradient that is still there when the norm is taken. Take adamw_torch, say."
+_ONE_RATE = "Every layer needs a gradient that is still there when the norm is taken. Take adamw_torch_fused, say."
 
 #: Field → the values of it that are served, and why no other is.
 UNSERVED: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -71,7 +71,7 @@ _OPTIMIZERS = {
     "lomo": _ONE_RATE,
     "adalomo": _ONE_RATE,
     "layerwise": _ONE_RATE,
-    "schedule_free": "Its weights are others in training and in evaluation. Take adamw_torch with a schedule, say.",
+    "schedule_free": "Its weights are others in training than in evaluation. Take adamw_torch_fused and a schedule.",
 }
 
 

@@ -98,7 +98,9 @@ def test_the_recipe_is_the_defaults_of_the_arguments(scripts, tmp_path):
     defaults = ImmunizationArguments(str(tmp_path))
     own = deep_runs.arguments("condition", seed=0)
     assert (own.max_steps, own.get_warmup_steps(300)) == (defaults.max_steps, defaults.get_warmup_steps(300))
-    for name in deep_runs.OURS:
+    # The same rule, step by step and not in one kernel: what the finished runs were made with.
+    assert (own.optim, defaults.optim) == ("adamw_torch", "adamw_torch_fused")
+    for name in set(deep_runs.OURS) - {"optim"}:
         assert getattr(own, name) == getattr(defaults, name), name
     control = deep_runs.arguments("control", seed=0)
     assert (control.lambda_primary, control.lambda_harmful, control.max_steps) == (0.0, 0.0, 300)

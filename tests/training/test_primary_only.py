@@ -40,7 +40,7 @@ def test_it_learns_the_primary_task_from_random_weights_with_statistics_of_its_o
     before = {name: value.clone() for name, value in network.state_dict().items()}
     given = few(tmp_path, optim="sgd", lr_scheduler_type="constant", trainable=["score"], objective="imma")
     args = primary_only_arguments(given, tmp_path / "own", 300)
-    assert (args.optim, str(args.lr_scheduler_type.value), args.trainable) == ("adamw_torch", "cosine", ["all"])
+    assert (args.optim, str(args.lr_scheduler_type.value), args.trainable) == ("adamw_torch_fused", "cosine", ["all"])
     train, test = Images(256, seed=1), Images(256, seed=1)
     PrimaryOnlyTrainer(network, args, train_dataset=train, eval_dataset=test).train()
     after = network.state_dict()
