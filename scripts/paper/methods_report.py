@@ -16,6 +16,12 @@ __all__ = ["draw", "report"]
 
 #: What an attacker has anyway; the public weights are shown beside, since they are the larger where there are any.
 CEILINGS = ("random", "primary_only")
+#: In every figure a method has the marker and the colour of its place here.
+DRAWN = (
+    ("initial", "control", "condition", "simulated_attackers", "ridge", "r_well_only", "r_ill_only", "imma", "purge")
+    + ("lto", "rep_noise", "opt_kappa", "opt_log_kappa", "condition_raw", "simulated_attackers:0.1")
+    + ("simulated_attackers:0.3", "simulated_attackers:well", "simulated_attackers:short")
+)
 # Seven, so that no method has both the marker and the colour of another.
 MARKERS = ("o", "^", "D", "v", "P", "X", "*")
 #: The objective whose price is drawn as a curve: under its name the defaults, behind a colon other weights λ_H.
@@ -121,10 +127,9 @@ def draw(results: Results, folder: Path) -> None:
         figure = Figure(figsize=(14, 4.6), layout="constrained")
         axes = figure.subplots(1, 3)
         shown = {
-            name: (done, {"marker": marker_of(name, place), "color": f"C{place % 10}"})
-            for place, (name, own) in enumerate(rows.items())
-            if (done := [one for one in own if "stopped" not in one and "primary_accuracy" in one])
-            and name not in CEILINGS
+            name: (done, style_of(name))
+            for name in DRAWN
+            if (done := [one for one in rows.get(name, []) if "stopped" not in one and "primary_accuracy" in one])
         }
         zero = float(np.mean([one["primary_accuracy"] for one in rows["initial"]]))
         for name, (done, style) in shown.items():
@@ -169,5 +174,7 @@ def is_priced(name: str) -> bool:
     return name in ("control", PRICED) or name.removeprefix(f"{PRICED}:").replace(".", "").isdigit()
 
 
-def marker_of(name: str, place: int) -> str:
-    return "s" if name in ("initial", "control") else MARKERS[place % len(MARKERS)]
+def style_of(name: str) -> dict[str, str]:
+    """Marker and colour, the same in every figure."""
+    place = DRAWN.index(name)
+    return {"marker": "s" if place < 2 else MARKERS[place % len(MARKERS)], "color": f"C{place % 10}"}

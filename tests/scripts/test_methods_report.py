@@ -67,6 +67,14 @@ def test_a_curve_is_of_one_objective_at_several_weights(methods_report):
     assert [methods_report.is_priced(one) for one in names] == [True, True, True, False, False]
 
 
+def test_every_method_has_a_style_of_its_own(methods_report):
+    import compare_methods
+
+    assert {"initial", *compare_methods.METHODS} == set(methods_report.DRAWN)
+    styles = [tuple(methods_report.style_of(name).values()) for name in methods_report.DRAWN]
+    assert len(set(styles)) == len(styles)
+
+
 def test_the_table_that_stands_in_the_project_is_that_of_its_values(methods_report):
     folder = ROOT / "model_cards" / "methods"
     results = methods_report.Results(folder / "methods.json", "")
