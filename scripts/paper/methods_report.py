@@ -18,9 +18,24 @@ __all__ = ["draw", "report"]
 CEILINGS = ("random", "primary_only")
 #: In every figure a method has the marker and the colour of its place here.
 DRAWN = (
-    ("initial", "control", "condition", "simulated_attackers", "ridge", "r_well_only", "r_ill_only", "imma", "purge")
-    + ("lto", "rep_noise", "opt_kappa", "opt_log_kappa", "condition_raw", "simulated_attackers:0.1")
-    + ("simulated_attackers:0.3", "simulated_attackers:well", "simulated_attackers:short")
+    "initial",
+    "control",
+    "condition",
+    "simulated_attackers",
+    "ridge",
+    "r_well_only",
+    "r_ill_only",
+    "imma",
+    "purge",
+    "lto",
+    "rep_noise",
+    "opt_kappa",
+    "opt_log_kappa",
+    "condition_raw",
+    "simulated_attackers:0.1",
+    "simulated_attackers:0.3",
+    "simulated_attackers:well",
+    "simulated_attackers:short",
 )
 # Seven, so that no method has both the marker and the colour of another.
 MARKERS = ("o", "^", "D", "v", "P", "X", "*")
