@@ -16,7 +16,7 @@ from PIL import Image
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import REPORT_NAME, AttackReport
-from hf_immunize.attacks.suite import run_attacks
+from hf_immunize.attacks.suite import MOST_ATTACKED, run_attacks
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import (
     AttackOptions,
@@ -24,6 +24,7 @@ from hf_immunize.cli.options import (
     HubCallOptions,
     ReadOptions,
     budgets_of,
+    most_of,
     named_rows,
     task_options,
 )
@@ -71,6 +72,7 @@ def run(given: Sequence[str], command: str) -> int:
     # A typing mistake, a missing package or a folder that cannot be is said before anything is loaded.
     choose_attackers(options.attackers)
     budgets = budgets_of(options, Budgets())
+    most_of(options, MOST_ATTACKED)
     folder = _target(options)
     release = certified(Path(options.model).expanduser()) if options.update_release else None
     with contextlib.ExitStack() as stack:
@@ -114,7 +116,7 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
             attackers=options.attackers,
             budgets=budgets,
             scratch=options.scratch,
-            max_samples=options.max_samples,
+            max_samples=most_of(options, MOST_ATTACKED),
             seed=options.seed,
             batch_size=options.batch_size,
             device="cuda" if torch.cuda.is_available() else None,
@@ -151,7 +153,7 @@ def _target(options: argparse.Namespace) -> Path | None:
 def _inputs(
     options: argparse.Namespace, task: str, base: LoadedModel, release: ImmunizationRecord | None
 ) -> tuple[MapStyle, MapStyle]:
-    most = options.max_samples if options.streaming else None
+    most = most_of(options, MOST_ATTACKED) if options.streaming else None
     found = load_task(
         getattr(options, task),
         **named_rows(options, task),

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from hf_immunize.cli.config import parse
-from hf_immunize.cli.options import EvaluateOptions, HubCallOptions, ReadOptions, named_rows, task_options
+from hf_immunize.cli.options import EvaluateOptions, HubCallOptions, ReadOptions, most_of, named_rows, task_options
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
-from hf_immunize.metrics.evaluation import Protocol, evaluate_immunization
+from hf_immunize.metrics.evaluation import MOST_MEASURED, Protocol, evaluate_immunization
 from hf_immunize.models.loading import load_model
 
 __all__ = ["parser", "run"]
@@ -35,6 +35,7 @@ def run(given: Sequence[str], command: str) -> int:
     """Measures as the options say, and prints the figures."""
     options = parse(parser(), given)
     required("evaluate", options, "model", "base", "primary", "harmful")
+    most = most_of(options, MOST_MEASURED)
     loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
     with stdout_for_results(options.json):
         model, base = load_model(options.model, **loading), load_model(options.base, **loading)
@@ -45,7 +46,7 @@ def run(given: Sequence[str], command: str) -> int:
                 getattr(options, task),
                 **named_rows(options, task),
                 labels="optional" if task == "primary" else "unused",
-                max_samples=options.max_samples if options.streaming else None,
+                max_samples=most if options.streaming else None,
                 seed=options.seed,
                 token=options.token,
             )
@@ -59,7 +60,7 @@ def run(given: Sequence[str], command: str) -> int:
             sets["harmful"],
             protocol=Protocol(options.groups, options.group_size, options.seed),
             batch_size=options.batch_size,
-            max_samples=options.max_samples,
+            max_samples=most,
             device="cuda" if torch.cuda.is_available() else None,
             progress=not options.json,
         )

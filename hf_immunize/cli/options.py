@@ -13,6 +13,7 @@ from typing import Any
 from hf_immunize.attacks.attacker import attacker_choices
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import MOST_ATTACKED
+from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.evaluation import MOST_MEASURED
 from hf_immunize.release.files import BESIDE
@@ -31,6 +32,7 @@ __all__ = [
     "TrainOptions",
     "VerifyOptions",
     "budgets_of",
+    "most_of",
     "named_rows",
     "option",
     "task_options",
@@ -90,6 +92,19 @@ class FinetuneOptions:
 
     finetune_samples: list[str] | None = option(None, "Images a class that fine-tuning gets, like 100.")
     finetune_steps: list[int] | None = option(None, "Steps of fine-tuning, like 10 30 100 300 1000.")
+
+
+def most_of(options: argparse.Namespace, otherwise: int) -> int:
+    """``--max_samples``; unless given 2,000 rows of streams, and ``otherwise`` of data sets.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if options.max_samples is None:
+        return DRAWN if options.streaming else otherwise
+    if options.max_samples < 1:
+        raise InputError(f"max_samples must be 1 or more, got {options.max_samples}.")
+    return options.max_samples
 
 
 def budgets_of(options: argparse.Namespace, default: Budgets) -> Budgets:
@@ -193,7 +208,9 @@ class EvaluateOptions:
     groups: int = option(20, "Groups of the paper's protocol.")
     group_size: int = option(100, "Samples a group.")
     seed: int = option(0, "Of the draw of the groups, and of the images taken.")
-    max_samples: int = option(MOST_MEASURED, "Images of each task at most.")
+    max_samples: int | None = option(
+        None, f"Images of each task at most; {MOST_MEASURED:,} unless given, and {DRAWN:,} of a stream."
+    )
     batch_size: int = option(64, "Images a forward pass.")
 
 
@@ -213,7 +230,9 @@ class AttackOptions:
     seeds: list[int] | None = option(None, "Of the attackers: each is run once with every one of them, like 0 1 2.")
     seed: int = option(0, "Of what is drawn before them, once: a held-out fifth, and the images taken.")
     scratch: bool = option(True, "Attack random weights too, the reference of a recovery and a ceiling.")
-    max_samples: int = option(MOST_ATTACKED, "Images of each split at most.")
+    max_samples: int | None = option(
+        None, f"Images of each split at most; {MOST_ATTACKED:,} unless given, and {DRAWN:,} of a stream."
+    )
     batch_size: int = option(64, "Images a forward pass.")
     output_dir: str | None = option(None, "attacks.json, attacks.png and trials.png go here.")
     update_release: bool = option(False, "Write the report into the record and the card of MODEL, a release's folder.")

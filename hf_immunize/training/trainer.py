@@ -252,7 +252,8 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
             with torch.autocast(features.device.type, enabled=False):
                 if sees is not None:
                     seeds = (self.args.seed + self.state.global_step, self.args.seed)
-                    batches = [self._architecture.laid_out(one, prefix) for one in (primary, harmful)]
+                    laid_out = self._architecture.laid_out
+                    batches = (laid_out(primary, prefix), laid_out(harmful, prefix))
                     known = (logits[:n_primary], self._theta_zero)
                     view = step_view(self._architecture, prefix, *batches, both, hidden, seeds, done / steps, *known)
                     parts |= sees.of_step(view, over_processes)

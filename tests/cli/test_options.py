@@ -20,6 +20,7 @@ from hf_immunize.cli.options import (
     ReleaseOptions,
     TrainOptions,
     budgets_of,
+    most_of,
     task_options,
 )
 from hf_immunize.cli.train import parser as train_parser
@@ -73,3 +74,13 @@ def test_advice_to_pass_an_argument_names_the_option_too():
         text = re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8"))
         for name in re.findall(r"pass (\w+)=True(?! \(--)", text):
             assert name not in options, f"{path.name}: pass {name}=True (--{name})"
+
+
+def test_fewer_rows_of_a_stream_are_taken_unless_their_number_is_given():
+    def most(given, streaming):
+        return most_of(argparse.Namespace(max_samples=given, streaming=streaming), 5_000)
+
+    assert (most(None, False), most(None, True)) == (5_000, 2_000)
+    assert (most(7, False), most(9_000, True)) == (7, 9_000)
+    with pytest.raises(ValueError, match="max_samples must be 1 or more, got 0"):
+        most(0, False)
