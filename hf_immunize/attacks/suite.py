@@ -17,9 +17,10 @@ from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
 from hf_immunize.data.class_order import numbered_alike
 from hf_immunize.data.collate import collate_images, on_device
+from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import check_apart
-from hf_immunize.data.streams import DRAWN, at_most
+from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of

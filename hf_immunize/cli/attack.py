@@ -72,7 +72,7 @@ def run(given: Sequence[str], command: str) -> int:
     # A typing mistake, a missing package or a folder that cannot be is said before anything is loaded.
     choose_attackers(options.attackers)
     budgets = budgets_of(options, Budgets())
-    most_of(options, MOST_ATTACKED)
+    options.max_samples = most_of(options, MOST_ATTACKED)
     folder = _target(options)
     release = certified(Path(options.model).expanduser()) if options.update_release else None
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
             attackers=options.attackers,
             budgets=budgets,
             scratch=options.scratch,
-            max_samples=most_of(options, MOST_ATTACKED),
+            max_samples=options.max_samples,
             seed=options.seed,
             batch_size=options.batch_size,
             device="cuda" if torch.cuda.is_available() else None,
@@ -153,7 +153,7 @@ def _target(options: argparse.Namespace) -> Path | None:
 def _inputs(
     options: argparse.Namespace, task: str, base: LoadedModel, release: ImmunizationRecord | None
 ) -> tuple[MapStyle, MapStyle]:
-    most = most_of(options, MOST_ATTACKED) if options.streaming else None
+    most = options.max_samples if options.streaming else None
     found = load_task(
         getattr(options, task),
         **named_rows(options, task),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import numpy as np
 from datasets import Dataset
 
 from hf_immunize.data.decoding import CorruptPictureError, open_picture
+from hf_immunize.data.draw import drawn_numbers
 from hf_immunize.data.images import undecoded
 from hf_immunize.data.names import class_names
 
@@ -35,7 +35,7 @@ def rows_fingerprint(rows: Dataset, image_column: str, label_column: str | None 
     """
     digest = hashlib.sha256(f"{len(rows)} rows".encode())
     if len(rows) > MOST_FINGERPRINTED:
-        rows = rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_FINGERPRINTED]))
+        rows = rows.select(drawn_numbers(len(rows), MOST_FINGERPRINTED))
     for content in _contents(rows, image_column):
         digest.update(hashlib.sha256(content).digest())
     if label_column is not None:

@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data.columns import choose_columns
+from hf_immunize.data.draw import drawn_numbers
 from hf_immunize.data.fingerprint import file_of, path_of
 from hf_immunize.data.images import ImageInputs, undecoded
 from hf_immunize.data.streams import is_stream
@@ -73,7 +74,7 @@ def overlap(one: Any, other: Any) -> Overlap | None:
     if one is None or other is None or is_stream(one) or is_stream(other):
         return None
     rows = len(one), len(other)
-    first, second = (list(_contents(data, _drawn(len(data)))) for data in (one, other))
+    first, second = (list(_contents(data, drawn_numbers(len(data), MOST_COMPARED))) for data in (one, other))
     sizes = {size for _, size, _ in first} & {size for _, size, _ in second}
     known = {content() for _, size, content in second if size in sizes}
     shared = [row for row, size, content in first if size in sizes and content() in known]
@@ -101,12 +102,6 @@ def check_apart(train: Any, evaluation: Any, name: str) -> str | None:
             "be judged on them. Hold some out, or name another split."
         )
     return f"{told}: figures on them flatter"
-
-
-def _drawn(n_rows: int) -> np.ndarray:
-    if n_rows <= MOST_COMPARED:
-        return np.arange(n_rows)
-    return np.sort(np.random.default_rng(0).permutation(n_rows)[:MOST_COMPARED])
 
 
 #: A row, the size of its picture, and what tells the picture, which may have to be read.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
+from hf_immunize.data.draw import drawn_numbers
 from hf_immunize.data.streams import DrawnSplits, is_stream
 from hf_immunize.errors import InputError
 
@@ -171,7 +171,7 @@ def draw_rows(rows: Dataset, at_most: int | None, seed: int) -> Dataset:
         return rows
     if at_most < 1:
         raise InputError(f"At least one row has to be kept, got a maximum of {at_most}.")
-    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:at_most]))
+    return rows.select(drawn_numbers(len(rows), at_most, seed))
 
 
 def _cut(rows: Dataset, low: int, high: int) -> Dataset:

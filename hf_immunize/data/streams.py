@@ -7,12 +7,10 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, IterableDataset
 from datasets import Image as ImageFeature
 from datasets.distributed import split_dataset_by_node
-from torch.utils.data import Subset
 
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.images import ImageInputs
@@ -24,7 +22,6 @@ __all__ = [
     "DRAWN",
     "DrawnSplits",
     "StreamedInputs",
-    "at_most",
     "drawn_rows",
     "first_samples",
     "head",
@@ -50,13 +47,6 @@ def is_stream(data: Any) -> bool:
 def first_samples(data: Any, n: int) -> list[Any]:
     """The first rows of a data set of any kind."""
     return list(itertools.islice(iter(data), n)) if is_stream(data) else [data[i] for i in range(min(n, len(data)))]
-
-
-def at_most(data: Any, n: int | None, seed: int = 0) -> Any:
-    """At most so many rows of a map-style data set, drawn by the seed, in the order in which they stand (None: all)."""
-    if n is None or len(data) <= n:
-        return data
-    return Subset(data, np.sort(np.random.default_rng(seed).permutation(len(data))[:n]).tolist())
 
 
 def head(stream: IterableDataset) -> Dataset:

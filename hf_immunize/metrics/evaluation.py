@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import overlap
-from hf_immunize.data.streams import DRAWN, at_most
+from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.models.class_names import in_order_of

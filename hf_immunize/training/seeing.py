@@ -58,10 +58,11 @@ class Architecture:
 
     def laid_out(self, batch: Mapping[str, Any], prefix: FrozenPrefix | None = None) -> dict[str, Any]:
         """A batch with images on a CPU in that layout, or with activations behind a prefix as they then come out."""
-        name, layout = ("pixel_values", self.layout) if prefix is None else (ACTIVATIONS, prefix.layout)
+        name = "pixel_values" if prefix is None else ACTIVATIONS
         images = batch.get(name)
         if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.device.type != "cpu":
             return dict(batch)
+        layout = self.layout if prefix is None else prefix.layout
         return {**batch, name: images.contiguous(memory_format=layout)}
 
     def redrawn(self, seed: int) -> dict[str, torch.Tensor]:

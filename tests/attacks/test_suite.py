@@ -19,7 +19,7 @@ from hf_immunize.attacks import AttackReport, Budgets
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.suite import AttackSuite
-from hf_immunize.data.streams import at_most
+from hf_immunize.data.draw import at_most
 from hf_immunize.models.random_weights import random_weights
 
 

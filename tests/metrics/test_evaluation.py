@@ -13,7 +13,7 @@ from tiny import Images, TinyNet, direct, picture_dataset
 from torch.utils.data import Subset
 
 from hf_immunize import evaluate_immunization, relative_immunization_ratio
-from hf_immunize.data.streams import at_most
+from hf_immunize.data.draw import at_most
 from hf_immunize.metrics.evaluation import Protocol, rir_report
 
 

@@ -334,3 +334,13 @@ def test_cached_activations_lie_as_they_would_come_out_of_the_frozen_part(tmp_pa
     assert "run once for each image" in run.notes[-1]
     assert seen[-1].shape[0] > 2
     assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_layout_is_looked_for_where_a_batch_lies_on_another_device(tiny_net, primary):
+    seen = Architecture(tiny_net, primary.x[:4])
+    batch = {"pixel_values": torch.zeros(2, 3, 8, 8, device="meta")}
+    assert seen.laid_out(batch)["pixel_values"] is batch["pixel_values"]
+    # It takes a copy of the whole model.
+    assert "layout" not in vars(seen)
+    seen.laid_out({"pixel_values": primary.x[:2]})
+    assert "layout" in vars(seen)

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from hf_immunize.data.draw import at_most, drawn_numbers
+
+
+def test_numbers_are_drawn_once_each_ascending_and_by_the_seed():
+    found = drawn_numbers(1_000, 100, seed=3).tolist()
+    assert len(set(found)) == 100
+    assert found == sorted(found)
+    assert found == drawn_numbers(1_000, 100, seed=3).tolist()
+    assert found != drawn_numbers(1_000, 100, seed=4).tolist()
+    # From all over, and not the first of them.
+    assert found[0] < 100 < 900 < found[-1]
+    assert drawn_numbers(5, 100).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_where_there_are_no_more_the_data_set_itself_is_taken():
+    data = [10 * number for number in range(50)]
+    assert at_most(data, None) is data
+    assert at_most(data, 50) is data
+    few = at_most(data, 7, seed=2)
+    assert [few[index] for index in range(len(few))] == [10 * one for one in drawn_numbers(50, 7, seed=2)]
