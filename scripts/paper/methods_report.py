@@ -157,7 +157,8 @@ def draw(results: Results, folder: Path) -> None:
             if price is not None:
                 axes[2].plot(*price, ms=8, alpha=0.8, linestyle="", **style)
         curve = sorted(filter(None, (price_of(rows, done) for name, (done, _) in shown.items() if is_priced(name))))
-        if len(curve) > 1:
+        # Two ends alone would be a line that nobody measured.
+        if len(curve) > 2:
             axes[2].plot(*zip(*curve, strict=True), color="grey", linewidth=1, zorder=0)
         for axis, title in zip(axes, [*KINDS.values(), KINDS["fine-tuning"]], strict=True):
             axis.axvline(0, color="black", linewidth=1, linestyle=":")
