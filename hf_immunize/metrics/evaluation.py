@@ -149,7 +149,8 @@ def evaluate_immunization(
         image_processor: needed for raw images.
         protocol: 20 groups of 100 samples if not given.
         float64: None measures in float32 first, and again in float64 what has a deciding singular value near the floor
-            of float32: a group, or all samples, of one task of one model. True measures everything in float64, False
+            of float32: a group, or all samples, of one task of one model. Of all samples 16 rows come first, which may
+            show that rounding leaves that value as it is (to 1.25e-4). True measures everything in float64, False
             nothing. What was measured how stands in the report's ``precision``.
         batch_size: of the forward passes.
         max_samples: no more than these of each task, drawn with the protocol's seed; None for all.

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 import torch
 
 from hf_immunize.errors import InputError
+from hf_immunize.metrics.rounding import RoundingCheck
 from hf_immunize.spectra.eigen import rank_floor
 from hf_immunize.spectra.factor import FeatureFactor
+from hf_immunize.spectra.leverage import HeavyRows
 from hf_immunize.spectra.spectrum import Spectrum, cut
 
-__all__ = ["OnePass", "Values", "is_too_coarse"]
+__all__ = ["KNOWN", "OnePass", "Values", "deciding", "is_too_coarse"]
+
+#: A singular value is known where its relative error is no more: κ has twice that error, and RIR four κ.
+KNOWN = 1e-3 / 8
 
 #: ‖E‖_F over the floor is 2 for a ResNet18 and 5.5 for a ViT of twelve blocks; so much over a ten-thousandth.
 FIRST_ORDER = 5e4
@@ -34,6 +39,7 @@ class Values:
     Attributes:
         live: columns that are not zero for every sample.
         dtype: in which the features were computed.
+        known: the index, from 1, of a singular value that is known however near the floor it lies; 0 for none.
     """
 
     values: torch.Tensor
@@ -41,6 +47,7 @@ class Values:
     d: int
     live: int
     dtype: torch.dtype
+    known: int = 0
 
     @classmethod
     def of(cls, factor: FeatureFactor, dtype: torch.dtype) -> Values:
@@ -60,6 +67,8 @@ class Values:
     def spectrum(self, by_rounding: bool = False) -> Spectrum:
         """Those above max(n, d)·eps·s_1; or above what rounding reaches, where what decides is trusted or is zero."""
         largest, reach = float(self.values[0]), SECOND_ORDER * self.floor
+        if self.known:
+            reach = min(reach, float(self.values[self.known - 1]) * (1 - KNOWN))
         relative = reach / largest if by_rounding and largest > 0 else rank_floor(self.n, self.d, self.dtype)
         return cut(self.values.flip(0).square(), self.n, self.d, relative, min(self.n, self.d))
 
@@ -69,14 +78,20 @@ def is_too_coarse(found: Values, initial: Spectrum | None = None) -> bool:
 
     Args:
         found: of a model.
-        initial: θ0's, whose rank is the index that decides; None where the model is θ0 itself, of which every
-            direction counts that its samples and its live features can have. Beyond the live features of a model
-            there is nothing in any precision, and κ is bounded by what rounding reaches.
+        initial: θ0's, whose rank is the index that decides; None where the model is θ0 itself.
+    """
+    index = deciding(found, initial)
+    return index > 0 and float(found.values[index - 1]) < found.trusted
+
+
+def deciding(found: Values, initial: Spectrum | None = None) -> int:
+    """The index, from 1, of the singular value that κ is taken at, as far as there is one; 0 if there is none.
+
+    It is θ0's rank. Of θ0 itself every direction counts that its samples and its live features can have. Beyond the
+    live features of a model there is nothing in any precision, and κ is bounded by what rounding reaches.
     """
     index = min(found.n, found.live) if initial is None else initial.rank
-    if not 1 <= index <= found.live:
-        return False
-    return float(found.values[index - 1]) < found.trusted
+    return index if 1 <= index <= found.live else 0
 
 
 class OnePass:
@@ -94,6 +109,7 @@ class OnePass:
         self._wanted = torch.cat(self._groups).unique() if self._groups else torch.empty(0, dtype=torch.long)
         self._rows: list[torch.Tensor] = []
         self._factor: FeatureFactor | None = None
+        self._heavy: HeavyRows | None = None
         self._is_whole = whole
         self._right = 0
         self._labels: set[int] = set()
@@ -106,8 +122,12 @@ class OnePass:
         picked = torch.isin(numbers, self._wanted)
         self._rows.append(features[picked.to(features.device)].cpu())
         if self._is_whole:
-            self._factor = self._factor or FeatureFactor(features.shape[1])
+            if self._factor is None:
+                self._factor = FeatureFactor(features.shape[1])
+                self._heavy = HeavyRows(self._factor) if self._dtype == torch.float32 else None
             self._factor.update(features)
+            if self._heavy is not None:
+                self._heavy.update(numbers, features)
         if labels is not None:
             self._right += int((logits.argmax(1) == labels).sum())
             self._labels |= set(labels.unique().tolist())
@@ -126,12 +146,25 @@ class OnePass:
             raise InputError(f"labels from {min(self._labels)} to {max(self._labels)}, {self._n_classes} classes.")
         return self._right / self._n_labelled
 
+    def rows(self, group: torch.Tensor) -> torch.Tensor:
+        """Features (m, d) of the rows of a group, on the CPU."""
+        if len(self._rows) > 1:
+            self._rows = [torch.cat(self._rows)]
+        return self._rows[0][torch.searchsorted(self._wanted, group)]
+
+    def check(self, index: int) -> RoundingCheck:
+        """Of the singular value at an index, of all rows in float32."""
+        assert self._factor is not None, "all rows are there where they were wanted"
+        assert self._heavy is not None, "and in float32"
+        drawn = self._groups[0]
+        return RoundingCheck.of(index, self._factor, self._heavy, (drawn, self.rows(drawn)))
+
     def groups(self) -> Iterable[Values]:
         """Of each group."""
-        rows = torch.cat(self._rows)
         for group in self._groups:
+            rows = self.rows(group)
             factor = FeatureFactor(rows.shape[1])
-            factor.update(rows[torch.searchsorted(self._wanted, group)])
+            factor.update(rows)
             yield Values.of(factor, self._dtype)
 
     def whole(self) -> Values:

@@ -64,11 +64,22 @@ class FeatureFactor:
         """
         if not self.n_samples:
             raise InputError("There are no rows yet. Call update(features) first.")
-        (factor,) = self._fold()
-        size = factor.abs().max()
+        factor, size = self.triangle, self.triangle.abs().max()
         # Dividing by the largest entry keeps the squares of very small or large features inside float64.
         values = torch.linalg.svdvals(factor / size) * size if size > 0 else factor.new_zeros(min(factor.shape))
         return values.cpu()
+
+    @property
+    def triangle(self) -> torch.Tensor:
+        """R of all rows so far, (min(n, d), d) or the rows themselves where they are few, on their device."""
+        (factor,) = self._fold()
+        return factor
+
+    def decomposed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Singular values (min(n, d),), the largest first, and all right singular vectors (d, d), on the CPU."""
+        factor, size = self.triangle, self.triangle.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+        _, values, right = torch.linalg.svd(factor / size, full_matrices=True)
+        return (values * size).cpu(), right.mT.cpu()
 
     def _fold(self) -> list[torch.Tensor]:
         """The factor of the factor and what waits, which is alone from then on."""

@@ -10,6 +10,7 @@ from tiny import Images, TinyNet, direct
 
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.metrics.peers import Measured, Peers
+from hf_immunize.metrics.rounding import N_DRAWN, N_HEAVY
 from hf_immunize.models.activations import ActivationStore
 
 
@@ -72,6 +73,39 @@ def test_one_group_near_rounding_is_measured_again_and_no_other(pair):
         values = torch.linalg.svdvals(direct(both.models[name], data.x[:10]))
         expected = float(values[0] / values[9]) ** 2
         assert measured[name].groups[0].condition_number == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_few_rows_in_float64_stand_for_all_samples(pair, is_known):
+    """A channel that is small keeps its digits; one that is nearly another is lost in that one's rounding."""
+    model, base = pair
+    data, groups = Images(400), Protocol(2, 10).indices(400)
+    with torch.no_grad():
+        for one in pair:
+            one.widen.bias.add_(1.0)
+            if is_known:
+                one.widen.weight[0] *= 3e-4
+                one.widen.bias[0] *= 3e-4
+            else:
+                one.widen.weight[0], one.widen.bias[0] = one.widen.weight[1], one.widen.bias[1]
+                one.widen.weight[0, 0] *= 1 + 3e-4
+    base.stem.bias.data.add_(0.1)
+    rows = counted(base.stem), counted(model.stem)
+    both = Peers({"immunized": model, "initial": base}, data)
+    measured = both.measured(data, "primary", groups, None)
+    again = N_HEAVY + N_DRAWN if is_known else 400 + N_HEAVY + N_DRAWN
+    for name, seen in zip(("initial", "immunized"), rows, strict=True):
+        # Few of the rows may be heavy, and two images find what the models share.
+        assert 400 + again - N_HEAVY <= sum(seen) <= 400 + again + 5
+        found = measured[name]
+        assert found.precision == {"groups": {"float32": 2}, "all_samples": "float32" if is_known else "float64"}
+        values = torch.linalg.svdvals(direct(both.models[name], data.x))
+        live = int((values > 1e-13 * values[0]).sum())
+        assert found.whole.rank == live
+        expected = float(values[0] / values[live - 1]) ** 2
+        assert found.whole.condition_number == pytest.approx(expected, rel=3e-4 if is_known else 1e-9)
+        floor = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(values)
+        assert floor < values[live - 1] < 30 * floor, "where float32 alone would not do"
 
 
 def test_a_control_shares_what_the_others_do_and_activations_serve_many_runs(pair):
