@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
     from hf_immunize.metrics.load import load_rir
     from hf_immunize.models.head import features_and_logits
-    from hf_immunize.models.loading import LoadedModel, load_model
+    from hf_immunize.models.loaded import LoadedModel
+    from hf_immunize.models.loading import load_model
     from hf_immunize.models.trainable import select_trainable
     from hf_immunize.release.folder import save_immunized
     from hf_immunize.release.hub import push_to_hub
@@ -47,7 +48,8 @@ _HOMES = {
     "metrics.evaluation": ("Protocol", "RIRReport", "evaluate_immunization"),
     "metrics.load": ("load_rir",),
     "models.head": ("features_and_logits",),
-    "models.loading": ("LoadedModel", "load_model"),
+    "models.loaded": ("LoadedModel",),
+    "models.loading": ("load_model",),
     "models.trainable": ("select_trainable",),
     "release.folder": ("save_immunized",),
     "release.hub": ("push_to_hub",),

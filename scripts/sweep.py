@@ -52,7 +52,8 @@ from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, UserError
 from hf_immunize.models.activations import ActivationStore
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.loading import load_model
 from hf_immunize.release.privacy import redact_tokens
 from hf_immunize.release.record import library_versions
 from hf_immunize.spectra.ratio import SIGN

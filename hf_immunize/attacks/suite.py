@@ -28,10 +28,8 @@ from hf_immunize.models.extraction import Extracted, MapStyle
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.random_weights import random_weights
 
-__all__ = ["CARD_BUDGETS", "MOST_ATTACKED", "AttackSuite", "Features", "attack_features", "run_attacks"]
+__all__ = ["CARD_BUDGETS", "MOST_ATTACKED", "AttackSuite", "run_attacks"]
 
-#: Of one model: ``train`` and ``test`` → features and labels; of random weights also from a seed to these.
-Features = Mapping[str, Extracted] | Callable[[int], Mapping[str, Extracted]]
 #: What a card's attackers may spend: a minute or two for a few thousand images.
 CARD_BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300))
 #: Images of a split that attackers are given, if nothing else is said: more change little, and take long.
@@ -270,34 +268,3 @@ def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int
         [on_device(batch, where) for batch in batches if len(batch["labels"]) > 1],
         seed,
     )
-
-
-def attack_features(
-    extracted: Mapping[str, Features],
-    *,
-    benign: Mapping[str, Features] | None = None,
-    attackers: str | Sequence[str] = "probes",
-    budgets: Budgets | None = None,
-    progress: bool = False,
-) -> AttackReport:
-    """The probes on features already extracted: model → ``train`` and ``test`` → features and labels.
-
-    Args:
-        extracted: of the harmful task, for ``initial``, ``immunized`` and perhaps ``control``, ``primary_only``,
-            ``public`` and ``scratch``, which may be a function from a seed to its features instead.
-        benign: of a benign task, likewise.
-        attackers: probes only.
-        budgets: samples, steps and seeds.
-        progress: show progress bars.
-    """
-    chosen = choose_attackers(attackers)
-    wrong = [one.name for one in chosen if one.kind != "probe"]
-    if wrong:
-        raise InputError(f"On features alone only probes can run, got {listed(wrong)}. Use run_attacks.")
-
-    def subject(one: Features) -> Subject | Redrawn:
-        return Redrawn(lambda seed: Subject.of_features(one(seed))) if callable(one) else Subject.of_features(one)
-
-    subjects = {name: subject(one) for name, one in extracted.items()}
-    beside = None if benign is None else {name: subject(one) for name, one in benign.items()}
-    return attack_subjects(subjects, ("immunized",), beside, chosen, budgets or Budgets(), [], progress)["immunized"]

@@ -34,7 +34,8 @@ from hf_immunize.data.task import load_task
 from hf_immunize.data.whole_files import whole_file
 from hf_immunize.errors import InputError, OutputExistsError
 from hf_immunize.models.extraction import MapStyle
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.loading import load_model
 from hf_immunize.release.certify import certified
 from hf_immunize.release.figures import ATTACKS_NAME, TRIALS_NAME, plot_attacks, plot_trials, save_figure
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord

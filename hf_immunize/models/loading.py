@@ -6,8 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -21,67 +20,20 @@ from transformers import (
     AutoModelForImageClassification,
 )
 
-from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor, as_list, to_channels
+from hf_immunize.data.preprocessing import PROCESSOR_NAME, TimmImageProcessor
 from hf_immunize.errors import InputError, MissingPackageError, UserError
 from hf_immunize.hub import hub_errors
 from hf_immunize.models import untrusted
 from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_checkpoint
 from hf_immunize.models.class_names import given_names
 from hf_immunize.models.forward import check_inputs
+from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.pooled import PooledClassifier, head_beside, is_backbone, load_backbone
 from hf_immunize.models.refusals import no_head, no_safetensors, refusal_of
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["load_model"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class LoadedModel:
-    """A classifier with everything that a record says about where it came from.
-
-    Attributes:
-        model: ``…ForImageClassification`` of transformers, or a plain timm module; float32, on the CPU, in eval mode.
-        image_processor: of transformers, or a :class:`TimmImageProcessor`; None where a folder holds none.
-        name: the Hub id without its revision, with a subfolder behind it (``user/name/sub``), or the folder's name.
-        revision: the commit hash on the Hub, None for a folder.
-        library: ``"transformers"`` or ``"timm"``.
-        architecture: class name or timm's model name.
-        kind: ``"hub"`` or ``"local"``.
-        new_head: the head was freshly initialised and has to be trained before the model means anything.
-        n_channels: channels of the images that the model reads.
-        license: as the checkpoint states it.
-    """
-
-    model: nn.Module
-    image_processor: Callable[..., Any] | None
-    name: str
-    revision: str | None
-    library: str
-    architecture: str
-    kind: str = "hub"
-    new_head: bool = False
-    n_channels: int = 3
-    license: str | None = None
-
-    def require_processor(self) -> Callable[..., Any]:
-        """The image processor.
-
-        Raises:
-            InputError: there is none, so that images cannot be prepared.
-        """
-        if self.image_processor is None:
-            raise InputError(
-                f"{self.name} holds no image processor, so raw images cannot be prepared for it. Save one beside it: "
-                "AutoImageProcessor.from_pretrained(…).save_pretrained(folder)."
-            )
-        return self.image_processor
-
-    def preprocess(self, images: Any) -> torch.Tensor:
-        """Images, one or a list, greyscale or colour, as pixel values of shape (n, C, H, W)."""
-        processor = self.require_processor()
-        batch = [to_channels(image, self.n_channels) for image in as_list(images)]
-        return processor(batch, return_tensors="pt")["pixel_values"]
 
 
 def load_model(

@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.errors import InputError, MissingPackageError
-from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.loaded import LoadedModel
 
 __all__ = ["ARCHITECTURE", "efficientnet_lite0", "loaded_lite0"]
 

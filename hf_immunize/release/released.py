@@ -15,7 +15,8 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.hub import hub_errors, no_such_folder, patiently, split_revision, split_subfolder
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.loading import load_model
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
 from hf_immunize.release.claims import Claim

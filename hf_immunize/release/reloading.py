@@ -10,7 +10,8 @@ from typing import Any
 from hf_immunize.data.packaged import packaged_task
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, UserError
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.loading import load_model
 from hf_immunize.release.record import COMMIT_HASH, DatasetRecord
 from hf_immunize.release.released import Released
 

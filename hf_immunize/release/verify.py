@@ -22,7 +22,8 @@ from hf_immunize.errors import UserError
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.loading import load_model
 from hf_immunize.release.attack_claims import compare_attacks
 from hf_immunize.release.claims import Claim, compare_results
 from hf_immunize.release.measure import measure

@@ -19,7 +19,8 @@ from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.head import find_head
-from hf_immunize.models.loading import LoadedModel, load_model
+from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.loading import load_model
 from hf_immunize.models.pooled import with_head
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.training.arguments import ImmunizationArguments

@@ -25,7 +25,7 @@ from hf_immunize.data.streams import first_samples
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of, name_classes
-from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.rebuilding import check_rebuilds
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.hub import push_to_hub

@@ -12,7 +12,7 @@ from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
-from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.pooled import PooledClassifier
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.record import DatasetRecord

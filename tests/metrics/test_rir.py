@@ -1,73 +1,16 @@
 import doctest
-import inspect
 import json
-import os
 import re
-import subprocess
 import sys
-import textwrap
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import datasets
 import evaluate
-import filelock
 import numpy as np
 import pytest
 import torch
+from metric_rows import FOLDER, TASKS, check, output, start, take
 
 from hf_immunize.metrics.load import load_rir
-from hf_immunize.spectra.ratio import relative_immunization_ratio
-from hf_immunize.spectra.spectrum import FeatureGram
-
-FOLDER = Path(inspect.getfile(load_rir)).parent / "rir"
-TASKS = ("primary", "harmful")
-
-
-@pytest.fixture
-def rir(tmp_path):
-    return load_rir(cache_dir=str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def rows():
-    """48 samples of 9 features, float32 under both models, tasks interleaved."""
-    generator = torch.Generator().manual_seed(0)
-    scales = torch.logspace(0, -1, 9)
-    return {
-        "immunized": torch.randn(48, 9, generator=generator) * scales,
-        "initial": torch.randn(48, 9, generator=generator),
-        "task": [TASKS[bool(i % 3)] for i in range(48)],
-    }
-
-
-@pytest.fixture(scope="module")
-def expected(rows):
-    """RIR of the same rows through the Grams of whole feature matrices."""
-    chosen = torch.tensor([task == "harmful" for task in rows["task"]])
-    grams = []
-    for mask in (chosen, ~chosen):
-        for model in ("immunized", "initial"):
-            grams.append(FeatureGram(9))
-            grams[-1].update(rows[model][mask])
-    result = relative_immunization_ratio(*grams)
-    exact = relative_immunization_ratio(
-        *(rows[m][mask] for mask in (chosen, ~chosen) for m in ("immunized", "initial"))
-    )
-    assert result.rir == pytest.approx(exact.rir, rel=1e-9)
-    assert abs(result.rir - 1) > 1
-    return result.to_dict()
-
-
-def take(rows, part):
-    return {name: column[part] for name, column in rows.items()}
-
-
-def check(result, expected):
-    assert result.keys() == expected.keys()
-    for name, value in expected.items():
-        assert type(result[name]) is type(value)
-        assert result[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), name
 
 
 def test_loads_by_path_without_a_network(rows, expected, tmp_path):
@@ -88,8 +31,8 @@ def test_loads_by_path_without_a_network(rows, expected, tmp_path):
 
 
 def test_batches_and_single_rows_equal_whole_features(rir, rows, expected):
-    for start, end in ((0, 1), (1, 20), (20, 33)):
-        rir.add_batch(**take(rows, slice(start, end)))
+    for first, end in ((0, 1), (1, 20), (20, 33)):
+        rir.add_batch(**take(rows, slice(first, end)))
     for i in range(33, 48):
         rir.add(immunized=rows["immunized"][i], initial=rows["initial"][i], task=rows["task"][i])
     assert len(rir) == 48
@@ -237,109 +180,6 @@ def test_bad_sequences_are_named(rir):
         rir.compute()
 
 
-def start(code, *arguments, **environment):
-    # The tests may run from a checkout that is not installed.
-    paths = [str(FOLDER.parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | environment, **pipes)
-
-
-def output(process):
-    """The lines a process printed, once it has ended well."""
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return printed.splitlines()
-
-
-SHARE = """
-    import json, sys, time
-    import torch
-    from hf_immunize.metrics.load import load_rir
-
-    folder, process = sys.argv[1], int(sys.argv[2])
-    rows = torch.load(f"{folder}/rows.pt")
-    metric = load_rir(num_process=2, process_id=process, experiment_id="test", cache_dir=f"{folder}/cache", timeout=60)
-    # Uneven shares, one of which holds a single task; in the second round they change places, and the process that was
-    # early is late.
-    late = [i for i in range(33, 48) if rows["task"][i] == "harmful"]
-    rest = [i for i in range(48) if i not in late]
-    for turn in range(2):
-        if process == turn:
-            time.sleep(0.5)
-        part = rest if process == turn else late
-        task = [rows["task"][i] for i in part]
-        metric.add_batch(immunized=rows["immunized"][part], initial=rows["initial"][part], task=task)
-        print(json.dumps(metric.compute()))
-        assert len(metric) == 0
-"""
-
-
-def test_two_processes_give_the_single_processs_result(rows, expected, tmp_path):
-    torch.save(rows, tmp_path / "rows.pt")
-    # What a killed run leaves behind under the same name: a token nobody waits for and rows that must not be counted.
-    cache = tmp_path / "cache" / "rir" / "default"
-    cache.mkdir(parents=True)
-    (cache / "test-2-token").write_text("stale")
-    (cache / "test-2-1-stale.safetensors").write_bytes(b"not to be read")
-    processes = [start(SHARE, tmp_path, process) for process in (1, 0)]
-    second, first = (output(process) for process in processes)
-    assert len(first) == 2
-    for line in first:
-        check(json.loads(line), expected)
-    assert second == ["null", "null"]
-    assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
-
-
-@pytest.mark.parametrize(("process", "message"), [(0, "no rows from processes .1."), (1, "did not collect the rows")])
-def test_a_process_that_stays_alone_says_so(rows, tmp_path, process, message):
-    metric = load_rir(num_process=2, process_id=process, experiment_id="alone", cache_dir=str(tmp_path), timeout=0.3)
-    metric.add_batch(**rows)
-    with pytest.raises(ValueError, match=message + r"[\s\S]*experiment_id \(here 'alone'\)"):
-        metric.compute()
-    assert len(metric) == 0
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
-
-
-def test_two_runs_of_one_name_are_kept_apart(rows, tmp_path):
-    metric = load_rir(num_process=2, experiment_id="same", cache_dir=str(tmp_path), timeout=0.3)
-    with (
-        filelock.FileLock(Path(metric.data_dir) / "same-2-0.lock"),
-        pytest.raises(ValueError, match="its own experiment"),
-    ):
-        metric.compute(**rows)
-
-
-def test_the_first_row_takes_the_place_and_no_rows_of_two_runs_are_added_up(rows, tmp_path):
-    """A's process 0 and B's process 1 came first: their other halves are refused at once, and so is A's sum."""
-
-    def of(process):
-        return load_rir(num_process=2, process_id=process, experiment_id="two", cache_dir=str(tmp_path), timeout=5)
-
-    first, second = of(0), of(1)
-    first.add_batch(**rows)
-    second.add_batch(**rows)
-    for process in (0, 1):
-        late = of(process)
-        with pytest.raises(ValueError, match="its own experiment_id"):
-            late.add_batch(**rows)
-        assert len(late) == 0
-    with ThreadPoolExecutor() as pool:
-        other = pool.submit(second.compute)
-        with pytest.raises(ValueError, match="its own experiment_id"):
-            first.compute()
-        assert other.exception(timeout=30) is not None or other.result() is None
-    # The next run of that name starts afresh.
-    first, second = of(0), of(1)
-    for metric in (first, second):
-        metric.add_batch(**rows)
-    with ThreadPoolExecutor() as pool:
-        other = pool.submit(second.compute)
-        assert first.compute()["initial_primary_n_samples"] == 2 * rows["task"].count("primary")
-        assert other.result() is None
-
-
 def test_examples_in_the_docs_run():
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     example = re.search(r"### Example\n\n```python\n(.*?)```", card, re.DOTALL).group(1)
@@ -350,32 +190,3 @@ def test_examples_in_the_docs_run():
         result = doctest.DocTestRunner().run(test)
         assert (result.failed, result.attempted) == (0, len(test.examples))
         assert result.attempted >= 4
-
-
-MEMORY = """
-    import resource, sys
-    import torch
-    from hf_immunize.metrics.load import load_rir
-
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-    metric = load_rir(cache_dir=sys.argv[1])
-    torch.linalg.eigvalsh(torch.eye(8, dtype=torch.float64) @ torch.ones(8, 8, dtype=torch.float64))
-    batch, size = {}, int(sys.argv[2])
-    for name in ("immunized", "initial"):
-        batch[name] = torch.randn(size, 768)
-    before = peak()
-    for start in range(0, 50_000, size):
-        metric.add_batch(**batch, task="harmful" if start < 25_000 else "primary")
-    result = metric.compute()
-    assert result["initial_harmful_n_samples"] + result["initial_primary_n_samples"] == 50_000
-    print(peak() - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [500, 25_000])
-def test_fifty_thousand_rows_cost_less_than_300_mib_beyond_a_batch(tmp_path, batch_size):
-    (peak,) = output(start(MEMORY, tmp_path, batch_size))
-    assert float(peak) < 300

@@ -1,6 +1,5 @@
 """Models by the names users give them, and images of any kind in front of them."""
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -89,14 +88,6 @@ def test_random_weights_in_the_backbone_are_not_silent(vit_folder):
         load_model(vit_folder)
 
 
-def test_a_folder_without_an_image_processor_warns_and_says_so_when_it_is_needed(vit_folder):
-    (vit_folder / "preprocessor_config.json").unlink()
-    with pytest.warns(UserWarning, match="holds no image processor"):
-        loaded = load_model(vit_folder)
-    with pytest.raises(ValueError, match="holds no image processor"):
-        loaded.preprocess(Image.new("RGB", (8, 8)))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -138,13 +129,6 @@ def test_grey_models_read_grey_images(tmp_path):
     loaded = load_model(folder)
     assert loaded.n_channels == 1
     assert loaded.preprocess(Image.new("RGB", (50, 40))).shape == (1, 1, 160, 160)
-
-
-def test_grey_becomes_colour_before_any_processor(vit_folder, timm_folder):
-    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3)
-    for folder in (vit_folder, timm_folder):
-        loaded = load_model(folder)
-        torch.testing.assert_close(loaded.preprocess(grey), loaded.preprocess(grey.convert("RGB")), rtol=0, atol=0)
 
 
 def test_a_body_alone_still_loads_elsewhere(vit_folder):

@@ -9,7 +9,7 @@ from trainers import arguments
 from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.task import load_task
-from hf_immunize.models.loading import LoadedModel
+from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.training.recording import data_facts, model_facts, training_facts
 
