@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from hf_immunize.release.certify import certified
 from hf_immunize.release.figures import ATTACKS_NAME, TRIALS_NAME, plot_attacks, plot_trials, save_figure
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.release.target import claimed
-from hf_immunize.release.update import update_release
+from hf_immunize.release.update import check_beside, update_release
 from hf_immunize.training.recording import data_facts
 
 __all__ = ["parser", "run"]
@@ -98,6 +98,9 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
             for name in ("model", "base", *BESIDE)
             if getattr(options, name) is not None
         }
+        if release is not None:
+            beside = {"initial": models["base"]} | {name: models[name] for name in BESIDE if name in models}
+            check_beside(Path(options.model).expanduser(), release, beside)
         models["base"].require_processor()
         for name in ("primary_only", "public"):
             if name in models:
@@ -105,12 +108,11 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
         named = [task for task in TASKS if getattr(options, task) is not None]
         sets = {task: _inputs(options, task, models["base"], release) for task in named}
         fit_on, judge_by = sets.get("benign", (None, None))
-        beside: dict[str, Any] = {name: models[name].model for name in BESIDE if name in models}
         return run_attacks(
             models["model"].model,
             models["base"].model,
             *sets["harmful"],
-            **beside,
+            **cast("Any", {name: models[name].model for name in BESIDE if name in models}),
             primary=sets["primary"][0] if "primary" in sets else None,
             benign_train=fit_on,
             benign_test=judge_by,

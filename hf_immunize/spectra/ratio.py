@@ -44,7 +44,10 @@ class RIR:
         return self.initial_harmful.precision_limited or self.initial_primary.precision_limited
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: the three ratios with their bounds, and for each of the four spectra κ, rank, n and d."""
+        """Plain numbers: the three ratios with their bounds, and for each of the four spectra κ, rank, n and d.
+
+        κ is at θ0's rank, as in the ratios; where a spectrum ends before that, at its own last singular value.
+        """
         result: dict[str, Any] = {
             "rir": self.rir,
             "rir_i": self.rir_i,
@@ -56,8 +59,10 @@ class RIR:
         }
         for name in ("immunized_harmful", "initial_harmful", "immunized_primary", "initial_primary"):
             one: Spectrum = getattr(self, name)
+            theta_zero: Spectrum = getattr(self, name.replace("immunized", "initial"))
+            log_kappa, _ = one.log_condition_number_at(min(one.rank, theta_zero.rank))
             result |= {
-                f"{name}_condition_number": one.condition_number,
+                f"{name}_condition_number": exp_or_inf(log_kappa),
                 f"{name}_rank": one.rank,
                 f"{name}_n_samples": one.n_samples,
                 f"{name}_n_features": one.n_features,

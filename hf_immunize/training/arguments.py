@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
 from hf_immunize.errors import InputError, MissingPackageError
+from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, objective_named
@@ -251,6 +252,11 @@ class ImmunizationArguments(TrainingArguments):
             return objective_named(self.objective)(**given)
         except TypeError as error:
             raise InputError(f"objective_kwargs do not fit the objective {self.objective!r}: {error}.") from error
+
+    @property
+    def protocol(self) -> Protocol:
+        """By which RIR is measured, in mid run and for the record."""
+        return Protocol(self.rir_groups, self.rir_group_size)
 
     @property
     def selection(self) -> str | list[str]:

@@ -232,6 +232,7 @@ def immunize(
                 measured,
                 attackers=attackers,
                 budgets=budgets,
+                protocol=args.protocol,
                 batch_size=args.per_device_eval_batch_size,
                 device=args.device,
                 activations=store,

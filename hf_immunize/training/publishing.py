@@ -73,6 +73,7 @@ class Publishing(TrainerPart):
         results = measure(
             {"initial": self.initial_model(), "immunized": model},
             measurable(data, self.args),
+            protocol=self.args.protocol,
             batch_size=self.args.per_device_eval_batch_size,
             activations=self._activations,
         )

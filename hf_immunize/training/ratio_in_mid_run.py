@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Subset
 
-from hf_immunize.metrics.evaluation import Protocol, RIRReport, rir_report
+from hf_immunize.metrics.evaluation import RIRReport, rir_report
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.theta_zero import ThetaZero
@@ -47,7 +47,7 @@ class RatioInMidRun:
             accelerator: every process must call this.
             collate: from samples to a batch.
         """
-        protocol = Protocol(args.rir_groups, args.rir_group_size)
+        protocol = args.protocol
 
         def features() -> dict[str, torch.Tensor]:
             return {

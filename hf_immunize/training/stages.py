@@ -145,6 +145,7 @@ def measured_folder(
         "data": {task: [data_digest(one, collate_images) for one in pair] for task, pair in data.items()},
         "attackers": attackers,
         "budgets": asdict(budgets),
+        "protocol": asdict(args.protocol),
         "versions": library_versions(),
     }
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()

@@ -15,6 +15,7 @@ from hf_immunize import evaluate_immunization
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.release.measure import measure
+from hf_immunize.spectra.ratio import RIR
 
 __all__ = ["memory_of_ratio", "ratio_over_extraction"]
 
@@ -102,13 +103,18 @@ def ratio_over_extraction(n: int, n_checked: int, repeats: int, device: torch.de
         rows.append(
             figure(
                 f"{what}: relative difference from float64, {n_checked} images",
-                max(abs(getattr(report, one) / getattr(exact, one) - 1) for one in ("rir", "rir_i", "rir_ii")),
+                max(_difference(report, exact), _difference(report.all_samples, exact.all_samples)),
                 "<= 0.001",
                 bound=exact.rir_bound,
-                all_samples=abs(report.all_samples.rir / exact.all_samples.rir - 1),
+                groups=_difference(report, exact),
+                all_samples=_difference(report.all_samples, exact.all_samples),
             )
         )
     return rows
+
+
+def _difference(one: RIR, other: RIR) -> float:
+    return max(abs(getattr(one, name) / getattr(other, name) - 1) for name in ("rir", "rir_i", "rir_ii"))
 
 
 def memory_of_ratio(n: int) -> float:

@@ -59,3 +59,16 @@ def test_extreme_and_wrong_features():
     assert factor.singular_values().tolist() == [0.0, 0.0]
     factor.update(torch.diag(torch.tensor([1e120, 1e110], dtype=torch.float64)))
     assert factor.singular_values().tolist() == pytest.approx([1e120, 1e110])
+
+
+@pytest.mark.parametrize("shape", [(90, 6), (4, 6)])
+def test_right_singular_vectors_are_those_of_all_rows_together(shape):
+    rows = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    factor = FeatureFactor(6)
+    for part in rows.split(7):
+        factor.update(part)
+    values, right = factor.decomposed()
+    np.testing.assert_allclose(values, np.linalg.svd(rows, compute_uv=False), rtol=1e-12)
+    np.testing.assert_allclose(right.mT @ right, np.eye(6), atol=1e-12)
+    np.testing.assert_allclose(right.mT @ (rows.mT @ rows) @ right, np.diag([*values**2, *[0] * 6][:6]), atol=1e-11)
+    assert factor.triangle.shape[1] == 6

@@ -119,6 +119,21 @@ def test_precision_limit_of_the_initial_spectrum_is_told():
         assert ("limited by precision" in str(result)) is expected
 
 
+def test_kappa_in_the_dictionary_is_at_theta_zeros_rank():
+    """LayerNorm leaves θ0 one direction less than its width; what θᴵ has there is rounding, and no κ of anything."""
+    more = torch.diag(torch.tensor([6.0, 2.0, 1e-7], dtype=torch.float64))
+    less = torch.diag(torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64))
+    result = relative_immunization_ratio(more, less, BASE, BASE).to_dict()
+    assert result["immunized_harmful_rank"] == 3
+    assert result["immunized_harmful_condition_number"] == pytest.approx(9)
+    kappas = [result[f"{name}_harmful_condition_number"] for name in ("immunized", "initial")]
+    assert result["rir_i"] == pytest.approx(kappas[0] / kappas[1])
+    # Where it lost a direction, its own last value; (i) is a bound then.
+    result = relative_immunization_ratio(less, more, BASE, BASE).to_dict()
+    assert result["immunized_harmful_condition_number"] == pytest.approx(9)
+    assert result["rir_i_bound"] == "lower"
+
+
 def test_dictionary_is_flat_and_plain():
     result = relative_immunization_ratio(FULL, BASE, LOST, BASE).to_dict()
     assert all(type(value) in (bool, int, float, str) for value in result.values())

@@ -69,6 +69,23 @@ def test_names_and_objects_give_the_same(tmp_path, splits):
     assert type(by_name.image_processor) is type(processor)
 
 
+def test_the_groups_that_were_asked_for_are_those_of_the_record(tmp_path):
+    asked = few(tmp_path / "run", rir_groups=3, rir_group_size=8, save_strategy="steps", save_steps=3)
+    start = TinyNet().eval()
+    run = immunize(copy.deepcopy(start), *pairs(), asked, control=False, attackers=None)
+    protocol = run.record.results["rir"]["immunized"]["protocol"]
+    assert {name: protocol[name] for name in ("groups", "group_size", "group_size_asked")} == {
+        "groups": 3,
+        "group_size": 8,
+        "group_size_asked": 8,
+    }
+    # A call that goes on does not take the figures of other groups.
+    again = few(tmp_path / "run", rir_groups=2, rir_group_size=8, save_strategy="steps", save_steps=3)
+    again.resume_from_checkpoint = "last"
+    resumed = immunize(start, *pairs(), again, control=False, attackers=None)
+    assert resumed.record.results["rir"]["immunized"]["protocol"]["groups"] == 2
+
+
 def test_a_pair_of_model_inputs_without_control_and_attackers(tmp_path):
     network = TinyNet().eval()
     start = copy.deepcopy(network)

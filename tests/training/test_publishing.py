@@ -63,6 +63,20 @@ def test_names_of_no_field_are_refused_before_anything_is_measured(publishable):
         publishable.push_to_hub(licence="mit")
 
 
+def test_the_groups_that_were_asked_for_are_measured(publishable, monkeypatch):
+    asked = []
+
+    def measured(*_, protocol, **__):
+        asked.append((protocol.groups, protocol.group_size))
+        raise InterruptedError
+
+    monkeypatch.setattr(publishing, "check_can_push", lambda *_, **__: None)
+    monkeypatch.setattr(publishing, "measure", measured)
+    with pytest.raises(InterruptedError):
+        publishable.push_to_hub()
+    assert asked == [(publishable.args.rir_groups, publishable.args.rir_group_size)] != [(20, 100)]
+
+
 def test_a_repository_that_cannot_be_written_is_refused_before_anything_is_measured(publishable):
     publishable.args.hub_model_id = "me/My Net"
     with pytest.raises(ValueError, match="'me/My Net' is not a valid Hub id"):
