@@ -16,6 +16,9 @@ from hf_immunize.models.head import find_head
 
 __all__ = ["check_classes", "check_finite", "check_labelled", "check_primary", "check_weights"]
 
+#: Numbers up to the largest label for each class that occurs, and how many are no matter.
+_SPARSE, _MOST_UNUSED = 20, 2_000
+
 
 def check_labelled(data: MapStyle, name: str) -> None:
     """Raises InputError where data have no rows, or their first row no label."""
@@ -59,6 +62,11 @@ def check_classes(train: torch.Tensor, test: torch.Tensor) -> int:
         raise InputError(
             f"The test rows have the classes {sorted(asked - known)}, of which the training rows have none. Split the "
             "same classes into both."
+        )
+    if max(known) >= max(_MOST_UNUSED, _SPARSE * len(known)):
+        raise InputError(
+            f"The labels of the task to attack run to {max(known):,}, and {len(known)} classes occur: a head would "
+            "have an output for each number between. Number the classes: dataset.class_encode_column('label')."
         )
     return max(known) + 1
 

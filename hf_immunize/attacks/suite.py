@@ -15,7 +15,7 @@ from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
-from hf_immunize.data.class_order import numbered_alike
+from hf_immunize.data.class_order import in_one_order, numbered_alike
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
@@ -24,7 +24,7 @@ from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
-from hf_immunize.models.extraction import Extracted, MapStyle
+from hf_immunize.models.extraction import Extracted, MapStyle, check_batch_size
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.random_weights import random_weights
 
@@ -152,6 +152,7 @@ class AttackSuite:
         progress: bool = False,
         activations: ActivationStore | None = None,
     ) -> None:
+        check_batch_size(batch_size)
         self.attackers = choose_attackers(attackers)
         self.budgets, self.progress = budgets or Budgets(), progress
         self.notes: list[str] = []
@@ -161,6 +162,7 @@ class AttackSuite:
 
         def kept(task: str, **data: MapStyle | None) -> dict[str, KeptImages]:
             given = {role: as_inputs(one, image_processor, most=DRAWN) for role, one in data.items() if one is not None}
+            given = {role: in_one_order(one, what=f"the {task} {role} data") for role, one in given.items()}
             shared = check_apart(given["train"], given["test"], task)
             self.notes += [] if shared is None else [f"{task}: {shared}."]
             given["test"] = numbered_alike(

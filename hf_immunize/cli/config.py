@@ -29,19 +29,29 @@ def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
     """
     options = parser.parse_args(given)
     if options.config is None:
-        return options
+        return _checked(parser, options)
     known = {name: action for action in parser._actions for name in _names(action)}
+    spelled: dict[str, str] = {}
     try:
         for key, value in _read(Path(options.config)).items():
             if key not in known:
                 hint = did_you_mean(key, known, cutoff=0.5)
                 raise InputError(f"{options.config} has the unknown key {key!r}.{hint}")
+            if (other := spelled.setdefault(known[key].dest, key)) != key:
+                raise InputError(f"{options.config} has {other!r} and {key!r}, which are one option. Keep one of them.")
             # A key without a value is one that was not given.
             if value is not None:
                 parser.set_defaults(**{known[key].dest: _typed(known[key], key, value)})
     except InputError as error:
         parser.error(str(error))
-    return parser.parse_args(given)
+    return _checked(parser, parser.parse_args(given))
+
+
+def _checked(parser: VerbParser, options: argparse.Namespace) -> argparse.Namespace:
+    size = getattr(options, "batch_size", None)
+    if isinstance(size, int) and size < 1:
+        parser.error(f"batch_size must be 1 or more, got {size}")
+    return options
 
 
 def command_of(parser: VerbParser, options: argparse.Namespace) -> str:
@@ -67,12 +77,23 @@ def _names(action: argparse.Action) -> list[str]:
     return [action.dest, *(one for one in spelled if "-" not in one)] if spelled or not action.option_strings else []
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as `safe_load` reads it, but for a key that stands twice: the last would win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no configuration file {str(path)!r}")
     try:
         # A byte order mark, as some editors write it, is none of the text.
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML in UTF-8: {error}") from error
     if values is None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
+import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import ConcatDataset, Subset
 from transformers.utils import logging
@@ -19,6 +22,7 @@ from hf_immunize.data.streams import StreamedInputs, first_samples
 from hf_immunize.errors import InputError
 
 __all__ = [
+    "in_one_order",
     "in_one_spelling",
     "is_labelled",
     "labels_of",
@@ -73,8 +77,20 @@ def labels_of(data: Any) -> Sequence[Any] | None:
     if isinstance(data, Dataset):
         column = label_column_of(data.features or {})
         return label_values(data, column) if column is not None and _gives_what_is_stored(data, column) else None
-    known = getattr(data, "labels", None)
-    return getattr(data, "targets", None) if known is None and not getattr(data, "target_transform", None) else known
+    if isinstance(data, (ImageInputs, StreamedInputs)):
+        return getattr(data, "labels", None)
+    known = (getattr(data, name, None) for name in ("labels", "targets"))
+    # What else a data set of the user's own calls so: names, a table, rows of attributes.
+    found = next((one for one in known if _is_a_number_each(one, data)), None)
+    return None if getattr(data, "target_transform", None) else found
+
+
+def _is_a_number_each(labels: Any, data: Any) -> bool:
+    if isinstance(labels, (torch.Tensor, np.ndarray)):
+        return labels.ndim == 1 and len(labels) == len(data) and np.asarray(labels).dtype.kind in "iu"
+    return (
+        isinstance(labels, Sequence) and len(labels) == len(data) and all(isinstance(one, Integral) for one in labels)
+    )
 
 
 def numbered_as(data: Any, names: Sequence[str], *, what: str, other: str) -> Any:
@@ -99,6 +115,22 @@ def numbered_as(data: Any, names: Sequence[str], *, what: str, other: str) -> An
         f"{mapping[moved]} in {other}. Number them alike first: "
         "dataset.align_labels_with_mapping({name: number, …}, 'label'), or target_transform=… in torchvision."
     )
+
+
+def in_one_order(data: Any, *, what: str) -> Any:
+    """The same data with the parts of a `ConcatDataset` numbered as the one that names most classes.
+
+    Raises:
+        InputError: as :func:`numbered_as`.
+    """
+    if isinstance(data, Subset):
+        inner = in_one_order(data.dataset, what=what)
+        return data if inner is data.dataset else Subset(inner, data.indices)
+    if not isinstance(data, ConcatDataset):
+        return data
+    named = [names for part in data.datasets if (names := names_of(in_one_order(part, what=what))) is not None]
+    names = max(named, key=len, default=None)
+    return data if names is None else numbered_as(data, names, what=what, other="another part of them")
 
 
 def numbered_alike(data: Any, like: Any, *, what: str, other: str) -> Any:

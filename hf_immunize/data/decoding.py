@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
+from transformers.utils import logging
 
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["CorruptPictureError", "open_picture"]
+__all__ = ["CorruptPictureError", "open_picture", "upper_8_bits"]
+
+logger = logging.get_logger(__name__)
 
 # What Pillow raises for files that are cut off, empty, of another kind, or harmful.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -92,6 +95,16 @@ def _opened(picture: Any) -> Image.Image:
     )
 
 
+def upper_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Of 16-bit pixels; a picture that uses no more than 12 of its bits is said, since it comes out black."""
+    if pixels.size and 0 < pixels.max() < 2**12:
+        logger.warning_once(
+            "A picture of 16 bits has no value above 4095 (8 or 12 bits in 16, or a mask?): taken as 16 bits, it comes "
+            "out black or nearly so. Scale such pictures to the whole range, or save them in 8 bits."
+        )
+    return (pixels >> 8).astype(np.uint8)
+
+
 def _from_numbers(numbers: Any) -> Image.Image:
     channels_first = isinstance(numbers, torch.Tensor)
     if isinstance(numbers, list) and any(isinstance(one, (Image.Image, Mapping, str, bytes)) for one in numbers):
@@ -105,7 +118,7 @@ def _from_numbers(numbers: Any) -> Image.Image:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+        array = upper_8_bits(array)
     elif array.dtype != np.uint8:
         if array.dtype.kind not in "iu" or not array.size or array.min() < 0 or array.max() > 255:
             raise InputError(

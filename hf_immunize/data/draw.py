@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Subset
 
+from hf_immunize.errors import InputError
+
 __all__ = ["at_most", "drawn_numbers"]
 
 
@@ -19,6 +21,8 @@ def drawn_numbers(n_rows: int, most: int, seed: int = 0) -> np.ndarray:
 
 def at_most(data: Any, most: int | None, seed: int = 0) -> Any:
     """At most so many rows of a map-style data set, drawn by the seed, in the order in which they stand (None: all)."""
+    if most is not None and most < 1:
+        raise InputError(f"At most {most} rows were asked for (max_samples). Give 1 or more, or None for all.")
     if most is None or len(data) <= most:
         return data
     return Subset(data, drawn_numbers(len(data), most, seed).tolist())

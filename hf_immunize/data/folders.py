@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+#: Words beside that of a split in a folder's name: Kaggle's ``training_set``, ``seg_train``, ``test_images``.
+_BESIDE_SPLIT_WORDS = frozenset(("set", "seg", "split", "data", "dataset", "image", "images", "img", "imgs"))
 #: What lies beside pictures without being one that somebody may miss.
 _PAPERS = frozenset(
     f".{kind}"
@@ -49,7 +52,9 @@ _OF_SYSTEMS = frozenset(
 
 def split_word(name: str) -> str | None:
     """The split that a folder's name stands for (``"val"`` → ``"validation"``), None for any other name."""
-    return _SPLIT_WORDS.get(name.lower())
+    words = [one for one in re.split(r"[-_. ]+", name.lower()) if one and one not in _BESIDE_SPLIT_WORDS]
+    # trainset, test_set, seg_train, …
+    return _SPLIT_WORDS.get(words[0].removesuffix("set") or words[0]) if len(words) == 1 else None
 
 
 def is_picture(name: str | Path) -> bool:
@@ -126,6 +131,11 @@ def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, 
                 f"only {split!r} holds the classes {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
             )
     names = sorted({name for found in classes.values() for name in found.values()})
+    if len(names) > 1 and all(map(split_word, names)):
+        raise InputError(
+            f"The folders of {str(root)!r} that hold the pictures are called {' and '.join(names[:4])}: splits, and no "
+            "classes. Put the splits on top: train/cat, train/dog, test/cat, test/dog."
+        )
     return DatasetDict({split: _rows(files, classes[split], names) for split, files in groups.items()}), tuple(notes)
 
 
@@ -157,15 +167,15 @@ def _classes(files: list[Path], base: Path, notes: list[str]) -> dict[Path, str]
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()
+    above: dict[str, frozenset[str]] = {}
     for place, inside, names in os.walk(os.path.abspath(folder), onerror=_unreadable, followlinks=True):
-        # A link that leads back up would be walked for ever.
         inside[:] = [one for one in inside if not one.startswith(".") and one not in _OF_SYSTEMS]
-        real = os.path.realpath(place)
-        if real in seen:
+        real, higher = os.path.realpath(place), above.get(os.path.dirname(place), frozenset())
+        if real in higher:
+            # A link that leads back up would be walked for ever; one to a folder beside it is a folder like others.
             inside[:] = []
             continue
-        seen.add(real)
+        above[place] = higher | {real}
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

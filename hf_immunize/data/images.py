@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.corrupt import drop_corrupt
-from hf_immunize.data.labels import Labels, read_labels, why_unlabelled
+from hf_immunize.data.labels import Labels, label_values, plain_label, read_labels, why_unlabelled
 from hf_immunize.data.names import align_labels
 from hf_immunize.data.preprocessing import channels_of, to_channels
 from hf_immunize.errors import InputError, InputTypeError
@@ -91,6 +91,9 @@ class ImageInputs(torch.utils.data.Dataset):
         self.notes = (*columns.notes, *(() if found is None else found.notes))
         self._rows = undecoded(data, self.image_column)
         self._cache: dict[int, torch.Tensor] | None = {} if cache else None
+        # What a stored label means, for a transform that may change it; read when one runs.
+        self._stored: list[Any] = []
+        self._meanings: dict[Any, int] | None = None
 
     def with_classes(self, names: Sequence[str], *, what: str = "the data", other: str = "the model") -> ImageInputs:
         """The same pictures with the labels numbered in the order of ``names``, and a note that says so.
@@ -103,6 +106,7 @@ class ImageInputs(torch.utils.data.Dataset):
         mapping = align_labels(self.classes, names, data=what, other=other, subset_allowed=True)
         twin = copy.copy(self)
         twin.labels, twin.classes = [mapping[label] for label in self.labels], list(names)
+        twin._meanings = None
         twin.notes = (*self.notes, f"the labels of {what} are numbered in the order of {other}'s classes")
         return twin
 
@@ -166,10 +170,29 @@ class ImageInputs(torch.utils.data.Dataset):
             )
         labels = None
         if self.labels is not None:
-            # What the transform makes of a label counts, as long as it is a number still.
             given = batch.get(self.label_column, batch.get("labels", [None] * len(indices)))
-            labels = [one if isinstance(one, int) else self.labels[k] for one, k in zip(given, indices, strict=True)]
+            labels = [self._meant(one, index) for one, index in zip(given, indices, strict=True)]
         return self._items(images, labels)
+
+    def _meant(self, given: Any, index: int) -> int:
+        """The number of the class that a transform gives for a row: what it makes of a label counts."""
+        assert self.labels is not None
+        assert self.label_column is not None
+        if self._meanings is None:
+            self._stored = [plain_label(one) for one in label_values(self.data, self.label_column)]
+            self._meanings = dict(zip(self._stored, self.labels, strict=True))
+        value = plain_label(given)
+        if value is None or value == self._stored[index]:
+            return self.labels[index]
+        if value in self._meanings:
+            return self._meanings[value]
+        if isinstance(value, int) and all(own == number for own, number in self._meanings.items()):
+            return value
+        raise InputError(
+            f"The transform of the data set gives the label {str(given)[:60]} for row {index}, which no row of column "
+            f"{self.label_column!r} holds. Let it give labels as they are stored there, one class a picture, or number "
+            "them in the data set itself: dataset.map(…)."
+        )
 
     def _process(self, indices: list[int]) -> torch.Tensor:
         return self._tensors(self._rows[indices][self.image_column], indices)
@@ -189,7 +212,12 @@ class ImageInputs(torch.utils.data.Dataset):
 
     def _prepared(self, images: list[Image.Image]) -> torch.Tensor:
         try:
-            pixels = self.image_processor(images, return_tensors="pt")["pixel_values"]
+            pixels = torch.as_tensor(self.image_processor(images, return_tensors="pt")["pixel_values"])
+            if len(pixels) != len(images):
+                raise InputError(
+                    f"The image processor ({type(self.image_processor).__name__}) made {len(pixels)} of {len(images)} "
+                    "pictures. It must give one of each, in their order."
+                )
             # One that neither rescales nor normalises leaves bytes, for a model that does both.
             return pixels if pixels.is_floating_point() else pixels.float()
         except (InputError, InputTypeError, MemoryError):

@@ -16,6 +16,7 @@ __all__ = [
     "Labels",
     "check_labels",
     "label_values",
+    "plain_label",
     "read_labels",
     "whole_numbers",
     "why_unlabelled",
@@ -40,6 +41,15 @@ def label_values(data: Dataset, column: str) -> list[Any]:
     """A column as it is stored, without decoding a picture or running a transform."""
     # One slice: walking through the column row by row takes a hundred times as long.
     return data.with_format(None).select_columns([column])[column][:]
+
+
+def plain_label(label: Any) -> Any:
+    """A label as Python's own number, word or tuple, whatever wraps it: NumPy, a tensor, a list."""
+    if isinstance(label, (torch.Tensor, np.ndarray, np.generic)):
+        label = label.tolist()
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    return tuple(label) if isinstance(label, list) else label
 
 
 def read_labels(data: Dataset, column: str, name: str = "") -> Labels:
@@ -165,7 +175,8 @@ def check_labels(labels: Sequence[Any] | torch.Tensor, n_classes: int, name: str
 
 def _from_words(values: list[str], column: str, of: str) -> Labels:
     values = [one.strip() for one in values]
-    if all(one.isdecimal() for one in values):
+    # 01 and 1 are two codes.
+    if all(one.isdecimal() for one in values) and len(set(values)) == len(set(map(int, values))):
         return Labels([int(one) for one in values], None, (f"read the words of {column!r} as whole numbers",))
     classes = sorted(set(values))
     if len(classes) > _FEW_WORDS and 2 * len(classes) > len(values):

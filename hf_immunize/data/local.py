@@ -31,7 +31,9 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQ
 _KINDS = {".parquet": "parquet", ".tar": "webdataset"}
 
 
-def load_local(path: Path, config: str | None = None, *, streaming: bool = False) -> tuple[Any, tuple[str, ...]]:
+def load_local(
+    path: Path, config: str | None = None, *, streaming: bool = False, label_column: str | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """All splits of a folder or file, and what the user should know of how it was read.
 
     Args:
@@ -40,6 +42,7 @@ def load_local(path: Path, config: str | None = None, *, streaming: bool = False
         config: one of those that such a card names.
         streaming: read parquet files and shards as they are, without converting them in the cache first. Other folders
             are read as they are anyway.
+        label_column: as the user named it: that of a metadata file, where it has one of the name.
 
     Raises:
         ValueError: nothing there that can be read, or a cache that cannot be written.
@@ -62,10 +65,10 @@ def load_local(path: Path, config: str | None = None, *, streaming: bool = False
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         with reading_errors(path, "a folder of Dataset.save_to_disk"):
             return _splits(load_from_disk(str(path))), ()
-    return _load_folder(path, streaming)
+    return _load_folder(path, streaming, label_column)
 
 
-def _load_folder(path: Path, streaming: bool) -> tuple[Any, tuple[str, ...]]:
+def _load_folder(path: Path, streaming: bool, label_column: str | None) -> tuple[Any, tuple[str, ...]]:
     pictures = find_pictures(path)
     tables = [file for file in _below(path, ".parquet") if file.name not in METADATA_NAMES]
     shards = _below(path, ".tar")
@@ -80,7 +83,7 @@ def _load_folder(path: Path, streaming: bool) -> tuple[Any, tuple[str, ...]]:
     if pictures and any(
         file.name in METADATA_NAMES for suffix in (".csv", ".jsonl", ".parquet") for file in _below(path, suffix)
     ):
-        return _load_described(path, pictures)
+        return _load_described(path, pictures, label_column)
     splits, told = read_picture_folder(path, pictures)
     if tables or shards:
         told = (*told, f"left .parquet and .tar files beside the pictures alone: {len(tables) + len(shards)}")
@@ -94,20 +97,45 @@ def _load_folder(path: Path, streaming: bool) -> tuple[Any, tuple[str, ...]]:
     return splits, told
 
 
-def _load_described(path: Path, pictures: list[Path]) -> tuple[DatasetDict, tuple[str, ...]]:
+def _load_described(path: Path, pictures: list[Path], label_column: str | None) -> tuple[DatasetDict, tuple[str, ...]]:
     """A folder of pictures whose columns stand in a metadata file."""
     folders = split_folders(path, pictures) or {"train": path}
     files = {split: [glob.escape(str(folder.resolve())) + "/**"] for split, folder in folders.items()}
     with reading_errors(path, "a folder of pictures with a metadata file"):
         loaded = _splits(load_dataset("imagefolder", data_files=files))
-    if choose_columns(next(iter(loaded.values())), labels="optional").label is None:
+    first = next(iter(loaded.values()))
+    if label_column not in first.features and choose_columns(first, labels="optional").label is None:
         splits, told = read_picture_folder(path, pictures)
-        if any("label" in one.features for one in splits.values()):
+        # One folder for all pictures is their place, and no class.
+        if any(len(one.features["label"].names) > 1 for one in splits.values() if "label" in one.features):
             return splits, (*told, "its metadata name no labels: took the folders of the pictures for their classes")
-    read = sum(map(len, loaded.values()))
-    if read == len(pictures):
-        return loaded, ()
-    return loaded, (f"read {read} of the {len(pictures)} pictures below {path.name!r}: those that its metadata name",)
+    return loaded, _described(path, pictures, loaded)
+
+
+def _described(path: Path, pictures: list[Path], loaded: DatasetDict) -> tuple[str, ...]:
+    """What the user should know of the rows of a metadata file beside the pictures that are there."""
+    named: list[str] = []
+    for one in loaded.values():
+        column = next(name for name, kind in one.features.items() if isinstance(kind, Image))
+        cells = one.cast_column(column, Image(decode=False)).select_columns([column])[column][:]
+        named += [os.path.realpath(cell["path"]) for cell in cells if cell and cell.get("path")]
+    missing = [name for name in dict.fromkeys(named) if not os.path.exists(name)]
+    if missing:
+        told = ", ".join(Path(name).name for name in missing[:3])
+        raise InputError(
+            f"The metadata of {str(path)!r} name {len(missing)} pictures that are not there ({told}"
+            f"{', …' if len(missing) > 3 else ''}). Mend the column file_name, or leave those rows out."
+        )
+    different, notes = len(set(named)), []
+    if different < len({os.path.realpath(one) for one in pictures}):
+        notes.append(
+            f"read {different} of the {len(pictures)} pictures below {path.name!r}: those that its metadata name"
+        )
+    if different < len(named):
+        notes.append(
+            f"its metadata name {len(named) - different} pictures again: {len(named)} rows of {different} pictures"
+        )
+    return tuple(notes)
 
 
 def _from_files(

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from transformers import BatchFeature
 
-from hf_immunize.data.decoding import open_picture
+from hf_immunize.data.decoding import open_picture, upper_8_bits
 from hf_immunize.errors import InputError, InputTypeError
 
 __all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "channels_of", "to_channels"]
@@ -55,7 +55,7 @@ def to_channels(image: Any, n_channels: int = 3) -> Image.Image:
     image = open_picture(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _WRITES_16_BITS_AS_I):
         # PIL clips 16-bit values at 255 when it converts them; keep the upper 8 bits instead.
-        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+        image = Image.fromarray(upper_8_bits(np.asarray(image, dtype=np.uint16)))
     elif image.mode in ("I", "F"):
         raise InputError(
             f"An image of mode {image.mode!r} (32-bit numbers) has no fixed range. Scale it to 0…255 and convert it "

@@ -53,6 +53,7 @@ def load_source(
     config: str | None = None,
     token: str | bool | None = None,
     streaming: bool = False,
+    label_column: str | None = None,
 ) -> Source:
     """Loads all splits of a data set by its name.
 
@@ -62,15 +63,18 @@ def load_source(
         config: the configuration of a Hub data set that has several.
         token: for private data sets.
         streaming: read rows as they are needed, without downloading or converting the data set first.
+        label_column: where the user named it.
 
     Raises:
         ValueError: nothing there, or nothing that can be read as pictures.
         ConnectionError: the Hub cannot be reached and the cache does not hold the data.
     """
     name = os.fspath(name)
+    if not name:
+        raise InputError("The name of the data set is empty. Give a Hub id, or the path of an existing folder.")
     path = Path(name).expanduser()
     if path.exists():
-        splits, notes = load_local(path, config, streaming=streaming)
+        splits, notes = load_local(path, config, streaming=streaming, label_column=label_column)
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
             notes = (*notes, f"{name!r} is a path here: took what lies there, not a data set of the Hub")
         return Source(splits, path.resolve().name, None, config, "local", notes)
@@ -80,7 +84,11 @@ def load_source(
 
 
 def as_source(
-    given: Any, config: str | None = None, token: str | bool | None = None, streaming: bool = False
+    given: Any,
+    config: str | None = None,
+    token: str | bool | None = None,
+    streaming: bool = False,
+    label_column: str | None = None,
 ) -> Source:
     """All splits of what the user gave: a name, one data set, or a mapping of splits; streams of them will do.
 
@@ -89,7 +97,7 @@ def as_source(
         ValueError: a configuration of data that are loaded already; and as :func:`load_source`.
     """
     if isinstance(given, (str, os.PathLike)):
-        return load_source(given, config=config, token=token, streaming=streaming)
+        return load_source(given, config=config, token=token, streaming=streaming, label_column=label_column)
     if config is not None:
         raise InputError(f"The configuration {config!r} was named for data that are loaded already. Leave it away.")
     if isinstance(given, _ROWS):

@@ -158,7 +158,7 @@ def load_task(
         split, eval_split = "train", "the second data set of the pair"
         source = Source(dict(zip((split, eval_split), as_pair(given), strict=True)), AS_AN_OBJECT, None, None)
     else:
-        source = as_source(given, config, token, streaming)
+        source = as_source(given, config, token, streaming, label_column)
     splits = source.splits
     if any(map(is_stream, splits.values())):
         name = split or ("train" if "train" in splits else next(iter(splits)))

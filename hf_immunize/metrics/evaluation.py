@@ -10,14 +10,15 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from hf_immunize.data.class_order import labels_of
 from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import overlap
 from hf_immunize.data.streams import DRAWN
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.peers import Measured, Peers
-from hf_immunize.models.class_names import in_order_of
-from hf_immunize.models.extraction import MapStyle
+from hf_immunize.models.class_names import in_order_of, model_class_names
+from hf_immunize.models.extraction import MapStyle, check_batch_size
 from hf_immunize.models.forward import unwrap
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 
@@ -162,11 +163,16 @@ def evaluate_immunization(
     """
     if unwrap(model) is unwrap(base_model):
         raise InputError("model and base_model are the same object, so RIR would be 1 whatever it holds. Load both.")
+    check_batch_size(batch_size)
     protocol = protocol or Protocol()
     most = min(max_samples or DRAWN, DRAWN)
     kept_task = as_inputs(primary, image_processor, labels="optional", name="primary", most=most)
+    models = {"immunized": model, "initial": base_model}
+    # Of two of which one only numbers its classes, the other says what the numbers mean: one was made of the other.
+    by = base_model if model_class_names(base_model) is not None else model
+    orders: dict[str, dict[int, int]] = {}
     try:
-        kept_task = in_order_of(base_model, kept_task, "the primary data")
+        kept_task, orders = _numbered_for(models, by, kept_task)
     except InputError as error:
         # RIR needs no labels, and classes that the model does not have can have no accuracy.
         logger.warning(f"No accuracy of the primary task: {error}")
@@ -183,15 +189,35 @@ def evaluate_immunization(
     for task, one in data.items():
         if len(one) == 0:
             raise InputError(f"The {task} data set is empty. Check its split and its filters.")
-    models = {"immunized": model, "initial": base_model}
     peers = Peers(models, data["harmful"], device=device, batch_size=batch_size, progress=progress)
-    tasks = {task: peers.measured(one, task, protocol.indices(len(one)), float64) for task, one in data.items()}
+    tasks = {
+        task: peers.measured(one, task, protocol.indices(len(one)), float64, orders if task == "primary" else {})
+        for task, one in data.items()
+    }
     try:
         accuracy = {name: tasks["primary"][name].accuracy for name in models}
     except InputError as error:
         logger.warning(f"No accuracy of the primary task: {error}")
         accuracy = {}
     return report_of(tasks, protocol, primary_accuracy=accuracy)
+
+
+def _numbered_for(models: Mapping[str, nn.Module], by: nn.Module, data: Any) -> tuple[Any, dict[str, dict[int, int]]]:
+    """Data with its classes numbered as one of the models does, and what each number is for models of another order."""
+    numbered = in_order_of(by, data, "the primary data")
+    labels, orders = labels_of(numbered), {}
+    for name, one in models.items():
+        if one is by or labels is None or model_class_names(one) is None:
+            continue
+        own = labels_of(in_order_of(one, data, "the primary data"))
+        moved = {} if own is None else {int(a): int(b) for a, b in zip(labels, own, strict=True) if int(a) != int(b)}
+        if moved:
+            logger.warning(
+                f"The {name} model numbers its classes in another order than the one beside it: its accuracy is by its "
+                "own order."
+            )
+            orders[name] = moved
+    return numbered, orders
 
 
 def rir_report(

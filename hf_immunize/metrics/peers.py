@@ -82,7 +82,12 @@ class Peers:
         self._ready: dict[tuple[str, torch.dtype], nn.Module] = {}
 
     def measured(
-        self, data: MapStyle, task: str, groups: Sequence[torch.Tensor], float64: bool | None
+        self,
+        data: MapStyle,
+        task: str,
+        groups: Sequence[torch.Tensor],
+        float64: bool | None,
+        orders: Mapping[str, Mapping[int, int]] | None = None,
     ) -> dict[str, Measured]:
         """Each model on a task.
 
@@ -91,11 +96,12 @@ class Peers:
             task: its name, for progress bars.
             groups: row numbers of each group.
             float64: as in :func:`hf_immunize.evaluate_immunization`.
+            orders: name of a model → label of the data → its own number of that class, where that is another.
         """
         if float64:
             self.prefix = None
         first = torch.float64 if float64 else torch.float32
-        passes = self._passed(list(self.models), data, task, groups, first)
+        passes = self._passed(list(self.models), data, task, groups, first, orders=orders or {})
         measured: dict[str, Measured] = {}
         beside: list[Spectrum] | None = None
         for name, one in passes.items():
@@ -153,6 +159,7 @@ class Peers:
         groups: Sequence[torch.Tensor],
         dtype: torch.dtype,
         whole: bool = True,
+        orders: Mapping[str, Mapping[int, int]] | None = None,
     ) -> dict[str, OnePass]:
         """One pass of some of the models over the data, or over the rows of the groups alone."""
         where = torch.device("cpu") if self.device.type == "mps" and dtype == torch.float64 else self.device
@@ -165,7 +172,7 @@ class Peers:
         numbers = torch.arange(len(data)) if whole else torch.cat(list(groups)).unique()
         if not whole:
             rows = Subset(cast("Dataset[Any]", rows), numbers.tolist())
-        seen = {name: OnePass(groups, dtype, whole) for name in names}
+        seen = {name: OnePass(groups, dtype, whole, (orders or {}).get(name)) for name in names}
         models = {name: self._in_precision(name, dtype, where) for name in names}
         precisely = ", in float64" if dtype == torch.float64 else ""
         with ExitStack() as stack:

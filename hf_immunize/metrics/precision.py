@@ -9,7 +9,7 @@ far above both is measured again in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,16 +101,22 @@ class OnePass:
         groups: row numbers of each group.
         dtype: in which the features are computed.
         whole: whether all rows are wanted too.
-
+        order: label of the data → the model's number of that class, where that is another.
     """
 
-    def __init__(self, groups: Sequence[torch.Tensor], dtype: torch.dtype, whole: bool = True) -> None:
+    def __init__(
+        self,
+        groups: Sequence[torch.Tensor],
+        dtype: torch.dtype,
+        whole: bool = True,
+        order: Mapping[int, int] | None = None,
+    ) -> None:
         self._groups, self._dtype = list(groups), dtype
         self._wanted = torch.cat(self._groups).unique() if self._groups else torch.empty(0, dtype=torch.long)
         self._rows: list[torch.Tensor] = []
         self._factor: FeatureFactor | None = None
         self._heavy: HeavyRows | None = None
-        self._is_whole = whole
+        self._is_whole, self._order = whole, order or {}
         self._right = 0
         self._labels: set[int] = set()
         self._n_labelled = self._n_classes = 0
@@ -129,6 +135,8 @@ class OnePass:
             if self._heavy is not None:
                 self._heavy.update(numbers, features)
         if labels is not None:
+            if self._order:
+                labels = labels.new_tensor([self._order.get(one, one) for one in labels.tolist()])
             self._right += int((logits.argmax(1) == labels).sum())
             self._labels |= set(labels.unique().tolist())
             self._n_labelled, self._n_classes = self._n_labelled + len(labels), logits.shape[1]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol, cast
 
 import torch
@@ -21,7 +22,7 @@ from hf_immunize.models.forward import as_weights_are, evaluating
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.tf32 import without_tf32
 
-__all__ = ["Extracted", "MapStyle", "extract_features", "feature_batches"]
+__all__ = ["Extracted", "MapStyle", "check_batch_size", "extract_features", "feature_batches"]
 
 
 class MapStyle(Protocol):
@@ -46,6 +47,12 @@ class Extracted:
         if self.labels is None:
             return None
         return (self.logits.argmax(1) == self.labels).double().mean().item()
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Raises InputError unless it is a whole number of 1 or more."""
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}.")
 
 
 def feature_batches(
@@ -77,6 +84,7 @@ def feature_batches(
     Raises:
         ValueError: no samples.
     """
+    check_batch_size(batch_size)
     if len(data) == 0:
         raise InputError("The data set is empty, so there are no features. Check its split and its filters.")
     rows = cast("Dataset[Any]", data)

@@ -18,7 +18,7 @@ from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, objective_named
-from hf_immunize.training.unserved import check_numbers, check_served
+from hf_immunize.training.unserved import check_numbers, check_optimizer_arguments, check_served
 
 __all__ = ["ImmunizationArguments"]
 
@@ -188,8 +188,6 @@ class ImmunizationArguments(TrainingArguments):
             raise InputError(
                 "save_strategy='best' needs the name of what is best: metric_for_best_model='eval_rir', say."
             )
-        if self.optim_args and any("=" not in part for part in self.optim_args.split(",")):
-            raise InputError(f"optim_args must be name=value, with commas in between; got {self.optim_args!r}.")
         if not 0 <= self.label_smoothing_factor <= 1:
             raise InputError(f"label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor}.")
         unknown = set(self.include_for_metrics) - {"inputs", "loss"}
@@ -230,6 +228,7 @@ class ImmunizationArguments(TrainingArguments):
         except (AttributeError, ValueError):
             # Optimizers that are made for a model ask for it; the Trainer hands it to them.
             pass
+        check_optimizer_arguments(self)
         missing = sorted(set(self.report_to or ()) - set(get_available_reporting_integrations()))
         if missing:
             raise InputError(

@@ -16,7 +16,6 @@ from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError, UserError
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.head import find_head
-from hf_immunize.models.trainable import blocks_that_train
 from hf_immunize.objectives.objective import ModelObjective, Objective
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.pairing import check_source
@@ -24,7 +23,6 @@ from hf_immunize.training.pairing import check_source
 __all__ = [
     "check_evaluation",
     "check_gradients",
-    "check_hidden",
     "check_model",
     "check_objective",
     "check_steps",
@@ -52,24 +50,6 @@ def check_objective(objective: Objective, args: ImmunizationArguments) -> None:
         raise InputError(
             f"The objective {objective.name!r} adapts the weights to one batch, and {args.world_size} processes would "
             "each adapt to a part of it. Run it in one process."
-        )
-
-
-def check_hidden(objective: Objective, model: nn.Module, inputs: Any) -> None:
-    """Refuses an objective that acts on blocks before the head where none of them trains.
-
-    Raises:
-        InputError: the head trains alone.
-    """
-    trained = {name for name, _ in blocks_that_train(model)}
-    if (
-        isinstance(objective, ModelObjective)
-        and objective.reads_hidden
-        and trained <= set(find_head(model, inputs).names)
-    ):
-        raise InputError(
-            f"The objective {objective.name!r} acts on blocks before the head, and the head trains alone. Choose more, "
-            "trainable='last' say."
         )
 
 

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from hf_immunize.data.class_order import labels_of
+from hf_immunize.data.class_order import in_one_order, labels_of
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.inputs import as_inputs
@@ -196,6 +196,8 @@ def inputs_of(
     told = [f"took {len(inputs)} rows of a stream"] if is_stream(data) and most is not None else []
     if model is not None:
         inputs = in_order_of(model, inputs, f"the {name} data", like, told.append)
+    elif labels_needed:
+        inputs = in_one_order(inputs, what=f"the {name} data")
     for note in (f"{name}: {one}" for one in (*told, *getattr(inputs, "notes", ()))):
         if notes is not None and note not in notes:
             logger.warning_once(note)

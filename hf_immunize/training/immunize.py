@@ -18,7 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.suite import CARD_BUDGETS
-from hf_immunize.data.class_order import names_of, numbered_alike
+from hf_immunize.data.class_order import in_one_order, names_of, numbered_alike
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.overlap import check_apart
 from hf_immunize.data.streams import first_samples
@@ -199,6 +199,8 @@ def immunize(
         measured_on = in_order_of(network, data["primary"][1], "the primary data to measure on", to_keep)
         data["primary"] = (to_keep, measured_on)
         slowed, judged = data["harmful"]
+        if attackers is not None or args.made_objective().needs_harmful_labels:
+            slowed, judged = (in_one_order(one, what="the harmful data") for one in (slowed, judged))
         judged = numbered_alike(judged, slowed, what="the harmful data to measure on", other="those to train on")
         data["harmful"] = (slowed, judged)
         shared = {task: check_apart(*pair, task) for task, pair in data.items()}

@@ -29,7 +29,6 @@ from hf_immunize.training.caching import cached_streams
 from hf_immunize.training.checkpointing import CheckpointsWithThetaZero
 from hf_immunize.training.checks import (
     check_evaluation,
-    check_hidden,
     check_model,
     check_objective,
     check_steps,
@@ -46,6 +45,7 @@ from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.seeing import Architecture, step_view, watched_outputs
 from hf_immunize.training.theta_zero import ThetaZero
 from hf_immunize.training.unserved import check_served
+from hf_immunize.training.what_trains import check_features_move, check_hidden, check_own_optimizer
 
 __all__ = ["ImmunizationTrainer"]
 
@@ -165,6 +165,9 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)
         check_hidden(self.objective, self.model, self._sample)
+        if self._is_active:
+            check_features_move(self.model, self._sample)
+        check_own_optimizer(kwargs.get("optimizers", (None, None))[0], self._network)
         logger.warning_once(f"Training {self.selection}")
         self._architecture = Architecture(self._network, self._sample)
         self.check_phases()

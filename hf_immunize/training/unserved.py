@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from transformers import Trainer, TrainingArguments
 from transformers.utils import strtobool
 
 from hf_immunize.errors import InputError
 
-__all__ = ["ACCELERATE_FIELDS", "UNSERVED", "check_numbers", "check_served"]
+__all__ = ["ACCELERATE_FIELDS", "UNSERVED", "check_numbers", "check_optimizer_arguments", "check_served"]
 
 _ONE_MODEL_A_PROCESS = (
     "Features and θ0 are read off whole weights. Start one process a GPU with torchrun, each with all."
@@ -119,3 +121,33 @@ def _check(given: Any, table: Mapping[str, tuple[tuple[Any, ...], str]], where: 
         value = given.get(name, served[0]) if isinstance(given, Mapping) else getattr(given, name)
         if value not in served:
             raise InputError(f"{where}{name}={value!r} is not supported. {why} Leave it at {served[0]!r}.")
+
+
+def check_optimizer_arguments(args: TrainingArguments) -> None:
+    """Refuses names in ``optim_args`` that the optimizer does not read: it would train by its defaults all the same.
+
+    Raises:
+        InputError: no ``name=value``, or a name that changes nothing of what the optimizer is made with.
+    """
+    parts = [part.strip() for part in (args.optim_args or "").split(",") if part.strip()]
+    if any("=" not in part for part in parts):
+        raise InputError(f"optim_args must be name=value, with commas in between; got {args.optim_args!r}.")
+
+    def made_with(given: str | None) -> Any:
+        twin = copy.copy(args)
+        twin.optim_args = given
+        return Trainer.get_optimizer_cls_and_kwargs(twin)[1]
+
+    unread = []
+    for name in (part.partition("=")[0].strip() for part in parts):
+        try:
+            # No default is so odd a number.
+            unread += [] if made_with(f"{name}=0.12345") != made_with(None) else [name]
+        except Exception:
+            # Read, and no number; or an optimizer that asks for its model, which is not there yet.
+            continue
+    if unread:
+        raise InputError(
+            f"The optimizer {getattr(args.optim, 'value', args.optim)!r} reads nothing called {', '.join(unread)} in "
+            "optim_args. Those of AdamW are options of their own (adam_beta1, adam_beta2, adam_epsilon, weight_decay)."
+        )

@@ -47,3 +47,12 @@ def test_classes_are_counted_where_both_splits_have_them():
     ):
         with pytest.raises(ValueError, match=message):
             check_classes(torch.tensor(train), torch.tensor(test))
+
+
+def test_numbers_far_apart_are_no_numbers_of_classes():
+    few = torch.tensor([0, 1_000, 1_999])
+    assert check_classes(few, few) == 2_000
+    many = torch.arange(0, 6_000, 3)
+    assert check_classes(many, many) == 5_998
+    with pytest.raises(ValueError, match=r"run to 200,000, and 3 classes occur.*class_encode_column"):
+        check_classes(few * 100 + torch.tensor([0, 0, 100]), few[:1])

@@ -12,7 +12,7 @@ from datasets import ClassLabel
 from planted import QUICK
 from samples import tiny_vit
 from tiny import Images, TinyNet, picture_dataset
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize import features_and_logits, run_attacks
 from hf_immunize.attacks import AttackReport, Budgets
@@ -20,6 +20,7 @@ from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.report import largest
 from hf_immunize.attacks.suite import AttackSuite
 from hf_immunize.data.draw import at_most
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.models.random_weights import random_weights
 
 
@@ -288,3 +289,26 @@ def test_random_weights_are_drawn_anew_for_every_seed(two_models, monkeypatch):
     both = accuracies((4, 7))
     assert drawn == [4, 7]
     assert both == accuracies((4,)) + accuracies((7,))
+
+
+def test_parts_of_a_set_that_number_the_classes_otherwise_are_one_task():
+    """Attackers that are fitted on two numberings look weaker than they are."""
+    model, base = TinyNet().eval(), TinyNet().eval()
+    processor = tiny_vit()[1]
+
+    def part(names, number, seed):
+        rows = picture_dataset(24, n_classes=2, seed=seed)
+        labels = [number[label] for label in rows["label"]]
+        rows = rows.remove_columns("label").add_column("label", labels)
+        return ImageInputs(rows.cast_column("label", ClassLabel(names=names)), processor)
+
+    dark, bright = part(["dark", "bright"], [0, 1], 1), part(["bright", "dark"], [1, 0], 2)
+    same = ConcatDataset([dark, part(["dark", "bright"], [0, 1], 2)])
+    judged = part(["dark", "bright"], [0, 1], 3)
+    found = [
+        run_attacks(model, base, one, judged, attackers="ridge", budgets=QUICK, scratch=False).attackers[
+            "ridge regression"
+        ]["accuracy"]["immunized"]
+        for one in (same, ConcatDataset([dark, bright]))
+    ]
+    assert found[0] == found[1]

@@ -55,7 +55,7 @@ def test_a_run_by_a_file_alone(world, tmp_path):
         "harmful_batch_size": 6,
         "use_cpu": "true",
         "label_smoothing_factor": 0.1,
-        "trainable": "[classifier]",
+        "trainable": "[vit.layernorm, classifier]",
     }
     (tmp_path / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
     assert main(["train", "--config", str(tmp_path / "run.yaml"), "--lambda_harmful", "0.5"]) == 0
@@ -63,7 +63,7 @@ def test_a_run_by_a_file_alone(world, tmp_path):
     assert record.training["label_smoothing"] == 0.1
     assert record.objective["lambda_harmful"] == 0.5
     assert record.training["harmful_batch_size"] == 6
-    assert record.trainable["modules"] == ["classifier"]
+    assert record.trainable["modules"] == ["vit.layernorm", "classifier"]
 
 
 def test_what_yaml_makes_of_no_and_of_nothing(tmp_path):
@@ -129,3 +129,21 @@ def test_the_command_of_a_run_repeats_it(tmp_path, monkeypatch, more):
     again = vars(parse(train_parser(), words[2:]))
     for name, value in vars(options).items():
         assert name in of_one_call or again[name] == value, name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_steps: 3\nseed: 1\nmax_steps: 5\n", "max_steps stands there twice"),
+        ("batch_size: 3\nper_device_train_batch_size: 5\n", "has 'batch_size' and 'per_device_train_batch_size'"),
+    ],
+)
+def test_an_option_stands_once_in_a_file(tmp_path, capsys, text, said):
+    (tmp_path / "run.yaml").write_text(text)
+    assert said in error_of(capsys, ["train", "--config", str(tmp_path / "run.yaml")], 2)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "attack", "verify"])
+@pytest.mark.parametrize("size", ["0", "-4"])
+def test_a_batch_holds_a_picture(verb, size, capsys):
+    assert f"batch_size must be 1 or more, got {size}" in error_of(capsys, [verb, "m", "--batch_size", size], 2)

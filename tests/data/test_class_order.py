@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Value
@@ -10,6 +11,7 @@ from tiny import Images, picture_dataset
 from torch.utils.data import ConcatDataset, Subset
 
 from hf_immunize.data.class_order import (
+    in_one_order,
     in_one_spelling,
     labels_of,
     names_of,
@@ -93,6 +95,23 @@ def test_parts_of_wrapped_pictures_are_numbered_anew():
     assert numbered_alike(data, Images(3), **SIDES) is data
 
 
+def test_the_parts_of_a_set_are_brought_into_one_order():
+    data, other = inputs("dog", "cat"), inputs("cat", "dog", seed=1)
+    both = in_one_order(Subset(ConcatDataset([data, other]), [0, 1, len(data), len(data) + 1]), what="the data")
+    assert labels_of(both) == [*data.labels[:2], *(1 - label for label in other.labels[:2])]
+    assert names_of(both) == ["dog", "cat"]
+    # The part with most classes gives the order.
+    three = inputs("cat", "dog", "emu")
+    merged = in_one_order(ConcatDataset([data, three]), what="the data")
+    assert labels_of(merged) == [*(1 - label for label in data.labels), *three.labels]
+    assert names_of(merged) == ["cat", "dog", "emu"]
+    assert in_one_order(data, what="the data") is data
+    alike = ConcatDataset([data, data])
+    assert in_one_order(alike, what="the data") is alike
+    with pytest.raises(ValueError, match="emu"):
+        in_one_order(ConcatDataset([inputs("cat", "dog", "yak"), three]), what="the data")
+
+
 def test_a_stream_of_model_inputs_that_names_its_classes_is_known():
     rows = {"pixel_values": torch.zeros(2, 3, 4, 4).tolist(), "label": [0, 1]}
     stream = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["dog", "cat"])).to_iterable_dataset()
@@ -161,3 +180,25 @@ def test_a_class_in_two_spellings_is_one_where_that_is_plain():
         numbered_alike(letters, train, **SIDES)
     with pytest.raises(ValueError, match=r"spell a class otherwise \('cat' for 'Cat'\)"):
         numbered_alike(transformed(test.data), train, **SIDES)
+
+
+class Own(Images):
+    """A data set of the user's own with something else under ``labels``."""
+
+    def __init__(self, labels):
+        super().__init__(6)
+        self.labels = labels
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["cat", "dog", "emu"], {0: "cat"}, np.zeros((6, 1), int), torch.zeros(6, 5), ["cat"] * 6, [0.5] * 6, [0, 1]],
+    ids=["names", "mapping", "column", "attributes", "words", "fractions", "few"],
+)
+def test_labels_are_a_number_for_each_row_or_something_else(labels):
+    assert labels_of(Own(labels)) is None
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_labels_that_a_data_set_of_ones_own_holds(kind):
+    assert list(map(int, labels_of(Own(kind([0, 1, 2, 0, 1, 2]))))) == [0, 1, 2, 0, 1, 2]

@@ -48,3 +48,14 @@ def test_what_stands_for_no_picture():
         open_picture([UPRIGHT, UPRIGHT])
     with pytest.raises(TypeError, match="got int"):
         open_picture(3)
+
+
+def test_a_picture_of_few_of_its_16_bits_is_said(caplog):
+    grey = np.tile(np.linspace(0, 1, 8), (8, 1))
+    full, few = ((grey * (2**bits - 1)).astype(np.uint16) for bits in (16, 12))
+    assert np.asarray(open_picture(full)).max() == 255
+    assert np.asarray(open_picture(np.zeros((4, 4), np.uint16))).max() == 0
+    assert not caplog.text
+    assert np.asarray(open_picture(few)).max() == 15
+    assert "no value above 4095" in caplog.text
+    assert np.array_equal(to_channels(PILImage.fromarray(few), 1), (few >> 8).astype(np.uint8))

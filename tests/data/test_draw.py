@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from hf_immunize.data.draw import at_most, drawn_numbers
 
 
@@ -20,3 +22,9 @@ def test_where_there_are_no_more_the_data_set_itself_is_taken():
     assert at_most(data, 50) is data
     few = at_most(data, 7, seed=2)
     assert [few[index] for index in range(len(few))] == [10 * one for one in drawn_numbers(50, 7, seed=2)]
+
+
+@pytest.mark.parametrize("most", [0, -1, -6])
+def test_fewer_than_one_row_is_no_draw(most):
+    with pytest.raises(ValueError, match=f"At most {most} rows were asked for"):
+        at_most(range(10), most)

@@ -9,6 +9,7 @@ import pytest
 from pictures import write
 from tiny import picture_dataset
 
+from hf_immunize.data.folders import find_pictures, split_word
 from hf_immunize.data.sources import load_images, load_source
 from hf_immunize.data.task import load_task
 
@@ -173,3 +174,65 @@ def test_pictures_with_a_metadata_file(tmp_path):
     source = load_source(tmp_path / "part")
     assert {name: len(rows) for name, rows in source.splits.items()} == {"train": 1, "test": 1}
     assert source.notes == ("read 2 of the 3 pictures below 'part': those that its metadata name",)
+
+
+def test_a_link_to_a_folder_beside_it_is_a_folder_like_others(tmp_path):
+    write(tmp_path, "train/cat/0.png", "train/dog/1.png", "test/dog/2.png")
+    os.symlink(tmp_path / "train" / "cat", tmp_path / "test" / "cat")
+    source = load_source(tmp_path)
+    assert by_file(source.splits["train"]) == {"0.png": "cat", "1.png": "dog"}
+    assert by_file(source.splits["test"]) == {"0.png": "cat", "2.png": "dog"}
+    # Two folders that hold each other end too.
+    write(tmp_path / "pair", "cat/0.png", "dog/1.png")
+    os.symlink(tmp_path / "pair" / "cat", tmp_path / "pair" / "dog" / "cat")
+    os.symlink(tmp_path / "pair" / "dog", tmp_path / "pair" / "cat" / "dog")
+    assert {path.name for path in find_pictures(tmp_path / "pair")} == {"0.png", "1.png"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("training_set", "test_set"), ("seg_train/seg_train", "seg_test/seg_test"), ("Train-images", "TestSet")],
+)
+def test_splits_in_the_words_of_kaggle(tmp_path, train, test):
+    write(tmp_path, f"{train}/cat/0.png", f"{train}/dog/1.png", f"{test}/cat/2.png", f"{test}/dog/3.png")
+    source = load_source(tmp_path)
+    assert by_file(source.splits["train"]) == {"0.png": "cat", "1.png": "dog"}
+    assert by_file(source.splits["test"]) == {"2.png": "cat", "3.png": "dog"}
+
+
+def test_words_of_splits_among_others_are_names(tmp_path):
+    for name in ("train station", "set", "images", "test drive", "trains"):
+        assert split_word(name) is None
+    write(tmp_path, "train station/0.png", "test drive/1.png")
+    assert names(load_images(tmp_path)) == ["test drive", "train station"]
+
+
+def test_folders_of_splits_below_the_classes_are_refused(tmp_path):
+    write(tmp_path, "cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png")
+    with pytest.raises(ValueError, match=r"are called test and train: splits, and no classes. Put the splits on top"):
+        load_source(tmp_path)
+
+
+def test_metadata_above_a_folder_of_pictures(tmp_path):
+    """The most usual layout; a single folder is where the pictures lie, and no class of theirs."""
+    write(tmp_path, *(f"images/{k}.png" for k in range(12)))
+    lines = "".join(f"images/{k}.png,{kind}\n" for k, kind in enumerate(["benign", "malign"] * 6))
+    (tmp_path / "metadata.csv").write_text("file_name,diagnosis\n" + lines)
+    task = load_task(tmp_path, label_column="diagnosis")
+    assert (task.label_column, task.classes) == ("diagnosis", ["benign", "malign"])
+    assert load_images(tmp_path).column_names == ["image", "diagnosis"]
+    with pytest.raises(ValueError, match="no column of labels; its columns are image, diagnosis"):
+        load_task(tmp_path)
+
+
+def test_rows_of_metadata_and_pictures_are_counted_apart(tmp_path):
+    write(tmp_path / "gone", "0.png", "1.png")
+    (tmp_path / "gone" / "metadata.csv").write_text("file_name,label\n0.png,1\n1.png,0\n2.png,1\n3.png,0\n")
+    with pytest.raises(ValueError, match=r"name 2 pictures that are not there \(2.png, 3.png\)"):
+        load_source(tmp_path / "gone")
+    write(tmp_path / "again", "0.png", "1.png", "2.png")
+    (tmp_path / "again" / "metadata.csv").write_text("file_name,label\n0.png,1\n1.png,0\n0.png,0\n")
+    assert load_source(tmp_path / "again").notes == (
+        "read 2 of the 3 pictures below 'again': those that its metadata name",
+        "its metadata name 1 pictures again: 3 rows of 2 pictures",
+    )

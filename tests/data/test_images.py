@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
@@ -199,3 +200,15 @@ def test_pictures_are_decoded_and_shrunk_one_at_a_time(tmp_path, n, side, most):
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert float(ran.stdout.splitlines()[-1]) < most
+
+
+def test_what_a_processor_of_ones_own_gives_is_read_or_named():
+    def numpy_pixels(images, return_tensors=None):
+        return {"pixel_values": np.ones((len(images), 3, 4, 4), np.float32)}
+
+    def one_for_all(images, return_tensors=None):
+        return {"pixel_values": torch.ones(1, 3, 4, 4)}
+
+    assert torch.equal(ImageInputs(picture_dataset(3), numpy_pixels)[0]["pixel_values"], torch.ones(3, 4, 4))
+    with pytest.raises(ValueError, match=r"\(function\) made 1 of 2 pictures"):
+        ImageInputs(picture_dataset(3), one_for_all).__getitems__([0, 1])

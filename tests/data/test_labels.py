@@ -20,6 +20,8 @@ from hf_immunize.data.task import load_evaluation, load_task
         ([True, False, True], [1, 0, 1], None, "False = 0 and True = 1"),
         ([0.0, 1.0, 2.0], [0, 1, 2], None, "as whole ones"),
         (["3", "10", "0"], [3, 10, 0], None, "the words of 'label' as whole numbers"),
+        (["01", "02", "01"], [1, 2, 1], None, "the words of 'label' as whole numbers"),
+        (["01", "1", "2", "1"], [0, 1, 2, 1], ["01", "1", "2"], "numbered the 3 names in 'label' in alphabetical"),
         (["dog", "cat", "dog"], [1, 0, 1], ["cat", "dog"], "the 2 names in 'label' in alphabetical order"),
         ([[0, 1], [1, 0]], [1, 0], None, "one-hot"),
         ([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], [2, 0], None, "one-hot"),

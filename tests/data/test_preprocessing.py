@@ -131,6 +131,55 @@ def test_a_transform_that_leaves_pictures_runs_before_the_processor():
         as_inputs(odd, processor())[0]
 
 
+@pytest.mark.parametrize("kind", [int, np.int64, torch.tensor, float, lambda label: np.array(label)])
+def test_what_a_transform_makes_of_a_label_counts_whatever_wraps_the_number(kind):
+    data = picture_dataset(8, n_classes=3)
+    moved = data.with_transform(lambda rows: {**rows, "label": [kind(2 - int(one)) for one in rows["label"]]})
+    inputs = ImageInputs(moved, processor())
+    wanted = [2 - label for label in data["label"]]
+    assert [inputs[k]["labels"] for k in range(8)] == wanted
+    # A number that no row has is taken where labels are taken as they stand.
+    more = data.with_transform(lambda rows: {**rows, "label": [kind(int(one) + 5) for one in rows["label"]]})
+    assert [ImageInputs(more, processor())[k]["labels"] for k in range(8)] == [5 + one for one in data["label"]]
+
+
+def test_labels_behind_a_transform_are_numbered_in_the_order_of_other_classes():
+    """What the transform gives is numbered as the rows are: classes in another order move it too."""
+    data = picture_dataset(8, n_classes=3)
+    same, moved = (
+        ImageInputs(
+            data.with_transform(lambda rows, add=add: {**rows, "label": [(one + add) % 3 for one in rows["label"]]}),
+            processor(),
+        ).with_classes(["class 2", "class 0", "class 1"])
+        for add in (0, 1)
+    )
+    assert [same[k]["labels"] for k in range(8)] == same.labels == [(one + 1) % 3 for one in data["label"]]
+    assert [moved[k]["labels"] for k in range(8)] == [(one + 2) % 3 for one in data["label"]]
+    unknown = data.with_transform(lambda rows: {**rows, "label": [7 for _ in rows["label"]]})
+    with pytest.raises(ValueError, match="gives the label 7 for row 1, which no row of column 'label' holds"):
+        ImageInputs(unknown, processor()).with_classes(["class 2", "class 0", "class 1"])[1]
+
+
+def test_labels_that_a_transform_blends_are_refused():
+    data = picture_dataset(4)
+    for blended in (0.5, torch.tensor([0.9, 0.1])):
+        soft = data.with_transform(lambda rows, one=blended: {**rows, "label": [one for _ in rows["label"]]})
+        with pytest.raises(ValueError, match="one class a picture"):
+            ImageInputs(soft, processor())[0]
+
+
+def test_words_behind_a_transform_keep_their_numbers():
+    words = picture_dataset(6).cast_column("label", Value("int64"))
+    words = words.map(lambda row: {"label": ["dog", "cat"][row["label"]]}, features=None)
+    inputs = ImageInputs(words.with_transform(lambda rows: rows), processor())
+    assert inputs.classes == ["cat", "dog"]
+    assert [inputs[k]["labels"] for k in range(6)] == inputs.labels
+    swapped = words.with_transform(
+        lambda rows: {**rows, "label": ["cat" if one == "dog" else "dog" for one in rows["label"]]}
+    )
+    assert [ImageInputs(swapped, processor())[k]["labels"] for k in range(6)] == [1 - one for one in inputs.labels]
+
+
 def test_a_transform_draws_anew_for_each_place_of_a_row():
     count = iter(range(100))
     data = picture_dataset(4)

@@ -14,7 +14,7 @@ from pictures import splits
 from tiny import picture_dataset
 
 from hf_immunize.data import sources
-from hf_immunize.data.sources import load_images
+from hf_immunize.data.sources import load_images, load_source
 from hf_immunize.data.task import load_task
 from hf_immunize.errors import HubConnectionError
 
@@ -123,3 +123,8 @@ def test_what_the_hub_refuses_is_said_before_anything_is_loaded(monkeypatch):
 def test_a_data_set_that_is_neither_online_nor_cached():
     with pytest.raises(HubConnectionError, match="could not be reached for the data set 'someone/nothing'"):
         load_task("someone/nothing")
+
+
+def test_an_empty_name_is_not_the_folder_at_hand():
+    with pytest.raises(ValueError, match="name of the data set is empty"):
+        load_source("")

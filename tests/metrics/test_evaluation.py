@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from hf_immunize import evaluate_immunization, relative_immunization_ratio
 from hf_immunize.data.draw import at_most
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.metrics.evaluation import Protocol, rir_report
 
 
@@ -233,3 +234,35 @@ def test_one_data_set_as_both_tasks_is_said(models, primary, caplog):
     with caplog.at_level("WARNING"):
         evaluate_immunization(*models, primary, primary, protocol=Protocol(2, 8))
     assert "pictures of the harmful task are among those of the primary task" in caplog.text
+
+
+def test_each_model_is_judged_by_its_own_order_of_the_classes(caplog):
+    """Labels in θ0's order would give a model of another order a wrong accuracy, or one of other weights the same."""
+    names = ["class 0", "class 1", "class 2"]
+    data = picture_dataset(40, n_classes=3)
+    harmful = picture_dataset(12, n_classes=2, seed=4)
+    model, processor = tiny_vit(names)
+    with torch.no_grad():
+        model.classifier.weight.normal_(generator=torch.Generator().manual_seed(3))
+    pixels = torch.stack([one["pixel_values"] for one in ImageInputs(data, processor)])
+    by_hand = float((model(pixels).logits.argmax(1) == torch.tensor(data["label"])).double().mean())
+    # The same network, its classes in another order: rows of the head change places with the names.
+    order = [2, 0, 1]
+    moved, _ = tiny_vit([names[k] for k in order])
+    moved.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        moved.classifier.weight.copy_(model.classifier.weight[order])
+        moved.classifier.bias.copy_(model.classifier.bias[order])
+    nameless, _ = tiny_vit([f"LABEL_{k}" for k in range(3)])
+    nameless.load_state_dict(moved.state_dict())
+
+    def accuracy(one, base):
+        found = evaluate_immunization(one, base, data, harmful, image_processor=processor, protocol=Protocol(2, 6))
+        return found.primary_accuracy
+
+    assert accuracy(moved, model) == pytest.approx({"immunized": by_hand, "initial": by_hand})
+    assert "The immunized model numbers its classes in another order" in caplog.text
+    # What only numbers its classes has those of the model that was made of it.
+    assert accuracy(moved, nameless) == pytest.approx({"immunized": by_hand, "initial": by_hand})
+    assert accuracy(nameless, moved) == pytest.approx({"immunized": by_hand, "initial": by_hand})
+    assert 0.1 < by_hand < 0.9

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import direct
 
-from hf_immunize.models.extraction import extract_features
+from hf_immunize.models.extraction import check_batch_size, extract_features
 
 
 def test_features_come_in_the_order_of_the_data(tiny_net, primary):
@@ -87,3 +87,10 @@ def test_features_take_the_memory_of_their_numbers():
     ran = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert float(ran.stdout) < 1.05
+
+
+@pytest.mark.parametrize("size", [0, -4, 2.5, True, None])
+def test_a_batch_holds_a_whole_number_of_pictures(tiny_net, primary, size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more"):
+        extract_features(tiny_net, primary, batch_size=size)
+    check_batch_size(3)

@@ -136,7 +136,7 @@ def test_weights_that_are_shared_with_what_trains_are_refused(tmp_path, tiny_net
     with pytest.raises(ValueError, match=r"blocks\.2\.conv\.weight and blocks\.0\.conv\.weight are one"):
         trainer(tmp_path, tiny_net, primary, harmful)
     # Where neither of the two trains, nothing moves.
-    trainer(tmp_path, tiny_net, primary, harmful, trainable=["score"])
+    trainer(tmp_path, tiny_net, primary, harmful, trainable=["score"], lambda_primary=0.0, lambda_harmful=0.0)
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,23 @@ def test_what_has_no_effect_here_is_taken(tmp_path):
         full_determinism=False,
     )
     assert args.as_control().accelerator_config.use_seedable_sampler is False
+
+
+@pytest.mark.parametrize(
+    ("optim", "given", "unread"),
+    [
+        ("adamw_torch_fused", "nonsense=1", "nonsense"),
+        ("adamw_torch_fused", "eps=0.1", "eps"),
+        ("sgd", "momentumm=0.9, nesterov=true", "momentumm"),
+    ],
+)
+def test_arguments_that_an_optimizer_does_not_read_are_refused(tmp_path, optim, given, unread):
+    with pytest.raises(InputError, match=f"{optim}' reads nothing called {unread} in optim_args"):
+        arguments(tmp_path, optim=optim, optim_args=given)
+
+
+def test_arguments_that_an_optimizer_reads_are_left_to_it(tmp_path):
+    assert arguments(tmp_path, optim="sgd", optim_args="momentum=0.5,nesterov=true").optim_args
+    assert arguments(tmp_path, optim="rmsprop", optim_args="alpha=0.9, eps=1e-6").optim_args
+    with pytest.raises(InputError, match="must be name=value"):
+        arguments(tmp_path, optim="sgd", optim_args="momentum")
