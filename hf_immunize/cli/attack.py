@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from PIL import Image
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.judging import Budgets
@@ -28,6 +26,7 @@ from hf_immunize.cli.options import (
     named_rows,
     task_options,
 )
+from hf_immunize.cli.pair import check_two_models, prepare_alike, reader_of
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
@@ -70,6 +69,7 @@ def run(given: Sequence[str], command: str) -> int:
     """Attacks as the options say, and prints the report."""
     options = parse(parser(), given)
     required("attack", options, "model", "base", "harmful")
+    check_two_models(options)
     # A typing mistake, a missing package or a folder that cannot be is said before anything is loaded.
     choose_attackers(options.attackers)
     budgets = budgets_of(options, Budgets())
@@ -101,12 +101,12 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
         if release is not None:
             beside = {"initial": models["base"]} | {name: models[name] for name in BESIDE if name in models}
             check_beside(Path(options.model).expanduser(), release, beside)
-        models["base"].require_processor()
+        reader = reader_of(models["model"], models["base"])
         for name in ("primary_only", "public"):
             if name in models:
-                _check_reads_alike(models[name], models["base"], name)
+                _check_reads_alike(models[name], reader, name)
         named = [task for task in TASKS if getattr(options, task) is not None]
-        sets = {task: _inputs(options, task, models["base"], release) for task in named}
+        sets = {task: _inputs(options, task, reader, release) for task in named}
         fit_on, judge_by = sets.get("benign", (None, None))
         return run_attacks(
             models["model"].model,
@@ -127,18 +127,16 @@ def _attacked(options: argparse.Namespace, budgets: Budgets, release: Immunizati
         )
 
 
-def _check_reads_alike(model: LoadedModel, base: LoadedModel, name: str) -> None:
-    """All models are given what θ0's processor makes: a ceiling that reads pictures otherwise would look too low."""
+def _check_reads_alike(model: LoadedModel, reader: LoadedModel, name: str) -> None:
+    """All models are given the same inputs: a ceiling that reads pictures otherwise would look too low."""
     if model.image_processor is None:
-        say([f"{name}: it holds no image processor, and is taken to read what that of θ0 makes."])
+        say([f"{name}: it holds no image processor, and is taken to read what that of the model makes."])
         return
-    ramp = Image.fromarray(np.arange(3 * 64 * 64, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3))
-    own, given = model.preprocess(ramp), base.preprocess(ramp)
-    if own.shape != given.shape or not torch.allclose(own, given, atol=1e-4):
+    if not prepare_alike(model, reader):
         raise InputError(
-            f"The image processor of --{name} prepares pictures otherwise than that of --base (size, mean or scale), "
-            "and all models are attacked on the same inputs. Save the model with the processor of --base, if it can "
-            "read such inputs, and name that folder."
+            f"The image processor of --{name} prepares pictures otherwise than that of the model (size, mean or "
+            "scale), and all models are attacked on the same inputs. Save it with the processor of the model, if it "
+            "can read such inputs, and name that folder."
         )
 
 
@@ -154,7 +152,7 @@ def _target(options: argparse.Namespace) -> Path | None:
 
 
 def _inputs(
-    options: argparse.Namespace, task: str, base: LoadedModel, release: ImmunizationRecord | None
+    options: argparse.Namespace, task: str, reader: LoadedModel, release: ImmunizationRecord | None
 ) -> tuple[MapStyle, MapStyle]:
     most = options.max_samples if options.streaming else None
     found = load_task(
@@ -174,7 +172,7 @@ def _inputs(
             f"The {task} rows to judge by are not those that the release was measured on, so that its card cannot hold "
             "both. Name the same data, splits and seed, or leave --update_release away and use --output_dir."
         )
-    return found.inputs(base.image_processor, n_channels=base.n_channels, name=task)
+    return found.inputs(reader.image_processor, n_channels=reader.n_channels, name=task)
 
 
 def _write(folder: Path, report: AttackReport) -> list[Path]:

@@ -9,6 +9,7 @@ import torch
 
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import EvaluateOptions, HubCallOptions, ReadOptions, most_of, named_rows, task_options
+from hf_immunize.cli.pair import check_two_models, reader_of
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
@@ -35,11 +36,12 @@ def run(given: Sequence[str], command: str) -> int:
     """Measures as the options say, and prints the figures."""
     options = parse(parser(), given)
     required("evaluate", options, "model", "base", "primary", "harmful")
+    check_two_models(options)
     most = most_of(options, MOST_MEASURED)
     loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
     with stdout_for_results(options.json):
         model, base = load_model(options.model, **loading), load_model(options.base, **loading)
-        processor = base.require_processor()
+        reader = reader_of(model, base)
         sets, taken = {}, {}
         for task in TASKS:
             rows = load_evaluation(
@@ -52,7 +54,7 @@ def run(given: Sequence[str], command: str) -> int:
             )
             taken[task] = {"data": rows.name, "split": rows.eval_split, "rows": len(rows.evaluation)}
             say([f"{task}: {rows.name}, measured on {rows.eval_split} ({len(rows.evaluation)} rows)", *rows.notes])
-            sets[task] = rows.inputs(processor, n_channels=base.n_channels, name=task)[1]
+            sets[task] = rows.inputs(reader.image_processor, n_channels=reader.n_channels, name=task)[1]
         report = evaluate_immunization(
             model.model,
             base.model,

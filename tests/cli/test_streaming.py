@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from commands import error_of, training
@@ -37,14 +38,15 @@ def test_a_training_whose_record_says_what_was_drawn(world, shards, tmp_path):
     assert "attacks" in record.results
 
 
-def test_an_evaluation_and_an_attack_on_so_many_rows(world, shards, capsys):
+def test_an_evaluation_and_an_attack_on_so_many_rows(world, shards, tmp_path, capsys):
+    base = str(shutil.copytree(world / "vit", tmp_path / "base"))
     named = [part for task in ("primary", "harmful") for part in (f"--{task}", str(shards / task))]
-    given = ["evaluate", str(world / "vit"), "--base", str(world / "vit"), *named, "--streaming", "--max_samples", "20"]
+    given = ["evaluate", str(world / "vit"), "--base", base, *named, "--streaming", "--max_samples", "20"]
     assert main([*given, "--groups", "2", "--group_size", "8", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["data"]["primary"] == {"data": "primary", "split": "test", "rows": 20}
     assert "took 20 rows of the stream 'test'" in err
-    given = ["attack", str(world / "vit"), "--base", str(world / "vit"), *named[2:], "--streaming", "--steps", "5"]
+    given = ["attack", str(world / "vit"), "--base", base, *named[2:], "--streaming", "--steps", "5"]
     assert main([*given, "--max_samples", "30", "--attackers", "ridge", "--seeds", "0", "--no_scratch", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["n_train"], report["n_test"]) == (30, 30)

@@ -1,0 +1,55 @@
+"""The two models that a verb compares, and whose image processor prepares pictures for both."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hf_immunize.cli.printing import say
+from hf_immunize.errors import InputError
+from hf_immunize.models.loaded import LoadedModel
+
+__all__ = ["check_two_models", "prepare_alike", "reader_of"]
+
+
+def check_two_models(options: argparse.Namespace) -> None:
+    """Raises InputError where ``--base`` names the model itself: nothing would be compared."""
+    names = [
+        os.path.realpath(os.path.expanduser(one)) if os.path.exists(os.path.expanduser(one)) else one
+        for one in (options.model, options.base)
+    ]
+    if names[0] == names[1]:
+        raise InputError(
+            f"--base names the model itself ({options.base}), so that nothing would be compared. Name the model that "
+            "it started from; a release may carry it under initial/."
+        )
+
+
+def prepare_alike(one: LoadedModel, other: LoadedModel) -> bool:
+    """Whether the image processors of two models make the same of a picture: size, mean and scale."""
+    ramp = Image.fromarray(np.arange(3 * 64 * 64, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3))
+    first, second = one.preprocess(ramp), other.preprocess(ramp)
+    return first.shape == second.shape and torch.allclose(first, second, atol=1e-4)
+
+
+def reader_of(model: LoadedModel, base: LoadedModel) -> LoadedModel:
+    """The one whose image processor prepares the pictures for both: the model's, as it is used; else that of ``base``.
+
+    Raises:
+        InputError: neither holds one.
+    """
+    if model.image_processor is None:
+        base.require_processor()
+        return base
+    if base.image_processor is not None and not prepare_alike(model, base):
+        say(
+            [
+                "the image processors of the model and of --base prepare pictures otherwise (size, mean or scale): "
+                "both models are given what that of the model makes."
+            ]
+        )
+    return model
