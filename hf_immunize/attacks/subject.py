@@ -170,6 +170,9 @@ class Subject:
     @cached_property
     def _prefix(self) -> FrozenPrefix | None:
         """The frozen part before the last stage, of a copy; None where it cannot be run apart."""
+        if not set(self._few) <= {"pixel_values", "labels"}:
+            # What the model takes beside images does not go through a part of it alone.
+            return None
         model, few = self._copy(), self._few_images
         try:
             select_trainable(model, "last", few)
@@ -179,7 +182,11 @@ class Subject:
 
     @property
     def _few_images(self) -> torch.Tensor:
-        return collate_images(first_samples(next(iter(self.sets.values())), 2))["pixel_values"].to(self.device)
+        return self._few["pixel_values"].to(self.device)
+
+    @cached_property
+    def _few(self) -> dict[str, Any]:
+        return collate_images(first_samples(next(iter(self.sets.values())), 2))
 
     def _activations_of(self, prefix: FrozenPrefix, role: str) -> CachedActivations:
         label = f"{self.progress}, frozen part over the {role} images" if self.progress else None

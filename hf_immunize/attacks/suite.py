@@ -20,13 +20,14 @@ from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import check_apart
-from hf_immunize.data.streams import DRAWN
+from hf_immunize.data.streams import DRAWN, first_samples
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import Extracted, MapStyle, check_batch_size
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.random_weights import random_weights
+from hf_immunize.models.repeatable import check_repeatable
 
 __all__ = ["CARD_BUDGETS", "MOST_ATTACKED", "AttackSuite", "run_attacks"]
 
@@ -36,6 +37,8 @@ CARD_BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300))
 MOST_ATTACKED = 5_000
 #: Images from which the BatchNorm statistics of random weights are taken.
 SCRATCH_IMAGES = 256
+#: In batches of this size, whatever the forward passes have: random weights are a reference.
+SCRATCH_BATCH = 64
 
 
 def run_attacks(
@@ -183,8 +186,10 @@ class AttackSuite:
             check_labelled(sets[role], f"harmful {role}")
         if any(one.needs_primary for one in self.attackers):
             check_primary(models.values(), sets["primary"])
+        few = collate_images(first_samples(sets["train"], 2))
         for name, one in models.items():
             check_weights(name, one)
+            check_repeatable(one, on_device(few, next(one.parameters()).device))
         store = ActivationStore() if activations is None else activations
         common: dict[str, Any] = {"batch_size": batch_size, "device": device}
 
@@ -208,7 +213,7 @@ class AttackSuite:
                 peers.append(found[name])
 
             def random(seed: int) -> Subject:
-                drawn = _scratch_of(models["initial"], sets["train"], batch_size, seed)
+                drawn = _scratch_of(models["initial"], sets["train"], seed)
                 return Subject(drawn, of, dtype=torch.float32, progress=label("scratch"), **common)
 
             if not scratch:
@@ -257,13 +262,14 @@ class AttackSuite:
                 raise InputError(f"The attacker {left_out[0]!r} needs {remedy}.")
 
 
-def _scratch_of(model: nn.Module, images: KeptImages, batch_size: int, seed: int) -> nn.Module:
+def _scratch_of(model: nn.Module, images: KeptImages, seed: int) -> nn.Module:
     """Random weights, with the BatchNorm statistics of the first images."""
     model = copy.deepcopy(model).float()
     where = next(model.parameters()).device
     few = range(min(SCRATCH_IMAGES, len(images)))
     batches = [
-        collate_images([images[index] for index in few[start : start + batch_size]]) for start in few[::batch_size]
+        collate_images([images[index] for index in few[start : start + SCRATCH_BATCH]])
+        for start in few[::SCRATCH_BATCH]
     ]
     return random_weights(
         model,

@@ -18,6 +18,7 @@ from hf_immunize.models.packaged import loaded_lite0
 from hf_immunize.release.target import check_target, claimed
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.immunize import Immunization, immunize
+from hf_immunize.training.what_trains import check_immunizes
 
 __all__ = ["QUICKSTART", "parser", "quickstart", "run"]
 
@@ -67,6 +68,7 @@ def run(given: Sequence[str], command: str) -> int:
         push_to_hub=False,
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
+    check_immunizes(args.made_objective())
     with claimed(folder), stdout_for_results(options.json):
         finished = quickstart(
             args,

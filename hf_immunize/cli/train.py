@@ -33,6 +33,7 @@ from hf_immunize.training.immunize import immunize
 from hf_immunize.training.locking import locked
 from hf_immunize.training.stages import MEASURED
 from hf_immunize.training.theta_zero import THETA_ZERO_NAME
+from hf_immunize.training.what_trains import check_immunizes
 
 __all__ = ["parser", "run"]
 
@@ -76,6 +77,7 @@ def run(given: Sequence[str], command: str) -> int:
         push_to_hub=False,
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
+    check_immunizes(args.made_objective())
     attackers, budgets = options.attackers or None, budgets_of(options, CARD_BUDGETS)
     repo_id = options.hub_model_id or folder.name
     if options.push_to_hub and args.should_save:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.metrics.precision import KNOWN, OnePass, Values, deciding, is_too_coarse
 from hf_immunize.metrics.rounding import N_DRAWN, N_HEAVY
 from hf_immunize.models.extraction import MapStyle, feature_batches
 from hf_immunize.models.frozen_prefix import shared_prefix
+from hf_immunize.models.repeatable import check_repeatable
 from hf_immunize.spectra.spectrum import Spectrum, spectrum
 
 if TYPE_CHECKING:
@@ -77,8 +78,14 @@ class Peers:
         self.models = {name: models[name] for name in sorted(models, key=lambda one: one != "initial")}
         self.device = torch.device(device) if device is not None else next(models["initial"].parameters()).device
         self.batch_size, self.progress, self._activations = batch_size, progress, activations
-        few = collate_images([data[index] for index in range(min(2, len(data)))])["pixel_values"].to(self.device)
-        self.prefix = shared_prefix(list(self.models.values())[::-1], few) if few.is_floating_point() else None
+        few = on_device(collate_images([data[index] for index in range(min(2, len(data)))]), self.device)
+        images = few["pixel_values"]
+        for one in self.models.values():
+            if next(one.parameters()).device == self.device:
+                check_repeatable(one, few)
+        # What a model takes beside images does not go through a part of it alone.
+        splits = images.is_floating_point() and set(few) <= {"pixel_values", "labels"}
+        self.prefix = shared_prefix(list(self.models.values())[::-1], images) if splits else None
         self._ready: dict[tuple[str, torch.dtype], nn.Module] = {}
 
     def measured(

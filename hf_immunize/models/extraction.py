@@ -88,7 +88,9 @@ def feature_batches(
     if len(data) == 0:
         raise InputError("The data set is empty, so there are no features. Check its split and its filters.")
     rows = cast("Dataset[Any]", data)
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    # A generator of its own: a loader draws a number of the caller's each time it is iterated.
+    own = torch.Generator().manual_seed(0)
+    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers, generator=own)
     for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
         with ExitStack() as stack:
             # For a batch at a time: nothing of this may hold while the caller runs.

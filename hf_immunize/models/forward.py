@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from hf_immunize.errors import InputError, InputTypeError
 
@@ -28,6 +29,8 @@ __all__ = [
     "unwrap",
     "without_autocast",
 ]
+
+logger = logging.get_logger(__name__)
 
 
 #: Key of a batch that holds what a model takes in place of images while its frozen part is bypassed.
@@ -179,7 +182,14 @@ def logits_of(output: Any, model: nn.Module) -> torch.Tensor:
     elif hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, (tuple, list)):
-        output = next((part for part in output if isinstance(part, torch.Tensor) and part.ndim == 2), None)
+        rows = [part for part in output if isinstance(part, torch.Tensor) and part.ndim == 2]
+        widths = [part.shape[1] for part in rows]
+        if len(set(widths)) > 1:
+            logger.warning_once(
+                f"{type(model).__name__} returns outputs of the widths {', '.join(map(str, widths))}: took the first, "
+                f"of {widths[0]}, for its logits. If it is an embedding, return the logits first, or under 'logits'."
+            )
+        output = rows[0] if rows else None
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise InputError(
             f"{type(model).__name__} gives no logits of shape (n, classes): it has no classification head. Load it "

@@ -20,8 +20,9 @@ from torch import nn
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.models.tf32 import without_tf32
-from hf_immunize.models.trainable import modules_before_training
+from hf_immunize.models.trainable import keep_still, modules_before_training
 
 __all__ = ["FrozenPrefix", "shared_prefix"]
 
@@ -71,21 +72,31 @@ class FrozenPrefix:
             self._cut = self._first_trained()
             images = self._images = inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
             with torch.no_grad():
-                expected = features_and_logits(self.model, images)[1]
+                expected = features_and_logits(self.model, images)
                 try:
                     activations = self(images)
                     with self.bypassed():
-                        found = features_and_logits(self.model, activations)[1]
+                        found = features_and_logits(self.model, activations)
+                    drawn = self._as_in_training(images)
                 except Exception as error:
                     raise InputError(self._refusal(str(error))) from error
-            if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5):
-                raise InputError(self._refusal("what trains, alone, gives other logits"))
+            # Features too: a head of zeros gives the same logits for anything.
+            for one, other in zip(expected, found, strict=True):
+                if not torch.allclose(one, other, rtol=1e-4, atol=1e-5):
+                    raise InputError(self._refusal("what trains, alone, gives other features or logits"))
+            if not torch.allclose(activations, drawn, rtol=1e-4, atol=1e-5):
+                raise InputError(self._refusal("in a training its activations are others (dropout in forward, say)"))
         finally:
             self.model.train(training)
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Activations (n, …) at the start of the trainable part, for images (n, C, H, W)."""
+    def __call__(self, images: torch.Tensor, training: bool = False) -> torch.Tensor:
+        """Activations (n, …) at the start of the trainable part, for images (n, C, H, W).
+
+        Args:
+            images: model inputs.
+            training: as they come in a training, where the frozen part stands still, and the model's own forward not.
+        """
         kept: list[torch.Tensor] = []
 
         def reached(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -94,8 +105,15 @@ class FrozenPrefix:
 
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
         with suppress(_Reached), handle, evaluating(self.model), as_weights_are(self.model), without_tf32():
+            if training:
+                keep_still(self.model.train())
             features_and_logits(self.model, images)
         return kept[0]
+
+    def _as_in_training(self, images: torch.Tensor) -> torch.Tensor:
+        """Activations of a training: a forward may draw by itself, without a module that could be held still."""
+        with undisturbed_random_numbers():
+            return self(images, training=True)
 
     @cached_property
     def layout(self) -> torch.memory_format:

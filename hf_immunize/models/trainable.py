@@ -20,6 +20,7 @@ __all__ = [
     "TrainableSelection",
     "batch_norms_behind",
     "blocks_that_train",
+    "buffers_behind",
     "keep_still",
     "modules_before_training",
     "select_trainable",
@@ -119,6 +120,21 @@ def batch_norms_behind(model: nn.Module) -> dict[str, nn.modules.batchnorm._Batc
         name: module
         for name, module in inner.named_modules(remove_duplicate=False)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and module not in early
+    }
+
+
+def buffers_behind(model: nn.Module) -> set[str]:
+    """Buffers that a training may move, by every name: of what runs no earlier than what trains, but for BatchNorms.
+
+    Those stand still; vectors of spectral norms, statistics of InstanceNorms and buffers of a user's own do not.
+    """
+    inner = unwrap(model)
+    early = {inner.get_submodule(name) for name in _early.get(inner, frozenset())}
+    return {
+        f"{name}.{own}".removeprefix(".")
+        for name, module in inner.named_modules(remove_duplicate=False)
+        if module not in early and not isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for own, _ in module.named_buffers(recurse=False)
     }
 
 

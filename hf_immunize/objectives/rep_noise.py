@@ -68,8 +68,12 @@ class RepNoise(ModelObjective):
             found.append(gaussian_mmd(rows, torch.randn(rows.shape, generator=generator).to(rows)))
         parts = {"noise": self.lambda_harmful * torch.stack(found).mean()}
         if self.ascent:
-            left = _ridge_error(gather(step.harmful_features), gather(labels), self.penalty)
-            parts["ascent"] = -self.lambda_harmful * self.ascent * left.log()
+            features, labels = gather(step.harmful_features), gather(labels)
+            parts["ascent"] = features.new_zeros(())
+            # Of one class alone nothing is left of the error, and nothing to raise.
+            if len(labels.unique()) > 1:
+                left = _ridge_error(features, labels, self.penalty)
+                parts["ascent"] = -self.lambda_harmful * self.ascent * left.log()
         return parts
 
 

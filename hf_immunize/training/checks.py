@@ -82,6 +82,13 @@ def check_model(model: nn.Module) -> None:
         raise InputError(
             f"{kind} has no weights (device meta). Load them: from_pretrained(…), without the meta device."
         )
+    for name, module in model.named_modules():
+        old = [type(hook).__name__ for hook in module._forward_pre_hooks.values()]
+        if {"WeightNorm", "SpectralNorm"} & set(old):
+            raise InputError(
+                f"{name} has a norm of its weight of the old kind, with which no model can be copied after a step. Use "
+                "torch.nn.utils.parametrizations.weight_norm (or spectral_norm), or fold it (remove_weight_norm)."
+            )
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem in ("multi_label_classification", "regression"):
         raise InputError(

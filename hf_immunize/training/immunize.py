@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import SaveStrategy
+from transformers.utils import logging
 
 from hf_immunize.attacks.attacker import choose_attackers, listed
 from hf_immunize.attacks.judging import Budgets
@@ -35,13 +36,15 @@ from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.given import Data, check_head, loaded_data, loaded_model, measurable, model_inputs
 from hf_immunize.training.locking import locked
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS, check_ceiling_steps
-from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
+from hf_immunize.training.recording import data_facts, input_shape, model_facts, steps_made, training_facts
 from hf_immunize.training.stages import kept_results, measured_folder, train_all
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
 __all__ = ["Immunization", "immunize"]
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -195,11 +198,12 @@ def immunize(
                 "(--fit_steps 300), say."
             )
         data = {task: model_inputs(one, base, processor) for task, one in sources.items()}
+        objective = args.made_objective()
         to_keep = in_order_of(network, data["primary"][0], "the primary data")
         measured_on = in_order_of(network, data["primary"][1], "the primary data to measure on", to_keep)
         data["primary"] = (to_keep, measured_on)
         slowed, judged = data["harmful"]
-        if attackers is not None or args.made_objective().needs_harmful_labels:
+        if attackers is not None or objective.needs_harmful_labels:
             slowed, judged = (in_one_order(one, what="the harmful data") for one in (slowed, judged))
         judged = numbered_alike(judged, slowed, what="the harmful data to measure on", other="those to train on")
         data["harmful"] = (slowed, judged)
@@ -246,7 +250,11 @@ def immunize(
     classes = names_of(data["primary"][0])
     for one in models.values():
         name_classes(one, classes)
-    facts = training_facts(args, run.selection, steps=run.state.global_step, fit=fit, seconds=run.seconds, notes=notes)
+    if not (objective.uses_primary or objective.uses_harmful):
+        notes.append("Both λ are 0: this is plain fine-tuning, and nothing was immunized.")
+        logger.warning(notes[-1])
+    made: dict[str, Any] = steps_made(args, run.state)
+    facts = training_facts(args, run.selection, **made, fit=fit, seconds=run.seconds, notes=notes)
     if alone:
         facts["training"]["primary_only"] = alone | {"accuracy": results["primary_accuracy"]["primary_only"]}
     if run.budget is not None:

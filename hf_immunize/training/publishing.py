@@ -17,8 +17,9 @@ from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.given import measurable
-from hf_immunize.training.recording import data_facts, input_shape, model_facts, training_facts
+from hf_immunize.training.recording import data_facts, input_shape, model_facts, steps_made, training_facts
 from hf_immunize.training.trainer_part import TrainerPart
+from hf_immunize.training.what_trains import check_immunizes
 
 __all__ = ["Publishing"]
 
@@ -63,6 +64,7 @@ class Publishing(TrainerPart):
             raise InputError("push_to_hub(blocking=False) is not supported: the release goes up in one short commit.")
         metadata: dict[str, Any] = {name: known.pop(name) for name in ("language", "tags") if name in known}
         _check_fields(known)
+        check_immunizes(self.objective)
         check_rebuilds(self.model, self.processing_class)
         data = self._measurable()
         if not self.is_world_process_zero():
@@ -79,7 +81,8 @@ class Publishing(TrainerPart):
         )
         classes = names_of(self.train_dataset)
         name_classes(model, classes)
-        facts = training_facts(self.args, self.selection, steps=self.state.global_step, notes=self.notes)
+        made: dict[str, Any] = steps_made(self.args, self.state)
+        facts = training_facts(self.args, self.selection, **made, notes=self.notes)
         values = {task: data_facts(pair) for task, pair in data.items()}
         if classes is not None:
             values["primary"].classes = list(classes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from transformers import TrainerState
 
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.fingerprint import rows_fingerprint
@@ -18,7 +19,13 @@ from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.record import DatasetRecord
 from hf_immunize.training.arguments import ImmunizationArguments
 
-__all__ = ["data_facts", "input_shape", "model_facts", "training_facts"]
+__all__ = ["data_facts", "input_shape", "model_facts", "steps_made", "training_facts"]
+
+
+def steps_made(args: ImmunizationArguments, state: TrainerState) -> dict[str, int | None]:
+    """As :func:`training_facts` takes them: those made, those planned, and the one whose weights were kept."""
+    best = state.best_global_step if args.load_best_model_at_end and state.best_model_checkpoint else None
+    return {"steps": state.global_step, "planned": state.max_steps or None, "kept": best}
 
 
 def training_facts(
@@ -26,6 +33,8 @@ def training_facts(
     selection: TrainableSelection,
     *,
     steps: int,
+    planned: int | None = None,
+    kept: int | None = None,
     fit: Mapping[str, Any] | None = None,
     seconds: float | None = None,
     notes: Sequence[str] = (),
@@ -36,6 +45,8 @@ def training_facts(
         args: of the run.
         selection: what trained.
         steps: optimizer steps that were made.
+        planned: that the schedule of the rate was made for, where the run knows it.
+        kept: the step whose weights are released, where that is not the last.
         fit: steps and rate of the fit that made θ0, where there was one.
         seconds: that the immunization alone took.
         notes: what was chosen for the user, in sentences.
@@ -50,12 +61,18 @@ def training_facts(
         "optimizer": optimizer,
         "weight_decay": args.weight_decay,
         "lr_scheduler": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "warmup_steps": args.get_warmup_steps(steps),
+        "warmup_steps": args.get_warmup_steps(planned or steps),
         "max_grad_norm": args.max_grad_norm,
         "label_smoothing": args.label_smoothing_factor,
         "dtype": "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32",
         "processes": args.world_size,
     }
+    if planned not in (None, steps):
+        training["planned_steps"] = planned
+    if kept not in (None, steps):
+        training["kept_step"] = kept
+        by = f"the best by {args.metric_for_best_model}" if args.metric_for_best_model else "the best"
+        notes = [*notes, f"The weights are those of step {kept}, {by}; a control has all {steps} steps."]
     if args.gradient_accumulation_steps > 1:
         training["regularizers"] = "of each micro-batch, averaged"
     if fit is not None:

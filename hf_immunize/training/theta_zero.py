@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_immunize.data.whole_files import whole_file
 from hf_immunize.errors import InputError
+from hf_immunize.models.trainable import buffers_behind
 
 __all__ = ["THETA_ZERO_NAME", "ThetaZero"]
 
@@ -20,7 +21,7 @@ THETA_ZERO_NAME = "initial_weights.safetensors"
 
 
 class ThetaZero:
-    """What of a model moves, as it is now, on the CPU: the trainable parameters, and statistics where these move too.
+    """What of a model moves, as it is now, on the CPU: the trainable parameters, and what a training may move beside.
 
     Args:
         model: unwrapped, after its trainable parameters were chosen.
@@ -31,11 +32,15 @@ class ThetaZero:
     """
 
     def __init__(self, model: nn.Module, moving: Collection[str] = ()) -> None:
+        buffers = buffers_behind(model)
         self.weights = {
             name: value.detach().clone().cpu()
             for name, value in _by_every_name(model).items()
-            if value.requires_grad or (name.rpartition(".")[0] in moving and not isinstance(value, nn.Parameter))
+            if value.requires_grad
+            or (not isinstance(value, nn.Parameter) and (name in buffers or name.rpartition(".")[0] in moving))
         }
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._is_buffer = {name: name not in parameters for name in self.weights}
         self._is_stored = False
         self._there: dict[str, torch.Tensor] = {}
 
@@ -87,11 +92,13 @@ class ThetaZero:
             InputError: they are of other parameters than those that train now.
         """
         weights = load_file(folder / THETA_ZERO_NAME)
-        if weights.keys() != self.weights.keys():
+        trained = {name for name, value in self.weights.items() if name in weights or not self._is_buffer[name]}
+        if weights.keys() != trained:
             raise InputError(
                 "The checkpoint's run trained other parameters than those chosen now. Resume with the same `trainable`."
             )
-        self.weights, self._is_stored, self._there = weights, True, {}
+        # A checkpoint of an earlier version holds no buffers of what trains.
+        self.weights, self._is_stored, self._there = self.weights | weights, True, {}
 
 
 def _by_every_name(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.forward import ACTIVATIONS
 from hf_immunize.models.head import features_and_logits, find_head
+from hf_immunize.models.repeatable import check_repeatable
 from hf_immunize.models.trainable import keep_still, select_trainable
 from hf_immunize.objectives.objective import ModelObjective, Phase, with_unit_gradient
 from hf_immunize.training.arguments import ImmunizationArguments
@@ -161,6 +162,7 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         self._sample = first_batches(
             self.model, sources, self.stream_collator, args.device, self.objective.needs_harmful_labels
         )
+        check_repeatable(self.model, self._sample)
         self.say_what_is_shared(sources)
         self._n_classes = find_head(self.model, self._sample).n_classes
         self.selection = select_trainable(self.model, args.selection, self._sample)

@@ -13,7 +13,16 @@ from hf_immunize.models.head import features_and_logits, find_head
 from hf_immunize.models.trainable import blocks_that_train
 from hf_immunize.objectives.objective import ModelObjective, Objective
 
-__all__ = ["check_features_move", "check_hidden", "check_own_optimizer"]
+__all__ = ["check_features_move", "check_hidden", "check_immunizes", "check_own_optimizer"]
+
+
+def check_immunizes(objective: Objective) -> None:
+    """Raises InputError where both λ are 0: a card would call plain fine-tuning an immunized release."""
+    if not (objective.uses_primary or objective.uses_harmful):
+        raise InputError(
+            "lambda_primary and lambda_harmful are both 0: this is plain fine-tuning, and its card would call it "
+            "immunized. Give one of them a weight; the control is trained beside it anyway."
+        )
 
 
 def check_hidden(objective: Objective, model: nn.Module, inputs: Any) -> None:

@@ -6,8 +6,10 @@ import copy
 
 import pytest
 import torch
+from planted import QUICK
 from tiny import Images, TinyNet, direct
 
+from hf_immunize import run_attacks
 from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.metrics.peers import Measured, Peers
 from hf_immunize.metrics.rounding import N_DRAWN, N_HEAVY
@@ -66,8 +68,8 @@ def test_one_group_near_rounding_is_measured_again_and_no_other(pair):
     rows = counted(base.stem), counted(model.stem)
     both = Peers({"immunized": model, "initial": base}, data)
     measured = both.measured(data, "primary", groups, None)
-    # All rows, the ten again, and a few to find heads.
-    assert all(50 <= sum(one) < 60 for one in rows)
+    # All rows, the ten again, and a few to find heads and to see that they repeat.
+    assert all(50 <= sum(one) < 60 + 5 for one in rows)
     for name in ("initial", "immunized"):
         assert measured[name].precision == {"groups": {"float32": 1, "float64": 1}, "all_samples": "float32"}
         values = torch.linalg.svdvals(direct(both.models[name], data.x[:10]))
@@ -95,8 +97,8 @@ def test_a_few_rows_in_float64_stand_for_all_samples(pair, is_known):
     measured = both.measured(data, "primary", groups, None)
     again = N_HEAVY + N_DRAWN if is_known else 400 + N_HEAVY + N_DRAWN
     for name, seen in zip(("initial", "immunized"), rows, strict=True):
-        # Few of the rows may be heavy, and two images find what the models share.
-        assert 400 + again - N_HEAVY <= sum(seen) <= 400 + again + 5
+        # Few of the rows may be heavy; two images find what the models share, and that features repeat.
+        assert 400 + again - N_HEAVY <= sum(seen) <= 400 + again + 10
         found = measured[name]
         assert found.precision == {"groups": {"float32": 2}, "all_samples": "float32" if is_known else "float64"}
         values = torch.linalg.svdvals(direct(both.models[name], data.x))
@@ -134,3 +136,34 @@ def test_features_that_are_there_are_measured_as_they_are():
     assert found.precision == {"groups": {"float64": 3}, "all_samples": "float64"}
     for one, group in zip(found.groups, groups, strict=True):
         assert one.condition_number == pytest.approx(torch.linalg.cond(rows[group]).item() ** 2)
+
+
+class Scaled(TinyNet):
+    """A second input beside the images."""
+
+    def forward(self, pixel_values, scale=None):
+        return super().forward(pixel_values if scale is None else pixel_values * scale[:, None, None, None])
+
+
+def test_what_a_model_takes_beside_images_reaches_it():
+    torch.manual_seed(0)
+    base = Scaled().eval()
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model.widen.weight.add_(0.1 * torch.randn_like(model.widen.weight))
+    data = Images(40)
+    scale = 0.5 + torch.arange(40) / 10
+    scaled = [data[k] | {"scale": scale[k]} for k in range(40)]
+    done = [data[k] | {"pixel_values": data.x[k] * scale[k]} for k in range(40)]
+    groups = Protocol(2, 10).indices(40)
+    both = {"immunized": model, "initial": base}
+    peers = Peers(both, scaled)
+    assert peers.prefix is None
+    found, expected = (Peers(both, one).measured(one, "primary", groups, None) for one in (scaled, done))
+    for name in both:
+        assert found[name].accuracy == expected[name].accuracy
+        assert found[name].whole.condition_number == pytest.approx(expected[name].whole.condition_number, rel=1e-4)
+    few = {"attackers": "ridge", "budgets": QUICK, "scratch": False}
+    reports = [run_attacks(model, base, one[:30], one[30:], **few) for one in (scaled, done)]
+    accuracy = [one.attackers["ridge regression"]["accuracy"]["immunized"] for one in reports]
+    assert accuracy[0] == accuracy[1]

@@ -94,3 +94,9 @@ def test_a_batch_holds_a_whole_number_of_pictures(tiny_net, primary, size):
     with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more"):
         extract_features(tiny_net, primary, batch_size=size)
     check_batch_size(3)
+
+
+def test_nothing_is_drawn_of_the_callers_random_numbers(tiny_net, primary):
+    before = torch.get_rng_state()
+    extract_features(tiny_net, primary)
+    assert torch.equal(torch.get_rng_state(), before)

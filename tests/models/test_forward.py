@@ -13,7 +13,14 @@ from torch import nn
 
 from hf_immunize import features_and_logits
 from hf_immunize.models.extraction import extract_features
-from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap, without_autocast
+from hf_immunize.models.forward import (
+    as_weights_are,
+    evaluating,
+    fast_layout,
+    logits_of,
+    unwrap,
+    without_autocast,
+)
 from hf_immunize.models.trainable import select_trainable
 
 
@@ -165,3 +172,12 @@ def test_a_model_that_was_prepared_for_mixed_precision_is_measured_in_its_own():
     assert "forward" not in twin.__dict__
     assert "forward" in model.__dict__
     assert without_autocast(twin) is twin
+
+
+def test_outputs_of_several_widths_are_said(caplog):
+    model = torch.nn.Linear(2, 2)
+    rows, logits = torch.zeros(4, 6), torch.ones(4, 3)
+    assert logits_of((logits, torch.zeros(4, 3)), model) is logits
+    assert not caplog.text
+    assert logits_of((rows, logits), model) is rows
+    assert "outputs of the widths 6, 3: took the first, of 6, for its logits" in caplog.text

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from backbones import MODELS, made
-from tiny import TinyNet
+from tiny import Images, TinyNet
 
 from hf_immunize import features_and_logits
 from hf_immunize.models.frozen_prefix import FrozenPrefix, shared_prefix
@@ -88,7 +88,7 @@ def test_a_model_that_hangs_on_more_than_one_tensor_is_not_split():
 
     detour, images = Detour().eval(), torch.randn(4, 3, 8, 8)
     select_trainable(detour, ["blocks.2", "widen", "score"], images)
-    with pytest.raises(ValueError, match="what trains, alone, gives other logits"):
+    with pytest.raises(ValueError, match="what trains, alone, gives other features or logits"):
         FrozenPrefix(detour, images)
 
 
@@ -116,3 +116,41 @@ def test_what_two_models_share_is_found_by_their_tensors(tiny_net, primary):
         one.requires_grad != two.requires_grad
         for one, two in zip(tiny_net.parameters(), other.parameters(), strict=True)
     )
+
+
+class DrawsItself(TinyNet):
+    """Dropout in the forward of the model, which no module could hold still."""
+
+    def forward(self, pixel_values):
+        return super().forward(torch.nn.functional.dropout(pixel_values, 0.5, self.training))
+
+
+def test_a_frozen_part_that_draws_in_training_is_not_run_once_for_all():
+    images = Images(4).x
+    model = DrawsItself().eval()
+    select_trainable(model, "widen", images)
+    with pytest.raises(ValueError, match="in a training its activations are others"):
+        FrozenPrefix(model, images)
+    plain = TinyNet(dropout=0.5)
+    select_trainable(plain, "widen", images)
+    numbers = torch.get_rng_state()
+    FrozenPrefix(plain, images)
+    assert torch.equal(torch.get_rng_state(), numbers)
+
+
+class Doubles(TinyNet):
+    """What stands between two modules is lost where the first of them is passed by."""
+
+    def forward(self, pixel_values):
+        hidden = self.blocks(self.stem(pixel_values * 2) * 3)
+        return self.score(torch.relu(self.widen(hidden)).mean((2, 3)))
+
+
+def test_a_split_is_checked_by_features_where_the_head_is_all_zeros():
+    model, images = Doubles().eval(), Images(4).x
+    with torch.no_grad():
+        model.score.weight.zero_()
+        model.score.bias.zero_()
+    select_trainable(model, "blocks", images)
+    with pytest.raises(ValueError, match="gives other features or logits"):
+        FrozenPrefix(model, images)

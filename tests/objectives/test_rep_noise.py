@@ -93,3 +93,11 @@ def test_what_it_needs_is_said():
         RepNoise().of_step(view({"f": features}, features, None), lambda one: one)
     with pytest.raises(ValueError, match="ascent"):
         RepNoise(ascent=-1.0)
+
+
+def test_a_harmful_batch_of_one_class_has_nothing_to_raise():
+    features = rows(6, 3)
+    step = view({"f": features}, features, torch.ones(6, dtype=torch.long))
+    parts = RepNoise().of_step(step, lambda one: one)
+    assert parts["ascent"] == 0
+    assert torch.isfinite(parts["noise"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -192,3 +193,14 @@ def test_a_parameter_without_a_gradient_is_named():
     model.unused = torch.nn.Parameter(torch.zeros(3))
     with pytest.raises(ValueError, match=r"1 parameters .* have no gradient: unused"):
         check_gradients(model)
+
+
+def test_weights_that_a_norm_of_the_old_kind_makes_are_refused(tiny_net):
+    check_model(torch.nn.utils.parametrizations.weight_norm(tiny_net.widen) and tiny_net)
+    for make in (torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm):
+        model = TinyNet()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make(model.widen)
+        with pytest.raises(ValueError, match=r"widen has a norm of its weight of the old kind"):
+            check_model(model)

@@ -233,3 +233,9 @@ def test_pictures_that_were_trained_on_are_said_and_never_all_that_is_measured_o
         told = f"{task}: {count} pictures to measure on are among those to train on, row 16 first"
         assert any(one.startswith(told) for one in notes), notes
     assert any(one.startswith("harmful: 2 of 18 pictures") for one in run.results["attacks"]["notes"])
+
+
+def test_a_run_that_immunizes_against_nothing_says_so(tmp_path):
+    plain = few(tmp_path, lambda_primary=0.0, lambda_harmful=0.0)
+    run = immunize(TinyNet().eval(), *pairs(), plain, control=False, attackers=None)
+    assert run.record.training["notes"][-1] == "Both λ are 0: this is plain fine-tuning, and nothing was immunized."

@@ -5,13 +5,14 @@ from __future__ import annotations
 from samples import tiny_timm, tiny_vit
 from tiny import Images, TinyNet, picture_dataset
 from trainers import arguments
+from transformers import TrainerState
 
 from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.task import load_task
 from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.trainable import select_trainable
-from hf_immunize.training.recording import data_facts, model_facts, training_facts
+from hf_immunize.training.recording import data_facts, model_facts, steps_made, training_facts
 
 
 def facts_of(tmp_path, changes, **more):
@@ -88,3 +89,25 @@ def test_data_say_where_they_came_from():
     assert (pair.n_train, pair.n_eval, pair.fingerprint) == (12, 5, rows_fingerprint(rows, "image", "label"))
     assert data_facts((None, Images(5))).n_train is None
     assert data_facts((Images(6), Images(5))).name == "data passed as an object"
+
+
+def test_steps_that_were_planned_and_the_one_that_was_kept(tmp_path):
+    args = arguments(
+        tmp_path,
+        max_steps=100,
+        warmup_steps=0.1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        eval_strategy="steps",
+        eval_steps=5,
+        save_strategy="steps",
+        save_steps=5,
+    )
+    chosen = select_trainable(TinyNet(), "last", Images(2).x)
+    state = TrainerState(global_step=20, max_steps=100, best_global_step=10, best_model_checkpoint="checkpoint-10")
+    found = training_facts(args, chosen, **steps_made(args, state))["training"]
+    assert (found["steps"], found["planned_steps"], found["warmup_steps"], found["kept_step"]) == (20, 100, 10, 10)
+    assert found["notes"] == ["The weights are those of step 10, the best by loss; a control has all 20 steps."]
+    state = TrainerState(global_step=100, max_steps=100)
+    whole = training_facts(args, chosen, **steps_made(args, state))["training"]
+    assert not {"planned_steps", "kept_step", "notes"} & set(whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from tiny import TinyNet
 from trainers import state, trainer
@@ -49,3 +50,34 @@ def test_weights_that_two_modules_share_are_put_back_under_both_names(tmp_path, 
     initial = TinyNet()
     initial.load_state_dict(again.initial_state_dict())
     assert all(torch.equal(value, start[name]) for name, value in initial.state_dict().items())
+
+
+class Remembers(torch.nn.Module):
+    """A buffer of its own, which moves in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, hidden):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * hidden.detach().mean()
+        return hidden - self.mean
+
+
+@pytest.mark.parametrize("kind", ["spectral norm", "instance norm", "own"])
+def test_what_moves_beside_the_weights_is_put_back_too(tmp_path, tiny_net, primary, harmful, kind):
+    if kind == "spectral norm":
+        torch.nn.utils.parametrizations.spectral_norm(tiny_net.widen)
+    else:
+        parts = [torch.nn.InstanceNorm2d(12, affine=True, track_running_stats=True), tiny_net.widen]
+        tiny_net.widen = torch.nn.Sequential(*([tiny_net.widen, Remembers()] if kind == "own" else parts))
+    before = copy.deepcopy(tiny_net).eval()
+    run = trainer(tmp_path, tiny_net, primary, harmful, trainable="widen")
+    run.train()
+    moved = tiny_net.state_dict()
+    buffers = {name for name, _ in tiny_net.named_buffers() if name.startswith("widen") and "batches" not in name}
+    assert any(not torch.equal(moved[name], value) for name, value in before.state_dict().items() if name in buffers)
+    initial = run.initial_model().eval()
+    assert all(torch.equal(initial.state_dict()[name], value) for name, value in before.state_dict().items())
+    assert torch.equal(initial(primary.x), before(primary.x))

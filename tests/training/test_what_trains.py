@@ -8,7 +8,8 @@ from tiny import Images, TinyNet
 from torch import nn
 from trainers import trainer
 
-from hf_immunize.training.what_trains import check_features_move, check_own_optimizer
+from hf_immunize.objectives.condition import Condition
+from hf_immunize.training.what_trains import check_features_move, check_immunizes, check_own_optimizer
 
 
 class TwoHeads(TinyNet):
@@ -32,6 +33,15 @@ def test_a_head_alone_moves_no_features(tmp_path, tiny_net, primary, harmful):
     assert trainer(tmp_path, tiny_net, primary, harmful, trainable="widen").selection.n_parameters
     with pytest.raises(ValueError, match="No weight before the features trains"):
         trainer(tmp_path, TwoHeads(), primary, harmful, trainable="score")
+
+
+def test_plain_fine_tuning_is_not_published_as_immunized(tmp_path, tiny_net, primary, harmful):
+    check_immunizes(Condition(0.0, 0.3))
+    check_immunizes(Condition(1.0, 0.0))
+    with pytest.raises(ValueError, match="both 0: this is plain fine-tuning"):
+        check_immunizes(Condition(0.0, 0.0))
+    with pytest.raises(ValueError, match="both 0: this is plain fine-tuning"):
+        trainer(tmp_path, tiny_net, primary, harmful, lambda_primary=0.0, lambda_harmful=0.0).push_to_hub()
 
 
 def test_features_are_looked_at_with_gradients_and_nothing_is_left_behind(tiny_net):
