@@ -114,7 +114,9 @@ def ratio_over_extraction(n: int, n_checked: int, repeats: int, device: torch.de
 
 
 def _difference(one: RIR, other: RIR) -> float:
-    return max(abs(getattr(one, name) / getattr(other, name) - 1) for name in ("rir", "rir_i", "rir_ii"))
+    """The largest of the three ratios that are no bounds: a bound is the floor of its precision."""
+    names = [name for name in ("rir", "rir_i", "rir_ii") if getattr(other, f"{name}_bound") == "exact"]
+    return max(abs(getattr(one, name) / getattr(other, name) - 1) for name in names)
 
 
 def memory_of_ratio(n: int) -> float:
