@@ -350,15 +350,16 @@ def command(kind: str, name: str, good: Path, case: Path) -> list[str]:
     data = {"primary": good / "pictures", "harmful": good / "pictures"}
     model = base = good / "vit"
     if kind == "picture":
+        base = shutil.copytree(good / "vit", case / "base")
         shutil.copytree(good / "pictures", case / "pictures")
         (case / "pictures" / "a" / "evil.png").write_bytes(change)
         data["harmful"] = case / "pictures"
     else:
-        # The base model's image processor prepares the pictures.
-        model, base = good / kind, shutil.copytree(good / kind, case / kind)
-        change(base)
+        model = shutil.copytree(good / kind, case / kind)
+        base = good / kind
+        change(model)
     if kind == "release":
-        return ["push", str(base), "--repo_id", "me/x", "--dry_run"]
+        return ["push", str(model), "--repo_id", "me/x", "--dry_run"]
     given = ["evaluate", str(model), "--base", str(base), "--groups", "2", "--group_size", "3", "--batch_size", "4"]
     return [*given, *(word for task, path in data.items() for word in (f"--{task}", str(path)))]
 

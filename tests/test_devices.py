@@ -31,7 +31,7 @@ def samples(n: int, seed: int) -> list[dict]:
 PRIMARY, HARMFUL = samples(12, 1), samples(12, 2)
 
 
-def batches(data, batch_size, collate_fn, num_workers):
+def batches(data, batch_size, collate_fn, num_workers, generator=None):
     """Stands in for a DataLoader, which draws a seed and reads it."""
     return [
         collate_fn([data[row] for row in range(len(data))[at : at + batch_size]])

@@ -7,9 +7,12 @@ import os
 
 import numpy as np
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_immunize.cli.printing import say
+from hf_immunize.data.images import ImageInputs
 from hf_immunize.errors import InputError
 from hf_immunize.models.loaded import LoadedModel
 
@@ -30,9 +33,17 @@ def check_two_models(options: argparse.Namespace) -> None:
 
 
 def prepare_alike(one: LoadedModel, other: LoadedModel) -> bool:
-    """Whether the image processors of two models make the same of a picture: size, mean and scale."""
+    """Whether the image processors of two models make the same of a picture: size, mean and scale.
+
+    Raises:
+        InputError: one of them cannot prepare a picture.
+    """
     ramp = Image.fromarray(np.arange(3 * 64 * 64, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3))
-    first, second = one.preprocess(ramp), other.preprocess(ramp)
+    picture = Dataset.from_dict({"image": [ramp]}, features=Features({"image": ImageFeature()}))
+    first, second = (
+        ImageInputs(picture, each.image_processor, labels="unused", n_channels=each.n_channels)[0]["pixel_values"]
+        for each in (one, other)
+    )
     return first.shape == second.shape and torch.allclose(first, second, atol=1e-4)
 
 

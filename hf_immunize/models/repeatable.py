@@ -30,7 +30,9 @@ def check_repeatable(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any])
         InputError: features in evaluation mode that are others in a second pass (masked autoencoders), or beside other
             pictures (BatchNorm without running statistics).
     """
-    kept = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}
+    kept = dict(inputs) if isinstance(inputs, Mapping) else {"pixel_values": inputs}
+    if kept["pixel_values"].is_floating_point():
+        kept["pixel_values"] = kept["pixel_values"].to(next(model.parameters()).dtype)
     n = len(kept["pixel_values"])
     first = {
         name: one[:1] if isinstance(one, torch.Tensor) and one.ndim and len(one) == n else one

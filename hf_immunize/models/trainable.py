@@ -124,9 +124,10 @@ def batch_norms_behind(model: nn.Module) -> dict[str, nn.modules.batchnorm._Batc
 
 
 def buffers_behind(model: nn.Module) -> set[str]:
-    """Buffers that a training may move, by every name: of what runs no earlier than what trains, but for BatchNorms.
+    """Buffers of a state dict that a training may move, by every name.
 
-    Those stand still; vectors of spectral norms, statistics of InstanceNorms and buffers of a user's own do not.
+    They are those of what runs no earlier than what trains. BatchNorms stand still; vectors of spectral norms,
+    statistics of InstanceNorms and buffers of a user's own do not.
     """
     inner = unwrap(model)
     early = {inner.get_submodule(name) for name in _early.get(inner, frozenset())}
@@ -135,6 +136,8 @@ def buffers_behind(model: nn.Module) -> set[str]:
         for name, module in inner.named_modules(remove_duplicate=False)
         if module not in early and not isinstance(module, nn.modules.batchnorm._BatchNorm)
         for own, _ in module.named_buffers(recurse=False)
+        # Others are made with the model, and no weights are loaded into them.
+        if own not in module._non_persistent_buffers_set
     }
 
 

@@ -143,8 +143,8 @@ def test_where_float32_will_do_nothing_is_measured_twice(models, primary, harmfu
     seen = []
     base.stem.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     found = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10))
-    # Two images more, for what the models share and where their heads are.
-    assert sum(seen) <= len(primary) + len(harmful) + 2
+    # A few images more, for what the models share, where their heads are and whether features repeat.
+    assert sum(seen) <= len(primary) + len(harmful) + 10
     assert found.dtype == "float32"
     exact = evaluate_immunization(model, base, primary, harmful, protocol=Protocol(2, 10), float64=True)
     assert found.rir == pytest.approx(exact.rir, rel=1e-3)

@@ -79,9 +79,9 @@ def test_images_run_once_through_what_is_shared_and_in_float32_through_the_rest(
     for name, part, n, dtype in seen:
         rows[name, part] += n
         assert dtype == torch.float32
-    # 300 + 240 images, and a few to split the models and to find their heads.
-    assert rows["immunized", "stem"] + rows["initial", "stem"] < 540 + 30
-    assert all(540 <= rows[name, "widen"] < 540 + 30 for name in ("immunized", "initial"))
+    # 300 + 240 images, and a few to split the models, to find their heads and to see that features repeat.
+    assert rows["immunized", "stem"] + rows["initial", "stem"] < 540 + 60
+    assert all(540 <= rows[name, "widen"] < 540 + 60 for name in ("immunized", "initial"))
 
 
 def test_a_control_is_measured_where_there_is_one(models):
