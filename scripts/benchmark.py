@@ -57,7 +57,7 @@ def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
             steps.gram(4096, 768, repeats, device),
         ],
         "decoding": lambda: [runs.decoding(200, repeats, device)],
-        "ratio": lambda: measuring.ratio_over_extraction(10_000, 1_200, 1, device),
+        "ratio": lambda: measuring.ratio_over_extraction(10_000, 1_000, 1, device),
         "memory-ratio": lambda: [_memory("RIR of n images a task", "ratio", ["10000", "100000"])],
         "memory-train": _memory_of_training,
         "processes": lambda: [runs.pair_of_processes()],
