@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hf_immunize.attacks.attacker import View
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.streams import first_samples
 from hf_immunize.models.activations import ActivationStore, CachedActivations
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
@@ -170,10 +170,7 @@ class Subject:
     @cached_property
     def _prefix(self) -> FrozenPrefix | None:
         """The frozen part before the last stage, of a copy; None where it cannot be run apart."""
-        if not set(self._few) <= {"pixel_values", "labels"}:
-            # What the model takes beside images does not go through a part of it alone.
-            return None
-        model, few = self._copy(), self._few_images
+        model, few = self._copy(), on_device(self._few, self.device)
         try:
             select_trainable(model, "last", few)
             return FrozenPrefix(model, few)

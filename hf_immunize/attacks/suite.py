@@ -189,7 +189,7 @@ class AttackSuite:
         few = collate_images(first_samples(sets["train"], 2))
         for name, one in models.items():
             check_weights(name, one)
-            check_repeatable(one, on_device(few, next(one.parameters()).device))
+            check_repeatable(one, few)
         store = ActivationStore() if activations is None else activations
         common: dict[str, Any] = {"batch_size": batch_size, "device": device}
 

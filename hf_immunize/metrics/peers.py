@@ -79,13 +79,10 @@ class Peers:
         self.device = torch.device(device) if device is not None else next(models["initial"].parameters()).device
         self.batch_size, self.progress, self._activations = batch_size, progress, activations
         few = on_device(collate_images([data[index] for index in range(min(2, len(data)))]), self.device)
-        images = few["pixel_values"]
         for one in self.models.values():
-            if next(one.parameters()).device == self.device:
-                check_repeatable(one, few)
-        # What a model takes beside images does not go through a part of it alone.
-        splits = images.is_floating_point() and set(few) <= {"pixel_values", "labels"}
-        self.prefix = shared_prefix(list(self.models.values())[::-1], images) if splits else None
+            check_repeatable(one, few)
+        is_split = few["pixel_values"].is_floating_point()
+        self.prefix = shared_prefix(list(self.models.values())[::-1], few) if is_split else None
         self._ready: dict[tuple[str, torch.dtype], nn.Module] = {}
 
     def measured(
@@ -108,7 +105,7 @@ class Peers:
         if float64:
             self.prefix = None
         first = torch.float64 if float64 else torch.float32
-        passes = self._passed(list(self.models), data, task, groups, first, orders=orders or {})
+        passes = self._passed(list(self.models), data, task, groups, first, orders=orders)
         measured: dict[str, Measured] = {}
         beside: list[Spectrum] | None = None
         for name, one in passes.items():

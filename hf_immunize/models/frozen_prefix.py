@@ -64,6 +64,9 @@ class FrozenPrefix:
 
     def __init__(self, model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> None:
         self.model = unwrap(model)
+        others = sorted(set(inputs) - {"pixel_values", "labels"}) if isinstance(inputs, Mapping) else []
+        if others:
+            raise InputError(self._refusal(f"the model takes {', '.join(others)} beside images"))
         training = self.model.training
         self.model.eval()
         try:
@@ -173,17 +176,19 @@ class FrozenPrefix:
         )
 
 
-def shared_prefix(models: Sequence[nn.Module], images: torch.Tensor) -> FrozenPrefix | None:
+def shared_prefix(models: Sequence[nn.Module], inputs: torch.Tensor | Mapping[str, Any]) -> FrozenPrefix | None:
     """The layers that models share, found by comparing their tensors, as the prefix of a float32 copy.
 
     Args:
         models: of the same structure; every parameter and statistic counts.
-        images: a few of them, to split and to check with, on the device where the copy is to run.
+        inputs: a few images, or a batch of them, to split and to check with, on the device where the copy is to run.
 
     Returns:
         None where the models are the same, share no first layers, or cannot be split there.
     """
     one, *others = (unwrap(model) for model in models)
+    batch = dict(inputs) if isinstance(inputs, Mapping) else {"pixel_values": inputs}
+    batch["pixel_values"] = batch["pixel_values"].float()
     mine, differ = one.state_dict(), set()
     for other in others:
         theirs = other.state_dict()
@@ -193,13 +198,13 @@ def shared_prefix(models: Sequence[nn.Module], images: torch.Tensor) -> FrozenPr
         differ |= {name for name, value in mine.items() if not torch.equal(value, theirs[name].to(value))}
     # Statistics differ where the parameters beside them may not: a module is another one with all that it holds.
     apart = {name.rpartition(".")[0] for name in differ}
-    twin = copy.deepcopy(one).to(images.device, torch.float32)
+    twin = copy.deepcopy(one).to(batch["pixel_values"].device, torch.float32)
     while apart:
         for name, parameter in twin.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(any(name.startswith(f"{holder}.") for holder in apart))
         try:
             if all(any(part.requires_grad for part in twin.get_submodule(name).parameters()) for name in apart):
-                return FrozenPrefix(twin, images.float())
+                return FrozenPrefix(twin, batch)
         except InputError:
             pass
         # Inside a block one tensor may not be enough; in front of it, it is.

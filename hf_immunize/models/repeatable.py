@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.data.collate import on_device
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import as_weights_are, evaluating, unwrap
 from hf_immunize.models.head import features_and_logits
@@ -30,9 +31,10 @@ def check_repeatable(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any])
         InputError: features in evaluation mode that are others in a second pass (masked autoencoders), or beside other
             pictures (BatchNorm without running statistics).
     """
-    kept = dict(inputs) if isinstance(inputs, Mapping) else {"pixel_values": inputs}
+    own = next(model.parameters())
+    kept = on_device(inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}, own.device)
     if kept["pixel_values"].is_floating_point():
-        kept["pixel_values"] = kept["pixel_values"].to(next(model.parameters()).dtype)
+        kept["pixel_values"] = kept["pixel_values"].to(own.dtype)
     n = len(kept["pixel_values"])
     first = {
         name: one[:1] if isinstance(one, torch.Tensor) and one.ndim and len(one) == n else one

@@ -88,9 +88,6 @@ def _reason_against(
         if args.cache_frozen == "on":
             raise InputError("cache_frozen='on' is for data sets: a stream has no rows to keep. Leave it at 'auto'.")
         return "a stream is read as it comes"
-    others = sorted(set(sample) - {"pixel_values", "labels"})
-    if others:
-        return f"the model takes {', '.join(others)} beside images"
     if args.torch_compile or hasattr(model, "_orig_mod") or args.fsdp or args.deepspeed:
         return "the model is compiled or sharded over devices"
     if next(unwrap(model).parameters()).dtype != torch.float32:

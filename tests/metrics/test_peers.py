@@ -24,8 +24,13 @@ def counted(module):
 
 @pytest.fixture
 def pair():
+    return moved_beside(TinyNet)
+
+
+def moved_beside(kind):
+    """A model and the one that it started from; their first layers are the same."""
     torch.manual_seed(0)
-    base = TinyNet().eval()
+    base = kind().eval()
     model = copy.deepcopy(base)
     with torch.no_grad():
         model.widen.weight.add_(0.1 * torch.randn_like(model.widen.weight))
@@ -146,11 +151,7 @@ class Scaled(TinyNet):
 
 
 def test_what_a_model_takes_beside_images_reaches_it():
-    torch.manual_seed(0)
-    base = Scaled().eval()
-    model = copy.deepcopy(base)
-    with torch.no_grad():
-        model.widen.weight.add_(0.1 * torch.randn_like(model.widen.weight))
+    model, base = moved_beside(Scaled)
     data = Images(40)
     scale = 0.5 + torch.arange(40) / 10
     scaled = [data[k] | {"scale": scale[k]} for k in range(40)]
