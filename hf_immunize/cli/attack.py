@@ -26,7 +26,7 @@ from hf_immunize.cli.options import (
     named_rows,
     task_options,
 )
-from hf_immunize.cli.pair import check_two_models, prepare_alike, reader_of
+from hf_immunize.cli.pair import prepare_alike, reader_of, say_if_beside_itself
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_task
@@ -69,7 +69,7 @@ def run(given: Sequence[str], command: str) -> int:
     """Attacks as the options say, and prints the report."""
     options = parse(parser(), given)
     required("attack", options, "model", "base", "harmful")
-    check_two_models(options)
+    say_if_beside_itself(options)
     # A typing mistake, a missing package or a folder that cannot be is said before anything is loaded.
     choose_attackers(options.attackers)
     budgets = budgets_of(options, Budgets())

@@ -9,7 +9,7 @@ import torch
 
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import EvaluateOptions, HubCallOptions, ReadOptions, most_of, named_rows, task_options
-from hf_immunize.cli.pair import check_two_models, reader_of
+from hf_immunize.cli.pair import reader_of, say_if_beside_itself
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
@@ -36,7 +36,7 @@ def run(given: Sequence[str], command: str) -> int:
     """Measures as the options say, and prints the figures."""
     options = parse(parser(), given)
     required("evaluate", options, "model", "base", "primary", "harmful")
-    check_two_models(options)
+    say_if_beside_itself(options)
     most = most_of(options, MOST_MEASURED)
     loading = {"token": options.token, "trust_remote_code": options.trust_remote_code}
     with stdout_for_results(options.json):

@@ -13,22 +13,24 @@ from PIL import Image
 
 from hf_immunize.cli.printing import say
 from hf_immunize.data.images import ImageInputs
-from hf_immunize.errors import InputError
 from hf_immunize.models.loaded import LoadedModel
 
-__all__ = ["check_two_models", "prepare_alike", "reader_of"]
+__all__ = ["prepare_alike", "reader_of", "say_if_beside_itself"]
 
 
-def check_two_models(options: argparse.Namespace) -> None:
-    """Raises InputError where ``--base`` names the model itself: nothing would be compared."""
+def say_if_beside_itself(options: argparse.Namespace) -> None:
+    """Says that ``--base`` names the model itself: RIR is 1 then, which tries a set-up only."""
     names = [
         os.path.realpath(os.path.expanduser(one)) if os.path.exists(os.path.expanduser(one)) else one
         for one in (options.model, options.base)
     ]
     if names[0] == names[1]:
-        raise InputError(
-            f"--base names the model itself ({options.base}), so that nothing would be compared. Name the model that "
-            "it started from; a release may carry it under initial/."
+        say(
+            [
+                f"--base names the model itself ({options.base}): it is compared with itself, so that RIR is 1 "
+                "and every recovery whole. To learn what was gained, name the model that it started from; a release "
+                "may carry it under initial/."
+            ]
         )
 
 

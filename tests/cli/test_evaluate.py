@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 from commands import error_of
 
@@ -11,7 +10,7 @@ from hf_immunize.cli.main import main
 from hf_immunize.release.record import ImmunizationRecord
 
 
-def test_evaluation_prints_rir_accuracy_and_what_was_measured_on(world, released, tmp_path, capsys):
+def test_evaluation_prints_rir_accuracy_and_what_was_measured_on(world, released, capsys):
     given = ["evaluate", str(released), "--base", str(world / "vit"), "--primary", str(world / "primary")]
     given += ["--harmful", str(world / "harmful"), "--group_size", "8", "--groups", "3"]
     capsys.readouterr()
@@ -32,9 +31,6 @@ def test_evaluation_prints_rir_accuracy_and_what_was_measured_on(world, released
     assert f"{values['rir']['rir']['mean']:.4g}" in out
     assert "primary accuracy, immunized" in out
     assert "primary: primary, measured on test (16 rows)" in err
-    same = ["evaluate", str(shutil.copytree(world / "vit", tmp_path / "copy")), *given[2:], "--json"]
-    assert main(same) == 0
-    assert json.loads(capsys.readouterr().out)["rir"]["rir"]["mean"] == 1.0
 
 
 def test_evaluation_that_cannot_be(world, released, capsys):

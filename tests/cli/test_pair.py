@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 
 import pytest
-from commands import error_of
 from samples import tiny_vit
 
 from hf_immunize import load_model
-from hf_immunize.cli.pair import check_two_models, prepare_alike, reader_of
+from hf_immunize.cli.main import main
+from hf_immunize.cli.pair import prepare_alike, reader_of, say_if_beside_itself
 
 
 @pytest.fixture
@@ -43,12 +44,22 @@ def test_a_model_without_a_processor_is_read_by_that_of_its_base(pair):
         reader_of(model, base)
 
 
-def test_a_model_beside_itself_is_no_comparison(tmp_path, monkeypatch, capsys):
-    check_two_models(Namespace(model="me/net", base="me/net@main"))
-    with pytest.raises(ValueError, match=r"--base names the model itself \(me/net\)"):
-        check_two_models(Namespace(model="me/net", base="me/net"))
+def test_a_model_beside_itself_is_said(tmp_path, monkeypatch, capsys):
+    say_if_beside_itself(Namespace(model="me/net", base="me/net@main"))
+    assert not capsys.readouterr().err
+    say_if_beside_itself(Namespace(model="me/net", base="me/net"))
+    assert "--base names the model itself (me/net): it is compared with itself" in capsys.readouterr().err
     (tmp_path / "release").mkdir()
     monkeypatch.chdir(tmp_path)
     for verb, more in (("evaluate", ["--primary", "p"]), ("attack", [])):
         given = [verb, "release", "--base", str(tmp_path / "release"), "--harmful", "h", *more]
-        assert "--base names the model itself" in error_of(capsys, given)
+        assert main(given) == 1
+        assert "--base names the model itself" in capsys.readouterr().err
+
+
+def test_a_model_beside_itself_has_a_ratio_of_one(world, capsys):
+    given = ["evaluate", str(world / "vit"), "--base", str(world / "vit"), "--primary", str(world / "primary")]
+    assert main([*given, "--harmful", str(world / "harmful"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "RIR is 1" in err
+    assert json.loads(out)["rir"]["rir"]["mean"] == 1.0
