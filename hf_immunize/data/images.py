@@ -71,7 +71,10 @@ class ImageInputs(torch.utils.data.Dataset):
         name: str = "",
     ) -> None:
         if image_processor is None:
-            raise InputError("Raw images need an image processor. Pass processing_class=AutoImageProcessor.…")
+            raise InputError(
+                "Raw images need an image processor. Pass processing_class=AutoImageProcessor.from_pretrained(…), or "
+                "hf_immunize.data.preprocessing.TimmImageProcessor.from_model(model) for a timm model."
+            )
         if labels == "needed" and not labels_needed:
             labels = "optional"
         columns = choose_columns(data, image_column, label_column, labels=labels)

@@ -25,7 +25,7 @@ def model_class_names(model: nn.Module) -> list[str] | None:
     """Names of the classes in the order of the logits; None where the model only numbers them.
 
     Raises:
-        InputError: the two mappings of a config, id2label and label2id, contradict each other.
+        InputError: the two mappings of a config, id2label and label2id, contradict each other, or numbers are missing.
     """
     names = _written_names(model)
     return None if all(_NUMBERED.fullmatch(name) for name in names) else names
@@ -36,7 +36,13 @@ def _written_names(model: nn.Module) -> list[str]:
     config = getattr(model, "config", None)
     named = getattr(config, "id2label", None)
     # Tutorials write the numbers as words, whose order is another one: 0, 1, 10, 2.
-    names: list[Any] = [named[index] for index in sorted(named, key=int)] if named else []
+    ordered = sorted(named, key=int) if named else []
+    if [int(index) for index in ordered] != list(range(len(ordered))):
+        raise InputError(
+            f"The model's config numbers its {len(ordered)} classes {', '.join(map(str, ordered[:5]))}… in id2label. "
+            f"They are numbered 0 to {len(ordered) - 1}, as its logits are: correct id2label and label2id."
+        )
+    names: list[Any] = [named[index] for index in ordered]
     numbers = getattr(config, "label2id", None) or {}
     for index, name in enumerate(names):
         # ImageNet has two classes called crane, of which label2id keeps one.

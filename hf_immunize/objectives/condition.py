@@ -62,6 +62,7 @@ class RIllOnly(Condition):
     """
 
     name = "r_ill_only"
+    without_effect = frozenset({"lambda_primary"})
 
     def __init__(self, lambda_primary: float = 0.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
         checked_weight("lambda_primary", lambda_primary)
@@ -76,6 +77,7 @@ class RWellOnly(Condition):
     """
 
     name = "r_well_only"
+    without_effect = frozenset({"lambda_harmful"})
 
     def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 0.0, scale_free: bool = True) -> None:
         checked_weight("lambda_harmful", lambda_harmful)

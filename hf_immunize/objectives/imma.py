@@ -22,7 +22,7 @@ class IMMA(Objective):
         lambda_primary: accepted so that all objectives are built alike; the primary task loss is IMMA's own primary
             term, so this is set to zero.
         lambda_harmful: weight λ_H ≥ 0.
-        scale_free: without effect with the default inner step, which makes the adaptation free of the features' scale.
+        scale_free: without effect; the default inner step makes the adaptation free of the features' scale.
         inner_steps: length of the adaptation, at least 1.
         inner_learning_rate: its step; None takes 1/L, L the largest curvature of the inner loss, held constant in the
             backward pass.
@@ -34,6 +34,7 @@ class IMMA(Objective):
 
     name = "imma"
     needs_harmful_labels = True
+    without_effect = frozenset({"lambda_primary", "scale_free"})
 
     def __init__(
         self,

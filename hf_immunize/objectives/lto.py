@@ -36,6 +36,7 @@ class LTO(ModelObjective):
     """
 
     name = "lto"
+    without_effect = frozenset({"scale_free"})
     needs_harmful_labels = True
     exact_over_processes = False
 

@@ -52,6 +52,7 @@ class Objective:
         preconditioned: whether Algorithm 1 multiplies the θ-gradients of this objective by K⁻¹.
         sees_model: whether it reads more than features, so that :meth:`ModelObjective.of_step` is called.
         defaults: arguments of a run with this objective where none are given.
+        without_effect: which of the three arguments it does not read; they are accepted so that all are built alike.
 
     Raises:
         ValueError: a weight that is negative, infinite or NaN.
@@ -69,6 +70,7 @@ class Objective:
         "trainable": ["last"],
         "per_device_harmful_batch_size": None,
     }
+    without_effect: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, lambda_primary: float = 1.0, lambda_harmful: float = 1.0, scale_free: bool = True) -> None:
         self.lambda_primary = checked_weight("lambda_primary", lambda_primary)

@@ -23,6 +23,7 @@ class OptKappa(Objective):
     """
 
     name = "opt_kappa"
+    without_effect = frozenset({"scale_free"})
     is_spectral = True
 
     def __init__(

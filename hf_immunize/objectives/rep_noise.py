@@ -38,6 +38,7 @@ class RepNoise(ModelObjective):
     """
 
     name = "rep_noise"
+    without_effect = frozenset({"lambda_primary", "scale_free"})
     needs_harmful_labels = True
     reads_hidden = True
 

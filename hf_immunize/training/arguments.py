@@ -158,7 +158,13 @@ class ImmunizationArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         # A misspelt objective is said now, with the nearest one.
-        own = objective_named(self.objective).defaults
+        kind = objective_named(self.objective)
+        own = kind.defaults
+        unchanged = {"scale_free": True, "lambda_primary": 0.0, "lambda_harmful": 0.0}
+        idle = [name for name in sorted(kind.without_effect) if getattr(self, name) not in (None, unchanged[name])]
+        if idle:
+            logger.warning_once(f"The objective {self.objective!r} does not read {' and '.join(idle)}: without effect.")
+        own = {**own, **{name: unchanged[name] for name in kind.without_effect}}
         for name in ("lambda_primary", "lambda_harmful", "trainable", "per_device_harmful_batch_size"):
             setattr(self, name, own[name] if getattr(self, name) is None else getattr(self, name))
         for name in ("lambda_primary", "lambda_harmful"):

@@ -94,7 +94,10 @@ def model_inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, proces
         first, second = (as_inputs(one, processor, labels="optional") for one in source)
         return first, first if source[1] is source[0] else second
     if processor is None:
-        raise InputError("Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…).")
+        raise InputError(
+            "Raw images need an image processor: image_processor=AutoImageProcessor.from_pretrained(…), or "
+            "hf_immunize.data.preprocessing.TimmImageProcessor.from_model(model) for a timm model."
+        )
     n_channels = base.n_channels if isinstance(base, LoadedModel) else None
     return source.inputs(processor, n_channels=n_channels)
 

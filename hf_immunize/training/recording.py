@@ -51,6 +51,7 @@ def training_facts(
         seconds: that the immunization alone took.
         notes: what was chosen for the user, in sentences.
     """
+    objective = args.made_objective()
     optimizer = str(getattr(args.optim, "value", args.optim)) + (f" ({args.optim_args})" if args.optim_args else "")
     training: dict[str, Any] = {
         "steps": steps,
@@ -84,9 +85,9 @@ def training_facts(
     return {
         "objective": {
             "name": args.objective,
-            "lambda_primary": args.lambda_primary,
-            "lambda_harmful": args.lambda_harmful,
-            "scale_free": args.scale_free,
+            "lambda_primary": objective.lambda_primary,
+            "lambda_harmful": objective.lambda_harmful,
+            **({} if "scale_free" in objective.without_effect else {"scale_free": objective.scale_free}),
             **({"arguments": args.objective_kwargs} if args.objective_kwargs else {}),
         },
         "trainable": {

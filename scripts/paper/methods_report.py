@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from paper.cases import CASES
 from paper.results import Results
@@ -37,7 +38,7 @@ DRAWN = (
     "simulated_attackers:well",
     "simulated_attackers:short",
 )
-# Seven, so that no method has both the marker and the colour of another.
+# No method has the colour of another; markers tell them apart in grey too.
 MARKERS = ("o", "^", "D", "v", "P", "X", "*")
 #: The objective whose price is drawn as a curve: under its name the defaults, behind a colon other weights λ_H.
 PRICED = "simulated_attackers"
@@ -190,7 +191,9 @@ def is_priced(name: str) -> bool:
     return name in ("control", PRICED) or name.removeprefix(f"{PRICED}:").replace(".", "").isdigit()
 
 
-def style_of(name: str) -> dict[str, str]:
+def style_of(name: str) -> dict[str, Any]:
     """Marker and colour, the same in every figure."""
     place = DRAWN.index(name)
-    return {"marker": "s" if place < 2 else MARKERS[place % len(MARKERS)], "color": f"C{place % 10}"}
+    # The ten strong colours first, then the ten pale ones.
+    color = colormaps["tab20"](2 * (place % 10) + place // 10)
+    return {"marker": "s" if place < 2 else MARKERS[place % len(MARKERS)], "color": color}

@@ -38,6 +38,9 @@ def test_two_mappings_that_contradict_each_other_are_refused():
     model.config.label2id = {"dog": 0, "cat": 1}
     with pytest.raises(ValueError, match="calls class 0 'cat' in id2label, and gives 'cat' the number 1 in label2id"):
         in_order_of(model, ImageInputs(named(picture_dataset(12), ("dog", "cat")), processor), "the primary data")
+    model.config.id2label, model.config.label2id = {0: "cat", 2: "dog"}, {"cat": 0, "dog": 2}
+    with pytest.raises(ValueError, match=r"numbers its 2 classes 0, 2… in id2label\. They are numbered 0 to 1"):
+        model_class_names(model)
     # As ImageNet's cranes: two classes of one name, of which label2id can hold one.
     model.config.id2label, model.config.label2id = {0: "crane", 1: "crane"}, {"crane": 1}
     assert model_class_names(model) == ["crane", "crane"]

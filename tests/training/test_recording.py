@@ -20,6 +20,29 @@ def facts_of(tmp_path, changes, **more):
     return training_facts(arguments(tmp_path, **changes), selection, steps=6, **more), selection
 
 
+def test_weights_that_an_objective_does_not_read_are_said_and_stand_in_no_record(tmp_path, caplog):
+    said = {
+        "r_ill_only": {"lambda_primary": 0.7},
+        "r_well_only": {"lambda_harmful": 0.7},
+        "imma": {"lambda_primary": 0.7, "scale_free": False},
+        "rep_noise": {"lambda_primary": 0.7, "scale_free": False},
+        "lto": {"scale_free": False},
+        "opt_kappa": {"scale_free": False},
+    }
+    for name, idle in said.items():
+        caplog.clear()
+        facts, _ = facts_of(tmp_path, {"objective": name, **idle})
+        # Other than in the rest of the record, what stands here is what acted.
+        assert facts["objective"].get(next(iter(idle)), 0.0) == 0.0
+        assert ("scale_free" in facts["objective"]) == ("scale_free" not in idle)
+        words = " and ".join(idle)
+        assert f"The objective {name!r} does not read {words}: without effect." in caplog.text
+        caplog.clear()
+        as_given = {} if name in ("lto", "opt_kappa") else dict.fromkeys(set(idle) - {"scale_free"}, 0.0)
+        facts_of(tmp_path, {"objective": name, **as_given})
+        assert "without effect" not in caplog.text
+
+
 def test_the_facts_of_a_training_are_its_arguments_and_what_trained(tmp_path):
     facts, selection = facts_of(tmp_path, {"seed": 5, "lambda_primary": 0.5, "per_device_harmful_batch_size": 8})
     assert facts["objective"] == {
