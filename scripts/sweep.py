@@ -24,7 +24,6 @@ import argparse
 import contextlib
 import copy
 import hashlib
-import json
 import os
 import shlex
 import sys
@@ -36,6 +35,8 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
+from paper.results import Results
+from paper.sweep_table import CONTROL, table
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -50,13 +51,12 @@ from hf_immunize.cli.options import named_rows
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.data.task import ImageTask, load_task
-from hf_immunize.errors import InputError, OutputExistsError, UserError
+from hf_immunize.data.whole_files import whole_file
+from hf_immunize.errors import InputError, UserError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.privacy import redact_tokens
-from hf_immunize.release.record import library_versions
-from hf_immunize.spectra.ratio import SIGN
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.finite import NonFiniteLossError
 from hf_immunize.training.immunize import Immunization, immunize
@@ -66,41 +66,8 @@ LAMBDA_PRIMARY, LAMBDA_HARMFUL = (0.25, 0.5, 1.0, 2.0), (0.1, 0.3, 1.0)
 STEPS, MAX_DROP = 100, 1.0
 BUDGETS = Budgets(samples=(10, None), steps=(10, 30, 100, 300), seeds=(0,))
 TASKS = ("primary", "harmful", "benign")
-#: Of a task, as `hf-immunize train` names them: --primary_split and so on.
 #: Arguments of a training that do not decide its figures, or that are the cell's own.
 BESIDE = ("disable_tqdm", "eval_steps", "hub_", "lambda_", "log", "output_dir", "push_to_hub", "report_to", "run_name")
-#: What a finished cell is known by, and the control.
-CONTROL = "control"
-
-
-class Cells:
-    """Finished cells in one JSON file, written whole each time.
-
-    Raises:
-        OutputExistsError: the file has cells of another model, other data or other settings.
-    """
-
-    def __init__(self, path: Path, command: str, settings: dict[str, Any]) -> None:
-        self.path, self.rows = path, {}
-        # As JSON gives them back, so that what was read compares with what is asked for.
-        settings = json.loads(json.dumps(settings))
-        if path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            different = [name for name in settings if earlier["settings"].get(name) != settings[name]]
-            if different:
-                raise OutputExistsError(
-                    f"{path} has cells of another sweep: {', '.join(different)} differ. Give another --output_dir, or "
-                    "remove the file."
-                )
-            self.rows = earlier["rows"]
-        self.values = {"command": command, "versions": library_versions(), "settings": settings, "rows": self.rows}
-
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        """Keeps a finished cell."""
-        self.rows[key] = row
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
 
 
 def options_of(given: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace, VerbParser]:
@@ -230,7 +197,7 @@ def sweep(given: Sequence[str]) -> None:
         settings["training"]["objective"] = args.objective
         options.output_dir.mkdir(parents=True, exist_ok=True)
         command = redact_tokens(shlex.join(["python", "scripts/sweep.py", *given]))
-        cells = Cells(options.output_dir / "sweep.json", command, settings)
+        cells = Results(options.output_dir / "sweep.json", command, settings=settings)
         processor = base.require_processor()
         call: dict[str, Any] = {
             **{task: one.inputs(processor, n_channels=base.n_channels) for task, one in tasks.items()},
@@ -239,7 +206,7 @@ def sweep(given: Sequence[str]) -> None:
             "budgets": BUDGETS,
             "activations": ActivationStore(),
         }
-        left = [key for key in (CONTROL, *cells_args) if key not in cells.rows]
+        left = [key for key in (CONTROL, *cells_args) if key not in cells]
         initial: nn.Module | None = None
         for key in tqdm(left, desc="cells", disable=not left):
             if initial is None:
@@ -256,7 +223,7 @@ def sweep(given: Sequence[str]) -> None:
                     continue
             assert finished is not None
             cells.add(key, row_of(finished))
-    print(table(cells.rows, grid, options.max_accuracy_drop))
+    print(table(cells.values["rows"], grid, options.max_accuracy_drop))
 
 
 def replace_output(args: ImmunizationArguments, folder: str) -> ImmunizationArguments:
@@ -268,14 +235,14 @@ def replace_output(args: ImmunizationArguments, folder: str) -> ImmunizationArgu
 def theta_zero(
     base: LoadedModel,
     folder: Path,
-    cells: Cells,
+    cells: Results,
     args: ImmunizationArguments,
     train: argparse.Namespace,
     call: dict[str, Any],
 ) -> nn.Module:
     """θ0 of all cells: the model as it is, or after its fit. The control, which starts there, is trained with it."""
     kept = folder / "initial.safetensors"
-    if CONTROL in cells.rows and kept.exists():
+    if CONTROL in cells and kept.exists():
         base.model.load_state_dict(load_file(kept), strict=False)
         return base.model
     with tempfile.TemporaryDirectory() as work:
@@ -288,55 +255,11 @@ def theta_zero(
         )
     assert finished is not None
     initial = finished.initial
-    partial = kept.with_suffix(".partial")
     trained = {name: one.detach().contiguous() for name, one in initial.named_parameters() if one.requires_grad}
-    save_file(trained, partial)
-    os.replace(partial, kept)
+    with whole_file(kept) as unfinished:
+        save_file(trained, unfinished)
     cells.add(CONTROL, row_of(finished))
     return initial
-
-
-def table(rows: dict[str, dict[str, Any]], grid: Sequence[tuple[float, float]], max_drop: float) -> str:
-    """Markdown: a line a cell, in the order of the grid, the control before them."""
-    control = rows[CONTROL]
-    benign = "benign_accuracy" in control
-    heads = ["λ_P", "λ_H", "primary accuracy", "against the control", "RIR", "(ii)", "strongest head, harmful task"]
-    heads += ["recovery", *(["benign task (against the control)"] if benign else []), f"costs ≤ {max_drop:g} points"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    keys = [("0", "0", CONTROL), *((f"{one:g}", f"{two:g}", f"{one:g}|{two:g}") for one, two in grid)]
-    for primary, harmful, key in keys:
-        row = rows.get(key)
-        if row is None or "stopped" in row:
-            rest = ["not run" if row is None else row["stopped"], *[""] * (len(heads) - 3)]
-            lines.append(f"| {' | '.join([primary, harmful, *rest])} |")
-            continue
-        change = 100 * (row["primary_accuracy"] - control["primary_accuracy"])
-        cells = [f"{100 * row['primary_accuracy']:.1f} %", "" if key == CONTROL else f"{change + 0.0:+.1f}"]
-        cells += [_ratio(row["rir"][name]) for name in ("rir", "rir_ii")]
-        cells += [_head(row.get("immunized_strongest")), _recovery(row.get("recovery"))]
-        if benign:
-            points = 100 * (row["benign_accuracy"] - control["benign_accuracy"])
-            against = "" if key == CONTROL else f" ({points + 0.0:+.1f})"
-            cells.append(f"{100 * row['benign_accuracy']:.1f} %{against}")
-        # A point is a point, whatever binary fractions make of it.
-        cells.append("" if key == CONTROL else "yes" if change >= -max_drop - 1e-9 else "no")
-        lines.append(f"| {' | '.join([primary, harmful, *cells])} |")
-    before = f"θ0: primary accuracy {100 * control['initial_primary_accuracy']:.1f} %"
-    if "initial_strongest" in control:
-        before += f", strongest head on the harmful task {_head(control['initial_strongest'])}"
-    return "\n".join([f"{before}. λ = 0 is the control.", "", *lines])
-
-
-def _ratio(values: dict[str, Any]) -> str:
-    return f"{SIGN[values['bound']]}{values['mean']:.3g}"
-
-
-def _head(strongest: dict[str, Any] | None) -> str:
-    return "–" if strongest is None else f"{100 * strongest['accuracy']:.1f} % ({strongest['attacker']})"
-
-
-def _recovery(recovery: dict[str, Any] | None) -> str:
-    return "–" if recovery is None or recovery["value"] is None else f"{recovery['value']:.2f}"
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -7,20 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from hf_immunize.data.whole_files import whole_file
+from hf_immunize.errors import OutputExistsError
 from hf_immunize.release.record import library_versions
 
 __all__ = ["Results"]
 
 
 class Results:
-    """Finished runs in one JSON file, written whole each time, so that an interrupted reproduction goes on."""
+    """Finished runs in one JSON file, written whole each time, so that an interrupted reproduction goes on.
 
-    def __init__(self, path: Path, command: str, indent: int | None = 1) -> None:
+    Raises:
+        OutputExistsError: settings were given, and the file has runs of others.
+    """
+
+    def __init__(
+        self, path: Path, command: str, indent: int | None = 1, settings: dict[str, Any] | None = None
+    ) -> None:
         self.path, self.indent = path, indent
         self.values: dict[str, Any] = {"rows": {}}
+        # As JSON gives them back, so that what was read compares with what is asked for.
+        settings = json.loads(json.dumps(settings or {}))
         if path.exists():
             self.values = json.loads(path.read_text(encoding="utf-8"))
-        self.values |= {"command": command, "versions": library_versions()}
+            earlier = self.values.get("settings", {})
+            different = [name for name in settings if earlier.get(name) != settings[name]]
+            if different:
+                raise OutputExistsError(
+                    f"{path} has runs of other settings: {', '.join(different)} differ. Give another --output_dir, or "
+                    "remove the file."
+                )
+        self.values |= {
+            "command": command,
+            "versions": library_versions(),
+            **({"settings": settings} if settings else {}),
+        }
 
     def __contains__(self, key: str) -> bool:
         return key in self.values["rows"]
