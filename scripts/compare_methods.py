@@ -155,13 +155,14 @@ def attack(start: Begin, model: torch.nn.Module, attackers: list[str]) -> dict[s
             scratch=False,
             device=device,
         )
-        worst = suite.run(["initial"])["initial"].worst_case
+        of_model = suite.run(["initial"])["initial"]
         found[task] = {
             kind: {
-                step: {"attacker": one["attacker"], "accuracy": round(one["mean"], 4)} for step, one in steps.items()
+                step: {"attacker": one["attacker"], "accuracy": round(one["mean"], 4), "settings": tried[step]["tried"]}
+                for step, one in steps.items()
             }
-            for kind, by_model in worst.items()
-            for steps in [list(by_model["initial"].values())[-1]]
+            for kind, by_model in of_model.worst_case.items()
+            for steps, tried in [(list(by_model["initial"].values())[-1], of_model.trials[kind]["initial"])]
         }
     return found
 

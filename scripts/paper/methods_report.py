@@ -92,6 +92,16 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         spent = [one["seconds"] for one in done if "rir" in one]
         seconds = f"{np.mean(spent):.0f}" if spent else "–"
         lines.append(f"| {name} | {' | '.join([primary, *ratios, head or '–', fine or '–', *benign, seconds])} |")
+    searches = [
+        one["harmful"]["fine-tuning"][step].get("settings")
+        for own in rows.values()
+        for one in own
+        if "stopped" not in one
+        for step in steps_of([one], "fine-tuning")
+    ]
+    # Rows of earlier versions do not know.
+    if searches and None not in searches:
+        lines += ["", f"Fine-tuning: the strongest of {min(searches)} to {max(searches)} settings at each budget."]
     return "\n".join(lines)
 
 

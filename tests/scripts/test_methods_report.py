@@ -43,6 +43,16 @@ def test_a_kind_of_attackers_that_was_not_run_is_a_dash(methods_report):
     assert line == "| one | 90.0 | 12 | 12 | – | 10.0 (+0.0) / 70.0 (+20.0) | – | 70.0 | 7 |"
 
 
+def test_the_length_of_a_search_is_said_where_every_row_knows_it(methods_report):
+    rows = {"one": [row(0.7, primary=0.9)], "two": [row(0.7, primary=0.9)]}
+    for number, own in enumerate(rows.values()):
+        for step in own[0]["harmful"]["fine-tuning"].values():
+            step["settings"] = 24 + number
+    assert methods_report.table(rows).endswith("\nFine-tuning: the strongest of 24 to 25 settings at each budget.")
+    del rows["two"][0]["harmful"]["fine-tuning"]["100"]["settings"]
+    assert "settings" not in methods_report.table(rows)
+
+
 def test_a_method_that_stopped_says_why(methods_report):
     assert "stopped: no finite loss" in methods_report.table({"one": [{"stopped": "no finite loss"}]})
 
