@@ -148,8 +148,12 @@ def _probe(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Head:
         for features, output in [(_rows(call.input, call.module), _rows(call.output, call.module))]
         if output.shape == logits.shape and features.shape[1] == call.module.weight[0].numel()
     ]
-    heads = [one for one in linear if torch.equal(one[2], logits)][-1:]
-    if not heads:
+    heads = [one for one in linear if torch.equal(one[2], logits)]
+    # Heads of zeros, as a fine-tuning begins with, give the same whichever of them makes the logits.
+    alike = len(heads) > 1 and torch.equal(logits, logits[:1].expand_as(logits))
+    if not alike:
+        heads = heads[-1:]
+    if not heads or alike:
         heads = [one for one in linear if _is_summand(one[0], model, inputs, logits)]
     if not heads:
         raise InputError(

@@ -58,6 +58,17 @@ def test_a_backbone_gives_its_features_and_trains_its_last_stage(name):
     assert all(parameter.grad is None for one, parameter in model.named_parameters() if one not in trained)
 
 
+@pytest.mark.parametrize("name", ["DeiT, distilled", "timm DeiT, distilled", "ViT"])
+def test_a_head_of_zeros_is_found_as_any_other(name):
+    """Fine-tuning begins with zeros often; then every head gives the logits, and each of them alone would do."""
+    model, images, _ = made(name)
+    found = find_head(model, images)
+    model, images, _ = made(name)
+    for part in found.names:
+        torch.nn.init.zeros_(model.get_submodule(part).weight)
+    assert find_head(model, images) == found
+
+
 @pytest.mark.parametrize(
     "build",
     [

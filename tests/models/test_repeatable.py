@@ -57,3 +57,16 @@ def test_a_norm_over_the_batch_is_refused_wherever_it_would_be_measured():
     ):
         with pytest.raises(ValueError, match="beside other pictures, in evaluation mode: BatchNorm without"):
             refused()
+
+
+class Rounding(nn.Module):
+    """What a deep network may make of rounding in float32, which is another one in a batch of another size."""
+
+    def forward(self, maps):
+        return maps * (1 + 0.01 * len(maps)) if maps.dtype == torch.float32 else maps
+
+
+def test_rounding_that_a_deep_network_makes_much_of_is_no_reason_to_refuse(tiny_net):
+    tiny_net.blocks[1] = nn.Sequential(tiny_net.blocks[1], Rounding())
+    check_repeatable(tiny_net.eval(), Images(2).x)
+    assert next(tiny_net.parameters()).dtype == torch.float32
