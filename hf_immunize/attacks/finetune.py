@@ -8,7 +8,6 @@ chose it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 from hf_immunize.attacks.attacker import AttackTask, Fit, Fits
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.streams import first_samples
+from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import fast_layout
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.trainable import keep_still
@@ -86,7 +86,7 @@ class _Run:
     """One setting: its own copy of the classifier, its optimizer, its place in the data, its validation accuracy."""
 
     def __init__(self, classifier: HarmfulClassifier, name: str, setting: Setting, task: AttackTask) -> None:
-        self.classifier, self.name, self.setting = copy.deepcopy(classifier), name, setting
+        self.classifier, self.name, self.setting = copied(classifier), name, setting
         self.still = setting.still and bool(_trained_norms(classifier))
         self.optimizer = self._optimizer()
         self.device = next(self.classifier.parameters()).device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from hf_immunize.attacks.attacker import AttackTask, Fits, attacker
 from hf_immunize.attacks.finetune import fine_tune, fresh, sample_of
 from hf_immunize.attacks.layers import LAYERS, dead_inputs, fold_norms, passed_through
 from hf_immunize.attacks.whole import SURVIVORS_WHOLE, WHOLE_GRID
+from hf_immunize.models.copies import copied
 from hf_immunize.models.head import find_head
 from hf_immunize.models.random_weights import estimate_statistics, random_weights
 from hf_immunize.models.trainable import select_trainable
@@ -128,7 +128,7 @@ def _folded(task: AttackTask) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _draw_anew(maker: Any, reader: Any, dead: torch.Tensor) -> None:
-    drawn = copy.deepcopy(maker)
+    drawn = copied(maker)
     drawn.reset_parameters()
     maker.weight[dead] = drawn.weight[dead]
     if maker.bias is not None:
@@ -141,7 +141,7 @@ def _draw_anew(maker: Any, reader: Any, dead: torch.Tensor) -> None:
 @torch.no_grad()
 def _towards(task: AttackTask, model: nn.Module, others: Mapping[str, torch.Tensor], share: float) -> nn.Module:
     """A copy of the model whose weights went this share of the way to others of the same name."""
-    moved = copy.deepcopy(model)
+    moved = copied(model)
     for name, value in moved.named_parameters():
         if name in others:
             value.lerp_(others[name], share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from hf_immunize.attacks.attacker import View
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.streams import first_samples
 from hf_immunize.models.activations import ActivationStore, CachedActivations
+from hf_immunize.models.copies import copied
 from hf_immunize.models.extraction import Extracted, MapStyle, extract_features
 from hf_immunize.models.forward import without_autocast
 from hf_immunize.models.frozen_prefix import FrozenPrefix
@@ -128,7 +128,7 @@ class Subject:
 
     def _extract(self, split: str) -> Extracted:
         where = torch.device("cpu") if self.device.type == "mps" else self.device
-        model, rows = copy.deepcopy(self.model).to(where, self.dtype).eval(), self.sets[split]
+        model, rows = copied(self.model).to(where, self.dtype).eval(), self.sets[split]
         bypassed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         prefix = self._prefix
         if prefix is not None and self._shares_with_theta_zero() and self.activations.fits(prefix, rows)[0]:
@@ -164,7 +164,7 @@ class Subject:
         return Material(self.sets, self._copy, None if public is None else lambda: self._copy(public))
 
     def _copy(self, model: nn.Module | None = None) -> nn.Module:
-        made = copy.deepcopy(self.model if model is None else model).to(self.device, torch.float32).eval()
+        made = copied(self.model if model is None else model).to(self.device, torch.float32).eval()
         return without_autocast(made)
 
     @cached_property
@@ -198,7 +198,7 @@ class Subject:
         if prefix is None or not self.activations.fits(prefix, *self.sets.values())[0]:
             model = self._copy()
             select_trainable(model, "last", self._few_images)
-            return Material(self.sets, lambda: copy.deepcopy(model))
+            return Material(self.sets, lambda: copied(model))
         return Material({role: self._activations_of(prefix, role) for role in self.sets}, prefix.tail)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from hf_immunize.data.streams import DRAWN, first_samples
 from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.class_names import in_order_of
+from hf_immunize.models.copies import copied
 from hf_immunize.models.extraction import Extracted, MapStyle, check_batch_size
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.random_weights import random_weights
@@ -264,7 +264,7 @@ class AttackSuite:
 
 def _scratch_of(model: nn.Module, images: KeptImages, seed: int) -> nn.Module:
     """Random weights, with the BatchNorm statistics of the first images."""
-    model = copy.deepcopy(model).float()
+    model = copied(model).float()
     where = next(model.parameters()).device
     few = range(min(SCRATCH_IMAGES, len(images)))
     batches = [

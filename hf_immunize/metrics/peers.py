@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset, Subset
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.metrics.precision import KNOWN, OnePass, Values, deciding, is_too_coarse
 from hf_immunize.metrics.rounding import N_DRAWN, N_HEAVY
+from hf_immunize.models.copies import copied
 from hf_immunize.models.extraction import MapStyle, feature_batches
 from hf_immunize.models.frozen_prefix import shared_prefix
 from hf_immunize.models.repeatable import check_repeatable
@@ -205,5 +205,5 @@ class Peers:
         if own.dtype == dtype and own.device == where:
             return model
         if (name, dtype) not in self._ready:
-            self._ready[name, dtype] = copy.deepcopy(model).to(where, dtype)
+            self._ready[name, dtype] = copied(model).to(where, dtype)
         return self._ready[name, dtype]

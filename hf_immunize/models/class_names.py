@@ -34,9 +34,9 @@ def model_class_names(model: nn.Module) -> list[str] | None:
 def _written_names(model: nn.Module) -> list[str]:
     model = unwrap(model)
     config = getattr(model, "config", None)
-    named = getattr(config, "id2label", None)
+    named = getattr(config, "id2label", None) or {}
     # Tutorials write the numbers as words, whose order is another one: 0, 1, 10, 2.
-    ordered = sorted(named, key=int) if named else []
+    ordered = sorted(named, key=int)
     if [int(index) for index in ordered] != list(range(len(ordered))):
         raise InputError(
             f"The model's config numbers its {len(ordered)} classes {', '.join(map(str, ordered[:5]))}… in id2label. "

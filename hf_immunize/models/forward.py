@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers.utils import logging
 
 from hf_immunize.errors import InputError, InputTypeError
+from hf_immunize.models.copies import copied
 
 __all__ = [
     "ACTIVATIONS",
@@ -35,6 +36,7 @@ logger = logging.get_logger(__name__)
 
 #: Key of a batch that holds what a model takes in place of images while its frozen part is bypassed.
 ACTIVATIONS = "activations"
+BY_NAME = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 #: Keys of a batch that are targets, not model inputs.
 TARGETS = ("labels", "label", "label_ids")
 # Where accelerate keeps the forward that it wraps in autocast.
@@ -124,7 +126,7 @@ def fast_layout(model: nn.Module, run: Callable[[nn.Module], Any]) -> torch.memo
     """
     if not any(isinstance(one, nn.Conv2d) and one.groups == one.in_channels > 1 for one in model.modules()):
         return torch.contiguous_format
-    ready = copy.deepcopy(model).eval()
+    ready = copied(model).eval()
     try:
         ready = ready.to(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -156,7 +158,9 @@ def check_inputs(model: nn.Module, given: Collection[str] = ()) -> None:
 def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
     """What the model returns for images (n, C, H, W), or for a mapping of model inputs without its labels."""
     inner = unwrap(model)
-    by_name = "pixel_values" in inspect.signature(inner.forward).parameters
+    taken = inspect.signature(inner.forward).parameters
+    # ``forward(self, **inputs)`` takes nothing by place.
+    by_name = "pixel_values" in taken or all(one.kind in BY_NAME for one in taken.values())
     if isinstance(inputs, Mapping):
         kept = {
             "pixel_values" if key == ACTIVATIONS else key: value for key, value in inputs.items() if key not in TARGETS
@@ -230,8 +234,11 @@ def trace(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> tuple[l
 
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
+            # What makes the weight of a parametrised layer (weight norm) is a part of that layer, not one beside it.
+            if "parametrizations" in name.split("."):
+                continue
             hooks.enter_context(module.register_forward_pre_hook(before(name)))
-            if next(module.children(), None) is None:
+            if next(module.children(), None) is None or is_parametrized(module):
                 hooks.enter_context(module.register_forward_hook(after(name)))
         return calls, started, logits_of_two(model, inputs)
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hf_immunize.errors import InputError
+from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
@@ -141,7 +142,7 @@ class FrozenPrefix:
 
     def tail(self) -> nn.Module:
         """A copy of the model that takes activations always."""
-        twin = copy.deepcopy(self.model)
+        twin = copied(self.model)
         _bypass(twin, self._early)
         return twin
 
@@ -198,7 +199,7 @@ def shared_prefix(models: Sequence[nn.Module], inputs: torch.Tensor | Mapping[st
         differ |= {name for name, value in mine.items() if not torch.equal(value, theirs[name].to(value))}
     # Statistics differ where the parameters beside them may not: a module is another one with all that it holds.
     apart = {name.rpartition(".")[0] for name in differ}
-    twin = copy.deepcopy(one).to(batch["pixel_values"].device, torch.float32)
+    twin = copied(one).to(batch["pixel_values"].device, torch.float32)
     while apart:
         for name, parameter in twin.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(any(name.startswith(f"{holder}.") for holder in apart))

@@ -31,13 +31,20 @@ from hf_immunize.models.forward import Call, forward, logits_of, logits_of_two, 
 __all__ = ["Head", "features_and_logits", "find_head"]
 
 
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
 @dataclass(frozen=True)
 class Source:
-    """The input or output of one call of a module: the head's own input, or what stands before a dropout before it."""
+    """The input or output of one call of a module: the head's own input, or what stands before a dropout before it.
+
+    ``shape`` is that of a row where the head reads it in another one, behind a ``Flatten`` say.
+    """
 
     module: str
     end: str
     call: int = 0
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,12 @@ def _capturing(model: nn.Module, sources: Sequence[Source], into: dict[Source, t
     seen: Counter[tuple[str, str]] = Counter()
 
     def keep(name: str, end: str, value: torch.Tensor, copied: bool) -> None:
-        source = Source(name, end, seen[name, end])
+        at = (name, end, seen[name, end])
         seen[name, end] += 1
-        if source in sources:
-            into[source] = value.clone() if copied else value
+        for source in sources:
+            if (source.module, source.end, source.call) == at:
+                value = value.clone() if copied else value
+                into[source] = value if source.shape is None else value.reshape(len(value), *source.shape)
 
     def keep_input(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -193,11 +202,22 @@ def _is_summand(call: Call, model: nn.Module, inputs: torch.Tensor | Mapping[str
 def _source(calls: list[Call], head: Call) -> Source:
     # In evaluation mode a dropout, whether a module or a function, hands its input on: the first call that gave this
     # tensor stands before it. A module that drops in place is read at its input.
+    assert head.input is not None
     same = [call for call in calls if call.output is head.input]
-    dropouts = [call for call in same if isinstance(call.module, nn.Dropout)]
+    dropouts = [call for call in calls if isinstance(call.module, DROPOUTS) and _same_values(call.output, head.input)]
     first = (dropouts or same or [head])[0]
     own = [call for call in calls if call.module is first.module]
-    return Source(first.name, "input" if first is head or dropouts else "output", own.index(first))
+    at = first.name, "input" if first is head or dropouts else "output", own.index(first)
+    reshaped = bool(dropouts) and first.output is not None and first.output.shape != head.input.shape
+    return Source(*at, tuple(head.input.shape[1:]) if reshaped else None)
+
+
+def _same_values(one: torch.Tensor | None, other: torch.Tensor) -> bool:
+    """Whether they are one tensor, perhaps seen in two shapes."""
+    if one is None or one is other:
+        return one is other
+    alike = one.numel() == other.numel() and one.data_ptr() == other.data_ptr()
+    return alike and one.is_contiguous() and other.is_contiguous() and len(one) == len(other)
 
 
 def _still_valid(model: nn.Module, head: Head) -> bool:

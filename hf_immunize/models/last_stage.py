@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import logits_of_two, trace
@@ -93,13 +94,16 @@ def _last_block(model: nn.Module, order: Mapping[str, int], head: Head) -> str:
             break
         name = max(parts, key=lambda part: len(_runs(part, order)))
     layers = [
-        one
-        for one in order
-        if one not in head.names and any(own.ndim > 1 for own in model.get_submodule(one).parameters(recurse=False))
+        one for one in order if one not in head.names and any(own.ndim > 1 for own in _own(model.get_submodule(one)))
     ]
     if not layers:
         raise InputError(_nothing_before(model, head))
     return max(layers, key=lambda one: order[one])
+
+
+def _own(layer: nn.Module) -> Iterable[nn.Parameter]:
+    """The parameters of a layer itself; of a parametrised one (weight norm) what makes its weight."""
+    return layer.parameters(recurse=is_parametrized(layer))
 
 
 def _blocks(model: nn.Module, name: str, parts: list[str], order: Mapping[str, int], head: Head) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from hf_immunize.models.copies import copied
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
@@ -46,7 +46,7 @@ def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0)
         batches: model inputs for the BatchNorm statistics.
         seed: of the weights.
     """
-    fresh = copy.deepcopy(model)
+    fresh = copied(model)
     norms = [one for one in fresh.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     draw_anew(fresh.modules(), seed, shuffle=True)
     estimate_statistics(fresh, norms, batches)

@@ -52,8 +52,22 @@ def check_rebuilds(model: nn.Module, image_processor: Any = None) -> None:
         if isinstance(model, PreTrainedModel):
             again: nn.Module = _kind_that_loads(model)(copy.deepcopy(model.config))
         else:
-            write_timm_config(Path(folder), model)
+            try:
+                write_timm_config(Path(folder), model)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"{type(model).__name__} was made with arguments that no configuration can hold ({error}), so that "
+                    "it would not load again as it is. Name them in words, as timm takes them (act_layer='silu'); as "
+                    "it is it can be trained and measured (ImmunizationTrainer), and not released."
+                ) from error
             again = timm.create_model(f"local-dir:{folder}", num_classes=cast(int, model.num_classes))
+    own = [name for name in dir(type(again)) if name.startswith("forward")]
+    own = [name for name in own if getattr(type(model), name, None) is not getattr(type(again), name)]
+    if own:
+        raise InputError(
+            f"{type(model).__name__} has a {own[0]} of its own, and whoever loads it gets {type(again).__name__}, "
+            "which computes otherwise. It can be trained and measured (ImmunizationTrainer), and not released."
+        )
     for what, of in (("weights", _shapes), ("layers", _kinds)):
         held, described = of(model), of(again)
         others = [name for name in {**held, **described} if held.get(name) != described.get(name)]
@@ -93,9 +107,15 @@ def _kind_that_loads(model: PreTrainedModel) -> Callable[[Any], nn.Module]:
     """The class as which a stranger loads what is saved of a model: never a subclass that only its author has."""
     kind: Any = type(model)
     # Code that travels with a model lies in `transformers_modules`.
-    if kind.__module__.startswith("transformers"):
+    if kind.__module__.startswith("transformers") or kind._auto_class is not None:
         return kind
-    known = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(model.config), kind)
+    known: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(model.config), None)
+    if known is None:
+        raise InputError(
+            f"{kind.__name__} is a class of your own, which whoever loads a release does not have. Let its code travel "
+            f"with it ({kind.__name__}.register_for_auto_class('AutoModelForImageClassification'), and its "
+            "configuration's); as it is it can be trained and measured (ImmunizationTrainer), and not released."
+        )
     return known[0] if isinstance(known, (list, tuple)) else known
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from hf_immunize.data.collate import on_device
 from hf_immunize.errors import InputError
+from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import as_weights_are, evaluating, unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.random_numbers import undisturbed_random_numbers
@@ -42,7 +42,7 @@ def check_repeatable(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any])
             "(config.mask_ratio = 0, say)."
         )
     # A deep network may make as much of rounding, which is another one in a batch of another size.
-    if alone > TOLERANCE and _differences(copy.deepcopy(unwrap(model)).cpu().double(), given)[1] > TOLERANCE:
+    if alone > TOLERANCE and _differences(copied(unwrap(model)).cpu().double(), given)[1] > TOLERANCE:
         raise InputError(
             f"{kind} gives other features for a picture beside other pictures, in evaluation mode: BatchNorm without "
             "running statistics (track_running_stats=False), as a rule. Figures would depend on the batch size. Give "

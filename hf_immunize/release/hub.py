@@ -87,6 +87,7 @@ def push_to_hub(
     commit_description: str | None = None,
     create_pr: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    beside: Mapping[str, nn.Module] | None = None,
 ) -> CommitInfo:
     """Uploads a release in one commit.
 
@@ -109,6 +110,7 @@ def push_to_hub(
         commit_description: the rest of it.
         create_pr: open a pull request instead of writing to the branch.
         metadata: of the card, beside what follows from the record: ``language``, ``tags``, …
+        beside: of a model that is not saved yet, as :func:`hf_immunize.save_immunized` takes them.
 
     Returns:
         the commit: ``.oid``, ``.commit_url``, and ``.pr_url`` of a pull request.
@@ -124,7 +126,8 @@ def push_to_hub(
             raise InputError("A model is pushed with its record: pass record=…, or push the folder it was saved to.")
         check_can_push(repo_id, token=token)
         with tempfile.TemporaryDirectory() as parent:
-            folder = save_immunized(Path(parent) / repo_id.split("/")[-1], folder_or_model, record, image_processor)
+            folder = Path(parent) / repo_id.split("/")[-1]
+            save_immunized(folder, folder_or_model, record, image_processor, beside=beside)
             return push_to_hub(
                 folder,
                 repo_id,

@@ -175,6 +175,9 @@ class ImmunizationArguments(TrainingArguments):
                     "scale-free form; 0 switches the term off. (YAML reads 5e-5 as a word: write 5.0e-5.)"
                 )
         check_numbers(self)
+        if self.max_grad_norm is None:
+            # transformers compares it with 0, which stands for no clipping too.
+            self.max_grad_norm = 0.0
         if self.max_accuracy_drop is not None:
             if not 0 < self.max_accuracy_drop < 100:
                 raise InputError(

@@ -35,6 +35,7 @@ class AsMade(Evaluating):
 
     _made_with: dict[str, Any]
     _data: dict[str, Any]
+    _trained: set[str]
 
     def _as_made(self) -> None:
         """Remembers the arguments that nothing reads again, and says where what is saved would not load as it is.
@@ -48,6 +49,7 @@ class AsMade(Evaluating):
             if self.args.push_to_hub:
                 raise
             self._say(str(error))
+        self._trained = {name for name, one in self._network.named_parameters() if one.requires_grad}
         self._made_with = {name: copy.deepcopy(getattr(self.args, name)) for name in _READ_ONCE}
         self._data = {name: getattr(self, name) for name in DATA}
         if self.own_task_loss is not None:
@@ -83,12 +85,24 @@ class AsMade(Evaluating):
                 self._data[attribute] = getattr(self, attribute)
                 self.say_what_is_shared({name: getattr(self, held) for held, name in DATA.items()})
 
+    def _check_what_trains(self) -> None:
+        """Refuses other trainable parameters than those that were chosen when the Trainer was made, with θ0."""
+        now = {name for name, one in self._network.named_parameters() if one.requires_grad}
+        if now != self._trained:
+            others = sorted(now ^ self._trained)
+            raise InputError(
+                f"requires_grad of {len(others)} parameters ({others[0]}, say) was changed since the Trainer was made, "
+                "which chose what trains and took θ0 by it. Say what trains by the argument trainable: 'last', 'all', "
+                "or patterns of modules."
+            )
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's; θ0 are the weights as they are now, unless this Trainer has trained them before.
 
         With ``bf16`` or ``fp16`` the steps run under autocast; the model that comes out does not, nor what is measured.
         """
         self._check_as_made()
+        self._check_what_trains()
         goes_on = args[0] if args else kwargs.get("resume_from_checkpoint")
         if self.state.global_step == 0:
             self._theta_zero.take(self._network)

@@ -63,7 +63,7 @@ def check_model(model: nn.Module) -> None:
     """
     inner = unwrap(model)
     kind = type(inner).__name__
-    if inner is not model:
+    if inner is not model or getattr(model, "_compiled_call_impl", None) is not None:
         raise InputError(
             f"{kind} is compiled or wrapped already, and its checkpoints would name every weight otherwise. Pass the "
             "model itself, and set torch_compile=True (or start several processes with torchrun)."
@@ -271,7 +271,7 @@ def _flat(sources: Mapping[str, Any]) -> dict[str, Any]:
 def _collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str) -> dict[str, Any]:
     """A batch of a data set's first samples; what a user's own collator raises is said with what it was given."""
     try:
-        return collate(samples)
+        batch = collate(samples)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
@@ -280,3 +280,11 @@ def _collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str
             f"data_collator makes no batch of the {name} data ({type(error).__name__}: {error}): their samples hold "
             f"{held}. Raw pictures that processing_class prepares come as 'pixel_values' and 'labels'."
         ) from error
+    images = batch.get("pixel_values") if isinstance(batch, Mapping) else None
+    if not isinstance(images, torch.Tensor):
+        made = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        raise InputError(
+            f"data_collator must give a mapping with 'pixel_values', a tensor (and 'labels'); of the {name} data it "
+            f"gave {made}."
+        )
+    return dict(batch)

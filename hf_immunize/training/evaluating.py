@@ -143,7 +143,10 @@ class Evaluating(TrainerPart):
         whole = isinstance(output.predictions, np.ndarray) and self.preprocess_logits_for_metrics is None
         if f"{metric_key_prefix}_loss" in metrics and whole:
             # The Trainer's mean over batches counts rows twice where several processes share an uneven last one.
-            logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
+            # Where a loss of the user's own has its class weights.
+            logits, labels = (
+                torch.from_numpy(one).to(self.args.device) for one in (output.predictions, output.label_ids)
+            )
             metrics[f"{metric_key_prefix}_loss"] = self._task_loss(logits, labels.long()).item()
         harmful = self.harmful_eval_dataset if self.harmful_eval_dataset is not None else self.harmful_dataset
         if self._evaluates and harmful is not None:

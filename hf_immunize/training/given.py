@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -17,6 +18,7 @@ from hf_immunize.data.labels import check_labels
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
+from hf_immunize.models.copies import copied
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.models.head import find_head
 from hf_immunize.models.loaded import LoadedModel
@@ -64,6 +66,9 @@ def loaded_model(
         model = with_head(model, _class_names(primary))
     elif new_head:
         raise InputError("new_head is for a model by name or a module. Load this one with labels=[…] instead.")
+    elif isinstance(model, LoadedModel):
+        # It says where its weights are from, which those of a run are not.
+        model = replace(model, model=copied(model.model))
     if isinstance(model, LoadedModel):
         return model, image_processor or model.require_processor()
     return model, image_processor

@@ -37,7 +37,7 @@ from hf_immunize.training.given import Data, check_head, loaded_data, loaded_mod
 from hf_immunize.training.locking import locked
 from hf_immunize.training.primary_only import PRIMARY_ONLY_STEPS, check_ceiling_steps
 from hf_immunize.training.recording import data_facts, input_shape, model_facts, steps_made, training_facts
-from hf_immunize.training.stages import kept_results, measured_folder, train_all
+from hf_immunize.training.stages import check_stages, kept_results, measured_folder, train_all
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -92,18 +92,25 @@ class Immunization:
                 could fetch.
             overwrite: replace what an earlier run wrote there.
         """
+        kept = self._beside(keep)
+        return save_immunized(folder, self.model, self.record, self.image_processor, overwrite=overwrite, beside=kept)
+
+    def push_to_hub(self, repo_id: str, *, keep: Sequence[str] | None = None, **options: Any) -> CommitInfo:
+        """Uploads the release in one commit, with the models beside it that :meth:`save` would keep.
+
+        Further options are those of :func:`hf_immunize.push_to_hub`.
+        """
+        facts: dict[str, Any] = {"record": self.record, "image_processor": self.image_processor}
+        return push_to_hub(self.model, repo_id, **facts, beside=self._beside(keep), **options)
+
+    def _beside(self, keep: Sequence[str] | None) -> dict[str, nn.Module]:
         found = {"initial": self.initial, **self.ceilings} | ({} if self.control is None else {"control": self.control})
         by_default = [] if self.record.on_the_hub("initial") else ["initial"]
         wanted = by_default if keep is None else list(keep)
         for name in wanted:
             if name not in found:
                 raise InputError(f"There is no {name!r} to keep: this run has {listed(list(found))}.")
-        beside = {name: found[name] for name in wanted}
-        return save_immunized(folder, self.model, self.record, self.image_processor, overwrite=overwrite, beside=beside)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Uploads the release in one commit; options are those of :func:`hf_immunize.push_to_hub`."""
-        return push_to_hub(self.model, repo_id, record=self.record, image_processor=self.image_processor, **options)
+        return {name: found[name] for name in wanted}
 
 
 def immunize(
@@ -131,10 +138,12 @@ def immunize(
     """Immunizes a classifier, trains the control, measures and attacks all of them, and makes the record.
 
     Loads what is named, chooses what trains, runs the frozen part once, fits where asked, trains, trains the control,
-    measures everything once. The quickstart, ``hf-immunize train`` and the reproductions are calls of it.
+    measures everything once. With ``push_to_hub`` in ``args`` the release goes up at the end. The quickstart,
+    ``hf-immunize train`` and the reproductions are calls of it.
 
     Args:
-        model: a Hub id (with ``@revision``), a timm name, a folder, or a classifier. A module is trained in place.
+        model: a Hub id (with ``@revision``), a timm name, a folder, or a classifier. A module is trained in place, a
+            :class:`hf_immunize.LoadedModel` stays as it is.
         primary: the task to keep: a name, rows of `datasets`, a pair (to train on, to measure on), or what
             :func:`hf_immunize.load_task` returned.
         harmful: the task to make slow; labels are needed by attackers and where the objective ``needs_harmful_labels``.
@@ -172,6 +181,8 @@ def immunize(
     """
     started = time.perf_counter()
     check_ceiling_steps(ceiling_steps)
+    if args is not None:
+        check_stages(args, control or bool(fit_steps))
     fine_tuned = attackers is not None and any(one.kind == "fine-tuning" for one in choose_attackers(attackers))
     if ceilings and attackers is None:
         raise InputError(
@@ -214,6 +225,8 @@ def immunize(
         rate = args.learning_rate if fit_learning_rate is None else fit_learning_rate
         fit = {"steps": fit_steps, "learning_rate": rate, "warmup_steps": 0} if fit_steps else None
         origin = [base.name, base.revision] if isinstance(base, LoadedModel) else None
+        # Of the weights as they are now.
+        begins = model_facts(base)
         wanted = fine_tuned if ceilings is None else ceilings
         wanted = wanted and all("labels" in collate_images(first_samples(one, 1)) for one in data["harmful"])
         run, models, alone = train_all(
@@ -265,7 +278,7 @@ def immunize(
     if classes is not None:
         described["primary"].classes = list(classes)
     run_facts: dict[str, Any] = {"command": command, "results": results, "input_shape": input_shape(data["primary"][1])}
-    record = ImmunizationRecord(**(model_facts(base) | described | facts | run_facts | dict(known or {})))
+    record = ImmunizationRecord(**(begins | described | facts | run_facts | dict(known or {})))
     if kept is not None:
         with writing(kept, "Make room, and go on with resume_from_checkpoint: what was trained is kept."):
             record.save(kept)
@@ -274,4 +287,13 @@ def immunize(
     for one in models.values():
         one.to("cpu")
     released = (models.pop("immunized"), models.pop("initial"), models.pop("control", None))
-    return Immunization(*released, record, processor, tuple(notes), models)
+    finished = Immunization(*released, record, processor, tuple(notes), models)
+    if args.push_to_hub:
+        repo_id = args.hub_model_id or Path(args.output_dir or ".").absolute().name
+        options: dict[str, Any] = {
+            "private": args.hub_private_repo,
+            "token": token or args.hub_token,
+            "revision": args.hub_revision,
+        }
+        logger.warning(f"pushed: {finished.push_to_hub(repo_id, **options).commit_url}")
+    return finished

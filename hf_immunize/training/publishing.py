@@ -17,7 +17,14 @@ from hf_immunize.release.hub import check_can_push, push_to_hub
 from hf_immunize.release.measure import measure
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.given import measurable
-from hf_immunize.training.recording import data_facts, input_shape, model_facts, steps_made, training_facts
+from hf_immunize.training.recording import (
+    data_facts,
+    input_shape,
+    model_facts,
+    own_parts,
+    steps_made,
+    training_facts,
+)
 from hf_immunize.training.trainer_part import TrainerPart
 from hf_immunize.training.what_trains import check_immunizes
 
@@ -83,16 +90,19 @@ class Publishing(TrainerPart):
         name_classes(model, classes)
         made: dict[str, Any] = steps_made(self.args, self.state)
         facts = training_facts(self.args, self.selection, **made, notes=self.notes)
+        facts["training"] = own_parts(*self._given, self.own_task_loss, facts["training"])
         values = {task: data_facts(pair) for task, pair in data.items()}
         if classes is not None:
             values["primary"].classes = list(classes)
         measured = {"results": results, "input_shape": input_shape(data["primary"][1])}
-        record = ImmunizationRecord(**(model_facts(model) | values | facts | measured | known))
+        origin = model_facts(model, self.initial_state_dict())
+        record = ImmunizationRecord(**(origin | values | facts | measured | known))
         return push_to_hub(
             model,
             repo_id,
             record=record,
             image_processor=cast(Any, self.processing_class),
+            beside={} if record.on_the_hub("initial") else {"initial": self.initial_model()},
             private=private if private is not None else self.args.hub_private_repo,
             token=token,
             revision=revision or self.args.hub_revision,

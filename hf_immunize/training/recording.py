@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import TrainerState
 
@@ -14,12 +15,16 @@ from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
 from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.origin import commit_of_weights
 from hf_immunize.models.pooled import PooledClassifier
 from hf_immunize.models.trainable import TrainableSelection
 from hf_immunize.release.record import DatasetRecord
 from hf_immunize.training.arguments import ImmunizationArguments
 
-__all__ = ["data_facts", "input_shape", "model_facts", "steps_made", "training_facts"]
+__all__ = ["data_facts", "input_shape", "model_facts", "own_parts", "steps_made", "training_facts"]
+
+#: β1, β2 and ε of `transformers`' arguments unless they are given.
+ADAM = (0.9, 0.999, 1e-8)
 
 
 def steps_made(args: ImmunizationArguments, state: TrainerState) -> dict[str, int | None]:
@@ -53,6 +58,14 @@ def training_facts(
     """
     objective = args.made_objective()
     optimizer = str(getattr(args.optim, "value", args.optim)) + (f" ({args.optim_args})" if args.optim_args else "")
+    moments = {"beta1": args.adam_beta1, "beta2": args.adam_beta2, "eps": args.adam_epsilon}
+    if "adam" in optimizer and tuple(moments.values()) != ADAM:
+        optimizer += _listed(moments)
+    scheduler = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if args.lr_scheduler_kwargs:
+        scheduler += (
+            f" ({', '.join(f'{name}={value}' for name, value in dict(cast(Any, args.lr_scheduler_kwargs)).items())})"
+        )
     training: dict[str, Any] = {
         "steps": steps,
         "primary_batch_size": args.per_device_train_batch_size * args.world_size,
@@ -61,7 +74,7 @@ def training_facts(
         "learning_rate": args.learning_rate,
         "optimizer": optimizer,
         "weight_decay": args.weight_decay,
-        "lr_scheduler": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "lr_scheduler": scheduler,
         "warmup_steps": args.get_warmup_steps(planned or steps),
         "max_grad_norm": args.max_grad_norm,
         "label_smoothing": args.label_smoothing_factor,
@@ -105,8 +118,41 @@ def training_facts(
     }
 
 
-def model_facts(model: LoadedModel | nn.Module) -> dict[str, Any]:
-    """What a record says about θ0's origin: of a model loaded by name, or of a module as it is."""
+def _listed(values: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{name}={value}' for name, value in values.items())})" if values else ""
+
+
+def own_parts(
+    optimizer: torch.optim.Optimizer | None, scheduler: Any, task_loss: Any, training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part ``training`` of a record where a user's own optimizer, schedule or loss stands for the arguments'.
+
+    Args:
+        optimizer: as it was given, or None.
+        scheduler: likewise.
+        task_loss: likewise; what it smooths is its own.
+        training: as the arguments have it.
+    """
+    found = dict(training)
+    if optimizer is not None:
+        plain = {name: one for name, one in optimizer.defaults.items() if isinstance(one, (bool, int, float, tuple))}
+        found["learning_rate"], found["weight_decay"] = plain.pop("lr", None), plain.pop("weight_decay", None)
+        acting = {name: one for name, one in plain.items() if one}
+        found["optimizer"] = f"{type(optimizer).__name__}{_listed(acting)}, given"
+    if scheduler is not None:
+        found["lr_scheduler"], found["warmup_steps"] = f"{type(scheduler).__name__}, given", None
+    if task_loss is not None:
+        found["label_smoothing"] = None
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def model_facts(model: LoadedModel | nn.Module, weights: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """What a record says about θ0's origin: of a model loaded by name, or of a module as it is.
+
+    Args:
+        model: θ0, or what was trained from it.
+        weights: θ0's, of a module; those that it holds unless given.
+    """
     if isinstance(model, LoadedModel):
         return {
             "base_model": model.name,
@@ -120,7 +166,8 @@ def model_facts(model: LoadedModel | nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
     timm_config = getattr(model, "pretrained_cfg", None)
     name = (timm_config or {}).get("hf_hub_id") or getattr(config, "_name_or_path", None)
-    commit = getattr(config, "_commit_hash", None)
+    # A name tells where a module is from; what was done to it since only its weights tell.
+    commit = commit_of_weights(model, name, model.state_dict() if weights is None else weights) if name else None
     return {
         "base_model": name if commit else f"{type(model).__name__} passed as a module",
         "base_model_revision": commit,

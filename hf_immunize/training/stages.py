@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.data.collate import collate_images
+from hf_immunize.errors import InputError
 from hf_immunize.models.activations import ActivationStore
+from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.random_weights import random_weights
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, library_versions
@@ -24,12 +25,32 @@ from hf_immunize.training.carried import data_digest, model_digest
 from hf_immunize.training.given import Pair
 from hf_immunize.training.primary_only import PrimaryOnlyTrainer, primary_only_arguments
 from hf_immunize.training.trainer import ImmunizationTrainer
+from hf_immunize.training.what_trains import check_immunizes
 from hf_immunize.training.whole_checkpoints import last_whole
 
-__all__ = ["MEASURED", "kept_results", "measured_folder", "train_all"]
+__all__ = ["MEASURED", "check_stages", "kept_results", "measured_folder", "train_all"]
 
 #: How the folders of results beside the checkpoints begin.
 MEASURED = "measured"
+
+
+def check_stages(args: ImmunizationArguments, plain: bool) -> None:
+    """Refuses, before the first step of the first stage, what a later one would refuse.
+
+    Args:
+        args: of the run.
+        plain: whether there are stages of plain fine-tuning, a fit or a control.
+
+    Raises:
+        InputError: a schedule that follows evaluations, which those do not make; plain fine-tuning to be pushed.
+    """
+    if args.push_to_hub:
+        check_immunizes(args.made_objective())
+    if plain and args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+        raise InputError(
+            "lr_scheduler_type='reduce_lr_on_plateau' follows evaluations, and a fit and the control make none. Take "
+            "another schedule, or control=False and fit_steps=0."
+        )
 
 
 def train_all(
@@ -94,7 +115,7 @@ def train_all(
         run.train(resume_from_checkpoint=there)
 
     # Training is in place, and a resume is given the model as it was.
-    as_given = None if ceiling_steps is None else copy.deepcopy(network)
+    as_given = None if ceiling_steps is None else copied(network)
     work, goes_on = Path(args.output_dir or "."), _checkpoint(args)
     # Everything is checked with the harmful data before a fit takes its minutes.
     run = trainer(network, args, True)
@@ -107,7 +128,7 @@ def train_all(
     trained = unwrap(run.model).eval()
     models = {"initial": run.initial_model(), "immunized": trained}
     if control:
-        models["control"] = copy.deepcopy(models["initial"])
+        models["control"] = copied(models["initial"])
         train(trainer(models["control"], plain("control"), False))
         models["control"].eval()
     facts: dict[str, Any] = {}

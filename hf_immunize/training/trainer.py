@@ -169,7 +169,8 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         check_hidden(self.objective, self.model, self._sample)
         if self._is_active:
             check_features_move(self.model, self._sample)
-        check_own_optimizer(kwargs.get("optimizers", (None, None))[0], self._network)
+        self._given = kwargs.get("optimizers", (None, None))
+        check_own_optimizer(self._given[0], self._network)
         logger.warning_once(f"Training {self.selection}")
         self._architecture = Architecture(self._network, self._sample)
         self.check_phases()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_immunize.models.activations import ActivationStore
+from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.trainable import TrainableSelection
@@ -59,6 +59,8 @@ class TrainerPart(Trainer):
     _ratio: RatioInMidRun
     _activations: ActivationStore
     _prefix: FrozenPrefix | None
+    #: Optimizer and schedule of the user's own, or None.
+    _given: tuple[torch.optim.Optimizer | None, Any]
     #: Primary rows that are held out for a budget.
     _held_out: Any
     #: Sums of the parts of the loss since the last line of the log, and of how many steps.
@@ -90,6 +92,6 @@ class TrainerPart(Trainer):
 
     def initial_model(self) -> nn.Module:
         """θ0 as a model of its own."""
-        initial = copy.deepcopy(self._network)
+        initial = copied(self._network)
         initial.load_state_dict(self.initial_state_dict())
         return initial

@@ -17,6 +17,7 @@ from hf_immunize.models.forward import (
     as_weights_are,
     evaluating,
     fast_layout,
+    forward,
     logits_of,
     unwrap,
     without_autocast,
@@ -41,6 +42,23 @@ class OverLambdas(nn.Module):
 
     def forward(self, pixel_values):
         return self.inside(self.stem(pixel_values).unsqueeze(1)).mean((1, 3, 4))
+
+
+class ByName(nn.Module):
+    """As wrappers hand their inputs on."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+def test_a_forward_that_takes_keywords_alone_is_given_them():
+    model, images = TinyNet().eval(), torch.randn(2, 3, 8, 8)
+    for inputs in (images, {"pixel_values": images, "labels": torch.zeros(2)}):
+        torch.testing.assert_close(forward(ByName(model), inputs), model(images))
 
 
 def test_what_cannot_lie_channels_last_lies_as_it_did():

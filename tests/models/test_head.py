@@ -105,6 +105,30 @@ def test_a_dropout_that_works_in_place_does_not_reach_the_features():
     assert body[0].weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.5)], ids=repr)
+def test_features_are_those_before_a_dropout_that_stands_before_a_flatten(drop):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(body, drop, nn.Flatten(), nn.Linear(16, 3)).train()
+    images = torch.randn(4, 3, 8, 8)
+    assert find_head(model, images).n_features == 16
+    features, logits = features_and_logits(model, images)
+    torch.testing.assert_close(features, body(images).flatten(1))
+    model.eval()
+    torch.testing.assert_close(features_and_logits(model, images)[0], features)
+    assert not torch.allclose(features_and_logits(model, images)[1], logits)
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_head_whose_weight_is_parametrised_is_a_head(norm):
+    model, images = TinyNet(), torch.randn(2, 3, 8, 8)
+    plain = find_head(model, images)
+    chosen = select_trainable(TinyNet(), "last", images).modules
+    getattr(nn.utils.parametrizations, norm)(model.score)
+    assert find_head(model, images) == plain
+    assert select_trainable(model, "last", images).modules == chosen
+
+
 class Kinds(nn.Module):
     """One body with heads of several kinds, each of which gives the logits."""
 

@@ -10,7 +10,7 @@ import torch
 from samples import tiny_timm, tiny_vit
 from tiny import TinyNet
 from torch import nn
-from transformers import Dinov2Config, Dinov2Model, ViTForImageClassification
+from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, PreTrainedModel, ViTForImageClassification
 
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.models.pooled import with_head
@@ -132,3 +132,38 @@ def test_a_head_put_into_a_timm_model_by_hand_is_refused():
     model.fc = nn.Linear(512, 3)
     with pytest.raises(ValueError, match=r"fc.weight: \(3, 512\), \(2, 512\).*reset_classifier"):
         check_rebuilds(model)
+
+
+class MeanViT(ViTForImageClassification):
+    """Pools otherwise than the class that loads."""
+
+    def forward(self, pixel_values=None, **options):
+        return super().forward(pixel_values, **options)
+
+
+class Own(PreTrainedModel):
+    config_class = type("OwnConfig", (PretrainedConfig,), {"model_type": "own_net"})
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.net = TinyNet()
+        self.post_init()
+
+    def forward(self, pixel_values):
+        return {"logits": self.net(pixel_values)}
+
+
+def test_a_forward_of_ones_own_travels_with_no_weights():
+    with pytest.raises(ValueError, match="MeanViT has a forward of its own, and whoever loads it gets ViTForImage"):
+        check_rebuilds(MeanViT(tiny_vit()[0].config))
+
+
+def test_a_class_that_only_its_author_has_is_refused():
+    with pytest.raises(ValueError, match="Own is a class of your own, which whoever loads a release does not have"):
+        check_rebuilds(Own(Own.config_class()))
+
+
+def test_arguments_of_timm_that_no_configuration_holds_are_refused():
+    with pytest.raises(ValueError, match=r"made with arguments that no configuration can hold.*act_layer"):
+        check_rebuilds(timm.create_model("test_resnet", num_classes=3, act_layer=nn.SiLU))
+    check_rebuilds(timm.create_model("test_resnet", num_classes=3, act_layer="silu"))

@@ -66,6 +66,10 @@ def made(**changes):
     return ImmunizationArguments("", use_cpu=True, report_to="none", **changes)
 
 
+def test_no_clipping_has_two_names():
+    assert made(max_grad_norm=None).max_grad_norm == 0.0
+
+
 def test_weights_are_the_objectives_own_unless_given():
     assert (made().lambda_primary, made().lambda_harmful) == (1.0, 0.3)
     own = made(objective="simulated_attackers")

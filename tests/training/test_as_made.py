@@ -44,6 +44,15 @@ def test_theta_zero_is_the_model_at_its_first_step(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("thaws", [True, False])
+def test_what_trains_cannot_be_changed_behind_the_trainer(tmp_path, thaws):
+    """θ0 holds what was to move when the Trainer was made, and the record says what that was."""
+    made = trainer(tmp_path, TinyNet(), Images(48), Images(48, seed=1))
+    made.model.requires_grad_(thaws)
+    with pytest.raises(ValueError, match=r"was changed since the Trainer was made.* argument trainable"):
+        made.train()
+
+
 @pytest.mark.parametrize(("name", "value"), [("lambda_harmful", 0.0), ("trainable", ["all"]), ("objective", "imma")])
 def test_what_is_read_once_cannot_be_changed_later(tmp_path, name, value):
     made = trainer(tmp_path, TinyNet(), Images(48), Images(48, seed=1))

@@ -78,6 +78,14 @@ def test_a_collator_that_does_not_fit_the_samples_is_said():
         first_batches(TinyNet(), {"primary": images}, collate, torch.device("cpu"), False)
 
 
+@pytest.mark.parametrize(
+    "made", [lambda x: (x, x), lambda x: {"images": x, "labels": x}, lambda x: {"pixel_values": 3}]
+)
+def test_a_collator_of_another_form_is_said(made):
+    with pytest.raises(ValueError, match="data_collator must give a mapping with 'pixel_values', a tensor"):
+        first_batches(TinyNet(), {"primary": Images(4)}, lambda _: made(torch.zeros(2)), torch.device("cpu"), False)
+
+
 def test_labels_of_later_rows_are_checked_too():
     late = (
         picture_dataset(8, n_classes=4)
@@ -130,6 +138,9 @@ def test_a_model_that_is_none_or_of_another_task_is_refused():
 def test_a_model_that_is_compiled_already_is_refused(tiny_net):
     with pytest.raises(ValueError, match=r"compiled or wrapped already.*torch_compile=True"):
         check_model(torch.compile(tiny_net, backend="eager"))
+    tiny_net.compile(backend="eager")
+    with pytest.raises(ValueError, match=r"compiled or wrapped already.*torch_compile=True"):
+        check_model(tiny_net)
 
 
 def test_weights_that_are_shared_with_what_trains_are_refused(tmp_path, tiny_net, primary, harmful):

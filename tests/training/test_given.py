@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from datasets import DatasetDict
 from samples import tiny_vit
 from tiny import Images, TinyNet, picture_dataset
@@ -50,6 +53,12 @@ def test_a_model_is_loaded_by_name_with_its_processor_or_taken_as_it_is(tmp_path
     assert loaded.new_head
     assert loaded.model.config.id2label == {0: "class 0", 1: "class 1", 2: "class 2"}
     assert processor is loaded.image_processor
+    own = replace(loaded, new_head=False)
+    again, _ = loaded_model(own, task, None, False)
+    # It says where its weights are from, so that a run trains a copy of them.
+    assert again.name == own.name
+    assert again.model is not own.model
+    torch.testing.assert_close(again.model.state_dict(), own.model.state_dict())
     module = TinyNet()
     assert loaded_model(module, task, None, False) == (module, None)
     with pytest.raises(ValueError, match="TinyNet has a head already: score"):

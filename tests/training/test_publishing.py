@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from tiny import Images
-from trainers import arguments, trainer
+from types import SimpleNamespace
 
-from hf_immunize import ImmunizationTrainer
+import pytest
+import torch
+from tiny import Images
+from trainers import arguments, tiny_vit, trainer
+
+from hf_immunize import ImmunizationTrainer, immunize
+from hf_immunize.training import immunize as path
 from hf_immunize.training import publishing
 
 
@@ -94,6 +98,40 @@ def test_what_example_scripts_say_of_the_card_is_told_to_be_left_aside(publishab
     assert "leaves dataset, finetuned_from, tasks aside" in caplog.text
     assert sent["metadata"] == {"tags": ["vision"]}
     assert sent["record"].license == "mit"
+
+
+def test_theta_zero_and_what_really_trained_go_up_with_a_release(publishable, monkeypatch):
+    sent = {}
+    monkeypatch.setattr(publishing, "measure", lambda *_, **__: {})
+    monkeypatch.setattr(publishing, "check_can_push", lambda repo_id, token: (token, repo_id))
+    monkeypatch.setattr(publishing, "push_to_hub", lambda *_, **options: sent.update(options))
+    own = torch.optim.SGD(publishable.model.parameters(), lr=0.3)
+    publishable._given = (own, None)
+    publishable.push_to_hub()
+    # No commit of the Hub has them.
+    torch.testing.assert_close(sent["beside"]["initial"].state_dict(), publishable.initial_state_dict())
+    assert sent["record"].training["optimizer"] == "SGD, given"
+    assert sent["record"].training["learning_rate"] == 0.3
+
+
+def test_immunize_pushes_where_its_arguments_say_so(tmp_path, monkeypatch):
+    sent = []
+
+    def push(model, repo_id, **options):
+        sent.append((repo_id, options))
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+    monkeypatch.setattr(publishing, "check_can_push", lambda repo_id, token: (token, repo_id))
+    monkeypatch.setattr(path, "push_to_hub", push)
+    data = [(Images(24, seed=one), Images(12, seed=one + 1)) for one in (0, 5)]
+    args = arguments(tmp_path, max_steps=2, push_to_hub=True, hub_model_id="me/net", hub_revision="try")
+    run = immunize(tiny_vit(), *data, args, attackers=None)
+    ((repo_id, options),) = sent
+    assert repo_id == "me/net"
+    assert options["revision"] == "try"
+    assert options["record"] is run.record
+    # The control is none of its own.
+    assert set(options["beside"]) == {"initial"}
 
 
 def test_a_trainer_that_will_push_asks_at_once_and_makes_no_repository(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from samples import tiny_timm, tiny_vit
 from tiny import Images, TinyNet, picture_dataset
 from trainers import arguments
@@ -12,7 +13,7 @@ from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.task import load_task
 from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.trainable import select_trainable
-from hf_immunize.training.recording import data_facts, model_facts, steps_made, training_facts
+from hf_immunize.training.recording import data_facts, model_facts, own_parts, steps_made, training_facts
 
 
 def facts_of(tmp_path, changes, **more):
@@ -94,10 +95,26 @@ def test_a_model_says_where_it_came_from():
     assert vit["base_model"] == "ViTForImageClassification passed as a module"
     assert (vit["library"], vit["base_model_revision"], vit["base_model_kind"]) == ("transformers", None, "local")
     assert (timm_model["library"], timm_model["architecture"]) == ("timm", "test_resnet")
-    from_hub = tiny_vit()[0]
-    from_hub.config._name_or_path, from_hub.config._commit_hash = "me/vit", "c0ffee"
-    assert model_facts(from_hub)["base_model"] == "me/vit"
-    assert model_facts(from_hub)["base_model_kind"] == "hub"
+
+
+def test_what_moves_the_weights_stands_in_the_record(tmp_path):
+    changes = {"optim": "adamw_torch", "adam_beta2": 0.9, "lr_scheduler_type": "cosine_with_restarts"}
+    facts, _ = facts_of(tmp_path, {**changes, "lr_scheduler_kwargs": {"num_cycles": 7}})
+    assert facts["training"]["optimizer"] == "adamw_torch (beta1=0.9, beta2=0.9, eps=1e-08)"
+    assert facts["training"]["lr_scheduler"] == "cosine_with_restarts (num_cycles=7)"
+    plain = facts_of(tmp_path, {"optim": "adamw_torch"})[0]["training"]
+    assert (plain["optimizer"], plain["lr_scheduler"]) == ("adamw_torch", "linear")
+
+
+def test_an_optimizer_a_schedule_and_a_loss_of_ones_own_stand_for_those_of_the_arguments(tmp_path):
+    training = facts_of(tmp_path, {"label_smoothing_factor": 0.1})[0]["training"]
+    assert own_parts(None, None, None, training) == training
+    own = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.3, momentum=0.5)
+    found = own_parts(own, torch.optim.lr_scheduler.StepLR(own, 1), torch.nn.CrossEntropyLoss(), training)
+    assert found["optimizer"] == "SGD (momentum=0.5), given"
+    assert (found["learning_rate"], found["weight_decay"], found["lr_scheduler"]) == (0.3, 0, "StepLR, given")
+    assert not {"label_smoothing", "warmup_steps"} & set(found)
+    assert found["steps"] == training["steps"]
 
 
 def test_data_say_where_they_came_from():

@@ -137,3 +137,21 @@ def test_nothing_is_kept_where_nothing_is_saved(tmp_path):
     assert not [path for path in (tmp_path / "none").rglob("*") if path.is_file()]
     again = call(tmp_path / "none", changes={"save_strategy": "no"}, control=False, attackers=None)
     assert results_of(run) == results_of(copy.copy(again))
+
+
+def test_what_a_later_stage_would_refuse_is_refused_before_the_first(tmp_path):
+    network = start()
+    before = copy.deepcopy(network.state_dict())
+    changes = {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "metric_for_best_model": "loss",
+    }
+    with pytest.raises(ValueError, match="follows evaluations, and a fit and the control make none"):
+        call(tmp_path, network=network, changes=changes)
+    with pytest.raises(ValueError, match="both 0: this is plain fine-tuning"):
+        call(tmp_path, network=network, changes={"push_to_hub": True, "lambda_primary": 0.0, "lambda_harmful": 0.0})
+    torch.testing.assert_close(network.state_dict(), before)
+    done = call(tmp_path, network=network, changes=changes, fit_steps=0, control=False, attackers=None)
+    assert done.record.training["lr_scheduler"] == "reduce_lr_on_plateau"
