@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
-import pyarrow.parquet
 import yaml
-from datasets import DatasetDict, Features, Image, load_dataset, load_from_disk
+from datasets import DatasetDict, Features, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import constants
 
 from hf_immunize.data.columns import choose_columns
 from hf_immunize.data.folders import METADATA_NAMES, find_pictures, read_picture_folder, split_folders, split_word
+from hf_immunize.data.parquet import check_one_order, holds_pictures, patterns, read_parquet
 from hf_immunize.data.shards import one_picture_column, picture_fields
 from hf_immunize.errors import InputError, UserError
 
@@ -51,6 +50,9 @@ def load_local(
     path = Path(os.path.abspath(path))
     if path.is_dir() and _names_configurations(path):
         with reading_errors(path, "a copy of a data set of the Hub"):
+            named = load_dataset_builder(str(path), config).config.data_files or {}
+            files = [Path(str(file)) for found in named.values() for file in found]
+            check_one_order([file for file in files if file.suffix.lower() == ".parquet"], repr(str(path)))
             return _splits(load_dataset(str(path), config, streaming=streaming)), ()
     if config is not None:
         raise InputError(f"The configuration {config!r} was named for the local {str(path)!r}, which names none.")
@@ -72,7 +74,7 @@ def _load_folder(path: Path, streaming: bool, label_column: str | None) -> tuple
     pictures = find_pictures(path)
     tables = [file for file in _below(path, ".parquet") if file.name not in METADATA_NAMES]
     shards = _below(path, ".tar")
-    if tables and (not pictures or any(map(_holds_pictures, tables))):
+    if tables and (not pictures or any(map(holds_pictures, tables))):
         groups, notes = _by_split(path, tables)
         if pictures:
             notes.append(f"read the parquet files of {path.name!r}, and not the pictures beside them: {len(pictures)}")
@@ -141,11 +143,14 @@ def _described(path: Path, pictures: list[Path], loaded: DatasetDict) -> tuple[s
 def _from_files(
     path: Path, groups: dict[str, list[Path]], kind: str, streaming: bool, notes: Sequence[str] = ()
 ) -> tuple[Any, tuple[str, ...]]:
-    # Names of files are read as patterns, so that brackets in them have to be escaped.
-    files = {split: [glob.escape(str(file.resolve())) for file in found] for split, found in groups.items()}
-    with reading_errors(path, "WebDataset shards" if kind == "webdataset" else "parquet"):
+    if kind == "parquet":
+        with reading_errors(path, kind):
+            splits, told = read_parquet(groups, streaming=streaming)
+        return splits, (*notes, *told)
+    files = patterns(groups)
+    with reading_errors(path, "WebDataset shards"):
         options: dict[str, Any] = {"data_files": files, "streaming": streaming}
-        fields = picture_fields(file for found in groups.values() for file in found) if kind == "webdataset" else []
+        fields = picture_fields(file for found in groups.values() for file in found)
         if len(fields) > 1:
             first = next(iter(load_dataset(kind, data_files=files, streaming=True).values()))
             options["features"] = Features({**{name: Image() for name in fields}, **first.features})
@@ -185,18 +190,6 @@ def _below(root: Path, suffix: str) -> list[Path]:
         if file.suffix.lower() == suffix
         and file.is_file()
         and not any(part.startswith(".") for part in file.relative_to(root).parts)
-    )
-
-
-def _holds_pictures(table: Path) -> bool:
-    try:
-        schema = pyarrow.parquet.read_schema(table)
-    except (OSError, pyarrow.ArrowException):
-        return False
-    kinds = [field.type for field in schema]
-    structs = [kind for kind in kinds if pyarrow.types.is_struct(kind)]
-    return any(pyarrow.types.is_binary(kind) for kind in kinds) or any(
-        "bytes" in {part.name for part in kind} for kind in structs
     )
 
 
