@@ -56,7 +56,7 @@ def names_of(data: Any) -> list[str] | None:
     if isinstance(data, ConcatDataset):
         return next(filter(None, map(names_of, data.datasets)), None)
     if isinstance(data, (Dataset, IterableDataset)):
-        column = label_column_of(data.features or {})
+        column = label_column_of(data.features or {}, data=data)
         return class_names(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     names = getattr(data, "classes", None)
     if not isinstance(names, (list, tuple)) or getattr(data, "target_transform", None) is not None:
@@ -75,7 +75,7 @@ def labels_of(data: Any) -> Sequence[Any] | None:
         parts = [one for one in map(labels_of, data.datasets) if one is not None]
         return list(itertools.chain.from_iterable(parts)) if len(parts) == len(data.datasets) else None
     if isinstance(data, Dataset):
-        column = label_column_of(data.features or {})
+        column = label_column_of(data.features or {}, data=data)
         return label_values(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     if isinstance(data, (ImageInputs, StreamedInputs)):
         return getattr(data, "labels", None)
@@ -218,7 +218,7 @@ def _could_name(data: Any) -> bool:
     if isinstance(data, ConcatDataset):
         return any(map(_could_name, data.datasets))
     if isinstance(data, (Dataset, IterableDataset)):
-        column = label_column_of(data.features or {})
+        column = label_column_of(data.features or {}, data=data)
         return column is not None and _gives_what_is_stored(data, column)
     return isinstance(data, (ImageInputs, StreamedInputs))
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from hf_immunize.data.labels import can_be_classes
 from hf_immunize.errors import InputError, did_you_mean
 
 __all__ = ["Columns", "LabelUse", "choose_columns", "label_column_of"]
@@ -16,7 +17,9 @@ __all__ = ["Columns", "LabelUse", "choose_columns", "label_column_of"]
 LabelUse = Literal["needed", "optional", "unused"]
 
 _IMAGE_NAMES = ("image", "img", "images", "picture", "pixel_values")
-_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "cls")
+#: What a column of labels is called where others stand beside it: its name says what it is, whatever its type.
+_BY_NAME = ("label", "labels")
+_LABEL_NAMES = (*_BY_NAME, "fine_label", "class", "target", "cls")
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ def choose_columns(
 ) -> Columns:
     """The image and the label column: as named, else the candidate with the most usual name.
 
-    A candidate is a column of the right type (``Image``; ``ClassLabel``, or whole numbers under a usual name); where
-    there is none, any column of a usual name. With ``labels="unused"`` no label column is taken that was not named.
+    A candidate is a column of the right type (``Image``; ``ClassLabel``, or whole numbers under a usual name), and one
+    called ``label`` or ``labels`` whatever its type, where what it holds can be classes; where there is none, any
+    column of a usual name. With ``labels="unused"`` no label column is taken that was not named.
 
     Raises:
         ValueError: a named column that is missing, or none to be found.
@@ -57,7 +61,7 @@ def choose_columns(
         )
     if labels == "unused" or label_column is not None:
         return Columns(image, label_column, tuple(notes))
-    label = label_column_of(features, image, notes)
+    label = label_column_of(features, image, notes, data)
     if label is None and labels == "needed":
         raise InputError(
             f"The data set has no column of labels; its columns are {', '.join(features)}. Name it (label_column)."
@@ -65,16 +69,26 @@ def choose_columns(
     return Columns(image, label, tuple(notes))
 
 
-def label_column_of(features: Mapping[str, Any], but: str | None = None, notes: list[str] | None = None) -> str | None:
+def label_column_of(
+    features: Mapping[str, Any], but: str | None = None, notes: list[str] | None = None, data: Any = None
+) -> str | None:
     """The label column by type and usual name, of any column but one; None where there is no candidate.
 
     Args:
         features: types of the columns.
         but: the column of pictures.
         notes: gets a sentence where several could be meant.
+        data: the rows, whose values tell whether a column of words is one of classes; their type alone does otherwise.
     """
-    found = [key for key in _label_columns(features) if key != but]
-    return _choose(found, _LABEL_NAMES, "labels", "label_column", [] if notes is None else notes)
+    found, passed = _label_columns({key: kind for key, kind in features.items() if key != but}, data)
+    notes = [] if notes is None else notes
+    chosen = _choose(found, _LABEL_NAMES, "labels", "label_column", notes)
+    notes += [
+        f"took the column {chosen!r} for the labels, since {name!r} holds no classes (label_column)"
+        for name in passed
+        if name != chosen and chosen not in _BY_NAME
+    ]
+    return chosen
 
 
 def _picture_columns(features: Features) -> list[str]:
@@ -84,12 +98,24 @@ def _picture_columns(features: Features) -> list[str]:
     return found or [key for key in _IMAGE_NAMES if key in features]
 
 
-def _label_columns(features: Mapping[str, Any]) -> list[str]:
+def _label_columns(features: Mapping[str, Any], data: Any) -> tuple[list[str], list[str]]:
+    """Candidates, and columns that are called as labels are and hold none."""
     named = [key for key in _LABEL_NAMES if key in features]
     # Numbers in a column of a usual name are labels as well as any; words and lists there may be anything.
     found = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
-    found += [key for key in named if key not in found and getattr(features[key], "dtype", "").startswith("int")]
-    return found or named
+    whole = ("int", "uint")
+    found += [key for key in named if key not in found and getattr(features[key], "dtype", "").startswith(whole)]
+    if not found:
+        return named, []
+    others = [key for key in _BY_NAME if key in features and key not in found]
+    said = [key for key in others if _may_be_classes(features[key], key, data)]
+    return found + said, [key for key in others if key not in said]
+
+
+def _may_be_classes(kind: Any, column: str, data: Any) -> bool:
+    if isinstance(data, Dataset):
+        return can_be_classes(data, column)
+    return isinstance(kind, Value) and kind.dtype.startswith(("bool", "float", "string", "large_string"))
 
 
 def _choose(found: list[str], usual: tuple[str, ...], what: str, argument: str, notes: list[str]) -> str | None:

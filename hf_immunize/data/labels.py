@@ -14,6 +14,7 @@ from hf_immunize.errors import InputError
 
 __all__ = [
     "Labels",
+    "can_be_classes",
     "check_labels",
     "label_values",
     "plain_label",
@@ -75,6 +76,10 @@ def read_labels(data: Dataset, column: str, name: str = "") -> Labels:
             f"{missing} of the {len(values)} rows of {of} have no label (column {column!r} is −1 or empty there). "
             f"Leave them out: dataset.filter(lambda one: one is not None and one >= 0, input_columns={column!r})."
         )
+    return _read(values, classes, column, of)
+
+
+def _read(values: list[Any], classes: list[str] | None, column: str, of: str) -> Labels:
     if classes is not None or all(isinstance(one, int) and not isinstance(one, bool) for one in values):
         return Labels(values, classes)
     if all(isinstance(one, bool) for one in values):
@@ -120,6 +125,19 @@ def why_unlabelled(data: Dataset, column: str | None, *, whole_split: bool = Fal
     except InputError as error:
         return f"has labels that cannot be used: {error}"
     return None
+
+
+def can_be_classes(data: Dataset, column: str) -> bool:
+    """Whether what a column holds can be read as classes, beside rows that have none."""
+    values = [one for one in label_values(data, column) if not _is_missing(one)]
+    if len(values) <= 2 * _FEW_WORDS and all(isinstance(one, str) for one in values):
+        # Too few rows to tell whether words come again; and none at all may be a split without labels.
+        return True
+    try:
+        _read(values, None, column, "the data")
+    except InputError:
+        return False
+    return True
 
 
 def with_plain_labels(data: Dataset, column: str, name: str = "") -> tuple[Dataset, tuple[str, ...]]:
