@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from hf_immunize.data.names import loosely
+from hf_immunize.data.split_words import split_word
 from hf_immunize.errors import InputError
 
-__all__ = ["METADATA_NAMES", "find_pictures", "is_picture", "read_picture_folder", "split_folders", "split_word"]
+__all__ = ["METADATA_NAMES", "find_pictures", "is_picture", "read_picture_folder", "split_folders"]
 
 #: Files that describe the pictures beside them.
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -28,13 +28,6 @@ _SUFFIXES = frozenset(
         *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
     )
 )
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-#: Words beside that of a split in a folder's name: Kaggle's ``training_set``, ``seg_train``, ``test_images``.
-_BESIDE_SPLIT_WORDS = frozenset(("set", "seg", "split", "data", "dataset", "image", "images", "img", "imgs"))
 #: What lies beside pictures without being one that somebody may miss.
 _PAPERS = frozenset(
     f".{kind}"
@@ -48,13 +41,6 @@ _NO_LABEL = -1
 _OF_SYSTEMS = frozenset(
     ("__MACOSX", "@eaDir", "@tmp", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
-
-
-def split_word(name: str) -> str | None:
-    """The split that a folder's name stands for (``"val"`` → ``"validation"``), None for any other name."""
-    words = [one for one in re.split(r"[-_. ]+", name.lower()) if one and one not in _BESIDE_SPLIT_WORDS]
-    # trainset, test_set, seg_train, …
-    return _SPLIT_WORDS.get(words[0].removesuffix("set") or words[0]) if len(words) == 1 else None
 
 
 def is_picture(name: str | Path) -> bool:
@@ -75,20 +61,58 @@ def split_folders(root: Path, pictures: list[Path]) -> dict[str, Path]:
     """Folders that are splits of a data set, by split: folders called ``train``, ``val``, ``test`` and the like.
 
     They are splits where no class stands beside them. Where other folders do, two of them at least, with folders of
-    classes inside, are taken for splits; else ``train`` is the name of a class.
+    classes inside, are taken for splits; else ``train`` is the name of a class. Where no split stands on top, one
+    folder there may hold them all.
+
+    Raises:
+        InputError: several folders that hold splits, or folders that may be splits as well as classes.
     """
-    below = [path.relative_to(root).parts for path in pictures]
-    folders = sorted({parts[0] for parts in below if len(parts) > 1})
-    loose = any(len(parts) == 1 for parts in below)
+    groups: dict[str, list[Path]] = defaultdict(list)
+    loose, divided = False, set()
+    for path in pictures:
+        top, *inner = path.relative_to(root).parts
+        if not inner:
+            loose = True
+            continue
+        groups[top].append(path)
+        if len(inner) > 1:
+            divided.add(top)
+    folders = sorted(groups)
     named = [name for name in folders if split_word(name)]
-    divided = {parts[0] for parts in below if len(parts) > 2}
     alone = len(named) == len(folders) and (not loose or len(named) > 1)
-    if named and (alone or (len(named) > 1 and divided.issuperset(named))):
+    several = len({split_word(name) for name in named}) > 1
+    if named and (alone or (len(named) > 1 and divided.issuperset(named)) or (several and divided & {*named})):
         often = Counter(split_word(name) for name in named)
         return {(split_word(name) if often[split_word(name)] == 1 else name) or name: root / name for name in named}
+    if several:
+        others = [name for name in folders if name not in named]
+        raise InputError(
+            f"{str(root)!r} has folders called {_few(named)} beside {_few(others)}: splits, or classes. Move the "
+            "others away if they are splits, and rename them if they are classes."
+        )
     if len(folders) == 1 and not loose and not named:
         return split_folders(root / folders[0], pictures)
-    return {}
+    if named:
+        return {}
+    return _splits_below(root, {name: groups[name] for name in folders if name in divided}, len(folders))
+
+
+def _splits_below(root: Path, groups: dict[str, list[Path]], n_folders: int) -> dict[str, Path]:
+    """The splits that one of the folders holds, beside loose pictures and folders without any."""
+    found = {name: split_folders(root / name, below) for name, below in groups.items()}
+    holders = {name: splits for name, splits in found.items() if len({*map(split_word, splits)}) > 1}
+    if not holders:
+        return {}
+    first, places = next((name, set(splits.values())) for name, splits in holders.items())
+    flat = all(one.parent in places or places.isdisjoint(one.parents) for one in groups[first])
+    # Without classes in them, splits of one class look the same.
+    if len(holders) > 1 or (flat and n_folders > 1):
+        told = [str(place.relative_to(root)) for splits in holders.values() for place in splits.values()]
+        raise InputError(
+            f"The splits of {str(root)!r} lie below its folders ({_few(told)}). Put the splits on top (train/cat, "
+            f"train/dog, test/cat, test/dog), or give one of the folders alone: {str(root / first)!r}."
+        )
+    return holders[first]
 
 
 def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, tuple[str, ...]]:
@@ -189,6 +213,10 @@ def _note_left_out(notes: list[str], count: int, folder: Path, why: str) -> None
     if count:
         are = "1 picture" if count == 1 else f"{count} pictures"
         notes.append(f"left out {are} below {folder.name!r}, {why}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _kinds(files: Iterable[Path]) -> str:

@@ -18,13 +18,16 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import constants
 
 from hf_immunize.data.columns import choose_columns
-from hf_immunize.data.folders import METADATA_NAMES, find_pictures, read_picture_folder, split_folders, split_word
+from hf_immunize.data.folders import METADATA_NAMES, find_pictures, read_picture_folder, split_folders
 from hf_immunize.data.parquet import check_one_order, holds_pictures, patterns, read_parquet
 from hf_immunize.data.shards import one_picture_column, picture_fields
+from hf_immunize.data.split_words import one_split_word, split_word
 from hf_immunize.errors import InputError, UserError
 
 __all__ = ["load_local", "reading_errors"]
 
+#: What `datasets` takes for the name of a split.
+_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 _KINDS = {".parquet": "parquet", ".tar": "webdataset"}
@@ -176,11 +179,13 @@ def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], lis
 
 
 def _split_of(file: Path) -> str | None:
+    """By the file's own name, else that of the nearest folder which says any."""
     shard = _SHARD.fullmatch(file.stem)
-    if shard:
-        return split_word(shard[1]) or shard[1]
-    words = [word for part in (*file.parts[:-1], file.stem) for word in re.split(r"[-._ ]", part)]
-    return next((split for split in map(split_word, words) if split), None)
+    if shard and (split := split_word(shard[1]) or one_split_word(shard[1])):
+        return split
+    if shard and _SPLIT_NAME.fullmatch(shard[1]):
+        return shard[1]
+    return next((split for split in map(one_split_word, reversed((*file.parts[:-1], file.stem))) if split), None)
 
 
 def _below(root: Path, suffix: str) -> list[Path]:

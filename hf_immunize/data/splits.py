@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
 from hf_immunize.data.draw import drawn_numbers
+from hf_immunize.data.split_words import evaluation_names, names_of_split
 from hf_immunize.data.streams import DrawnSplits, is_stream
 from hf_immunize.errors import InputError
 
-__all__ = ["EVALUATION_SPLITS", "Taken", "draw_rows", "evaluation_split", "hold_out", "take_split", "training_split"]
-
-#: Names of a split to measure on, the first that is there (and has labels where they are needed) is taken.
-EVALUATION_SPLITS = ("test", "validation", "valid", "val", "dev")
+__all__ = ["Taken", "draw_rows", "evaluation_split", "hold_out", "take_split", "training_name", "training_split"]
 
 _FEWEST_TO_DIVIDE = 10
 
@@ -95,20 +93,28 @@ def take_split(splits: Mapping[str, Any], asked: str, source: str) -> Taken:
 
 
 def training_split(splits: Mapping[str, Any], asked: str | None, source: str) -> Taken:
-    """The split to train on: the one that was named, else ``train``, else the only one.
+    """The split to train on: the one that was named, else ``train`` in whatever words, else the only one.
 
     Raises:
         ValueError: several, none called ``train`` and none named; or as :func:`take_split`.
     """
-    if asked is not None:
-        return take_split(splits, asked, source)
-    if "train" in splits:
-        return take_split(splits, "train", source)
-    if len(splits) == 1:
-        (only,) = splits
-        taken = take_split(splits, only, source)
-        return Taken(taken.rows, only, taken.ranges, (f"took the only split, {only!r}, to train on",))
+    name = training_name(splits) if asked is None else asked
+    if name is not None:
+        taken = take_split(splits, name, source)
+        if asked is not None or name == "train":
+            return taken
+        which = f"the only split, {name!r}," if len(splits) == 1 else f"the split {name!r}"
+        return Taken(taken.rows, name, taken.ranges, (f"took {which} to train on",))
     raise InputError(f"{source!r} has the splits {', '.join(splits)}; none was named. Name one of them to train on.")
+
+
+def training_name(splits: Iterable[str]) -> str | None:
+    """The name of the split to train on where the user named none; None where several could be meant."""
+    names = list(splits)
+    called = names_of_split(names, "train")
+    if "train" in names or len(called) == 1:
+        return called[0]
+    return names[0] if len(names) == 1 else None
 
 
 def evaluation_split(
@@ -121,7 +127,8 @@ def evaluation_split(
 ) -> Taken | None:
     """The split to measure on where none was named, with a note; None where no split is fit for it.
 
-    The first of :data:`EVALUATION_SPLITS` that holds rows and labels.
+    The first of those whose names mean it (``test`` and its kin, then ``validation`` and its own) that holds rows and
+    labels.
 
     Args:
         splits: by name.
@@ -132,8 +139,8 @@ def evaluation_split(
     """
     passed: list[str] = []
     first_unfit: str | None = None
-    for name in EVALUATION_SPLITS:
-        if name not in splits or name in (apart_from or set()):
+    for name in evaluation_names(splits):
+        if name in (apart_from or set()):
             continue
         reason = "is empty" if len(splits[name]) == 0 else why_unfit(splits[name])
         if reason is None:

@@ -14,13 +14,14 @@ from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.names import class_names
 from hf_immunize.data.reading import Reading
 from hf_immunize.data.sources import AS_AN_OBJECT, Source, as_pair, as_source
+from hf_immunize.data.split_words import split_word
 from hf_immunize.data.splits import (
-    EVALUATION_SPLITS,
     Taken,
     draw_rows,
     evaluation_split,
     hold_out,
     take_split,
+    training_name,
     training_split,
 )
 from hf_immunize.data.streams import DrawnSplits, StreamedInputs, head, is_stream, resolved
@@ -120,8 +121,8 @@ def load_task(
     """Training and evaluation rows of a task.
 
     Trained on is the split that is named, else ``train``, else the only one. Measured on is the one that is named, else
-    ``test``, else ``validation``, ``valid``, ``val`` or ``dev``, and where labels are needed never one without labels;
-    where none of these is there, a fifth of the training rows, drawn by the seed and taken out of them.
+    ``test`` (or ``eval``), else ``validation`` (``valid``, ``val``, ``dev``), and where labels are needed never one
+    without labels; where none of these is there, a fifth of the training rows, drawn by the seed and taken out of them.
 
     A stream is trained on as it comes. Measured on are some of its rows (2,000 unless ``max_eval_samples`` says how
     many), which are drawn into memory; with ``max_train_samples`` those that are trained on are drawn likewise.
@@ -161,7 +162,7 @@ def load_task(
         source = as_source(given, config, token, streaming, label_column)
     splits = source.splits
     if any(map(is_stream, splits.values())):
-        name = split or ("train" if "train" in splits else next(iter(splits)))
+        name = split or training_name(splits) or next(iter(splits))
         most = {} if max_train_samples is None else {name: max_train_samples}
         splits = DrawnSplits(splits, most, max_eval_samples, seed, reading.notes)
     train = training_split(source.splits if max_train_samples is None else splits, split, source.name)
@@ -235,7 +236,7 @@ def load_evaluation(
     if split is not None:
         taken = take_split(source.splits, split, source.name)
     else:
-        only_these = not set(source.splits) - set(EVALUATION_SPLITS)
+        only_these = all(split_word(name) in ("test", "validation") for name in source.splits)
         taken = evaluation_split(
             source.splits,
             source.name,
@@ -245,8 +246,7 @@ def load_evaluation(
         if taken is None:
             taken = replace(training_split(source.splits, None, source.name), notes=())
             if not isinstance(given, Dataset):
-                note = f"took the split {taken.name!r} to measure on, since no other is fit for it"
-                taken = replace(taken, notes=(note,))
+                taken = replace(taken, notes=(_why_trained_rows(taken.name, source.splits),))
     reading.check_labelled(taken.rows, taken.name, source.name)
     reading.notes += taken.notes
     reading.choose(taken.rows)
@@ -289,6 +289,12 @@ def _task(
         notes=(*source.notes, *reading.notes),
         skip_corrupt=reading.skip_corrupt,
     )
+
+
+def _why_trained_rows(taken: str, splits: Mapping[str, Any]) -> str:
+    unknown = ", ".join(repr(name) for name in splits if name != taken and split_word(name) is None)
+    why = f"no other is called as one to measure on ({unknown})" if unknown else "no other is fit for it"
+    return f"took the split {taken!r} to measure on, since {why}"
 
 
 def _serves_both(split: str, source: str) -> str:

@@ -77,8 +77,6 @@ def test_a_column_called_label_that_holds_no_classes_is_passed_over_and_said(pic
     for odd in ([f"a picture of {k}" for k in range(60)], [k / 7 + 0.01 for k in range(60)], [[0, 1, 1]] * 60):
         found = choose_columns(data.add_column("label", odd))
         assert found.label == "species"
-        assert found.notes == (
-            "took the column 'species' for the labels, since 'label' holds no classes (label_column)",
-        )
+        assert found.notes == (told,)
     # Alone it is taken, and what reads it says what is wrong.
     assert choose_columns(pictures.remove_columns("label").add_column("label", [[0, 1, 1]] * 12)).label == "label"

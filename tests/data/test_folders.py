@@ -9,7 +9,7 @@ import pytest
 from pictures import write
 from tiny import picture_dataset
 
-from hf_immunize.data.folders import find_pictures, split_word
+from hf_immunize.data.folders import find_pictures
 from hf_immunize.data.sources import load_images, load_source
 from hf_immunize.data.task import load_task
 
@@ -191,7 +191,12 @@ def test_a_link_to_a_folder_beside_it_is_a_folder_like_others(tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("training_set", "test_set"), ("seg_train/seg_train", "seg_test/seg_test"), ("Train-images", "TestSet")],
+    [
+        ("training_set", "test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("Train-images", "TestSet"),
+        ("train2017", "test2017"),
+    ],
 )
 def test_splits_in_the_words_of_kaggle(tmp_path, train, test):
     write(tmp_path, f"{train}/cat/0.png", f"{train}/dog/1.png", f"{test}/cat/2.png", f"{test}/dog/3.png")
@@ -201,16 +206,57 @@ def test_splits_in_the_words_of_kaggle(tmp_path, train, test):
 
 
 def test_words_of_splits_among_others_are_names(tmp_path):
-    for name in ("train station", "set", "images", "test drive", "trains"):
-        assert split_word(name) is None
     write(tmp_path, "train station/0.png", "test drive/1.png")
     assert names(load_images(tmp_path)) == ["test drive", "train station"]
 
 
 def test_folders_of_splits_below_the_classes_are_refused(tmp_path):
     write(tmp_path, "cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png")
-    with pytest.raises(ValueError, match=r"are called test and train: splits, and no classes. Put the splits on top"):
+    with pytest.raises(ValueError, match=r"below its folders \(cat/test, cat/train, dog/test, dog/train\). Put"):
         load_source(tmp_path)
+    write(tmp_path / "apart", "cat/train/0.png", "cat/train/1.png", "dog/test/2.png", "dog/test/3.png")
+    with pytest.raises(ValueError, match=r"are called test and train: splits, and no classes. Put the splits on top"):
+        load_source(tmp_path / "apart")
+
+
+def four(top=""):
+    return [f"{top}{split}/{kind}/{k}.png" for split in ("train", "test") for kind in ("cat", "dog") for k in range(3)]
+
+
+@pytest.mark.parametrize("beside", ["preview.png", "docs/figure.png", "data/overview.png", "docs/more/figure.png"])
+@pytest.mark.parametrize("top", ["data/", "a/data/", ""])
+def test_pictures_beside_the_splits_are_left_out_and_make_no_classes_of_them(tmp_path, beside, top):
+    write(tmp_path, *four(top), beside)
+    task = load_task(tmp_path)
+    assert (task.classes, task.eval_split, len(task.train), len(task.evaluation)) == (["cat", "dog"], "test", 6, 6)
+    assert {Path(row["image"].filename).parts[-3] for row in task.train} == {"train"}
+    assert f"left out 1 picture below {tmp_path.name!r}, in no split" in task.notes
+
+
+def test_splits_in_several_folders_are_asked(tmp_path):
+    write(tmp_path, *four("photo/"), *four("sketch/"))
+    with pytest.raises(ValueError, match=r"\(photo/test, photo/train, sketch/test, sketch/train\).*give one of the"):
+        load_source(tmp_path)
+    assert load_task(tmp_path / "photo").eval_split == "test"
+
+
+def test_folders_that_may_be_splits_or_classes_are_asked(tmp_path):
+    write(tmp_path / "flat", "train/0.png", "test/1.png", "docs/2.png")
+    with pytest.raises(ValueError, match=r"has folders called test, train beside docs: splits, or classes. Move"):
+        load_source(tmp_path / "flat")
+    # Splits without classes below one of several classes look like this, too.
+    write(tmp_path / "one", "cat/train/0.png", "cat/test/1.png", "dog/2.png")
+    with pytest.raises(ValueError, match=r"below its folders \(cat/test, cat/train\)"):
+        load_source(tmp_path / "one")
+    write(tmp_path / "loose", "images/train/0.png", "images/test/1.png", "preview.png")
+    assert list(load_source(tmp_path / "loose").splits) == ["test", "train"]
+
+
+def test_a_test_split_without_classes_beside_other_folders(tmp_path):
+    write(tmp_path, "train/cat/0.png", "train/dog/1.png", "test/2.png", "docs/3.png")
+    source = load_source(tmp_path)
+    assert {name: len(rows) for name, rows in source.splits.items()} == {"test": 1, "train": 2}
+    assert source.notes == (f"left out 1 picture below {tmp_path.name!r}, in no split",)
 
 
 def test_metadata_above_a_folder_of_pictures(tmp_path):

@@ -57,6 +57,31 @@ def test_parquet_files_by_split(tmp_path):
     assert any("whose names say no split: 1" in note for note in load_source(tmp_path).notes)
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("cifar10-train-00000-of-00001", "cifar10-test-00000-of-00001"),
+        ("big-pets.train-00000-of-00001", "big-pets.eval-00000-of-00001"),
+        ("pets-train-00000-of-00001-0a1b2c3d", "pets-test-00000-of-00001-4e5f6a7b"),
+        ("training-data/train", "training-data/test"),
+        ("train/00000-of-00001", "test/00000-of-00001"),
+        ("train2017", "test2017"),
+        ("train_val", "test"),
+    ],
+)
+def test_shards_with_a_split_among_other_words(tmp_path, train, test):
+    for name, n in {train: 4, test: 3}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture_dataset(n).to_parquet(tmp_path / f"{name}.parquet")
+    assert {name: len(rows) for name, rows in load_source(tmp_path).splits.items()} == {"train": 4, "test": 3}
+
+
+def test_shards_of_a_name_that_is_no_split(tmp_path):
+    for number in range(2):
+        picture_dataset(3).to_parquet(tmp_path / f"big-pets-0000{number}-of-00002.parquet")
+    assert {name: len(rows) for name, rows in load_source(tmp_path).splits.items()} == {"train": 6}
+
+
 def test_a_copy_of_a_data_set_whose_card_names_its_files(tmp_path):
     for name, n in {"a": 3, "b": 4}.items():
         picture_dataset(n).to_parquet(tmp_path / f"{name}.parquet")

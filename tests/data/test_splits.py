@@ -8,8 +8,8 @@ from pictures import pixels, splits
 from tiny import picture_dataset
 
 from hf_immunize.data.sources import load_images
-from hf_immunize.data.splits import training_split
-from hf_immunize.data.task import load_task
+from hf_immunize.data.splits import training_name, training_split
+from hf_immunize.data.task import load_evaluation, load_task
 
 
 def test_splits_that_cannot_be_say_which_there_are(tmp_path):
@@ -48,3 +48,19 @@ def test_samples_are_drawn_by_the_seed():
     assert pixels(task.train) != pixels(data["train"])[:10]
     with pytest.raises(ValueError, match="At least one row"):
         load_task(data, max_train_samples=0)
+
+
+def test_the_split_to_train_on_may_be_called_otherwise():
+    data = splits(training=20, eval=10)
+    task = load_task(data)
+    assert (task.split, task.eval_split) == ("training", "eval")
+    assert task.notes == ("took the split 'training' to train on", "took the split 'eval' to measure on")
+    assert training_name(["train_b", "train"]) == "train"
+    assert training_name(["train_a", "train_b"]) is None
+    with pytest.raises(ValueError, match="the splits train_a, train_b, test; none was named"):
+        load_task(splits(train_a=10, train_b=10, test=10))
+
+
+def test_splits_whose_names_say_nothing_are_said_where_trained_rows_are_measured_on():
+    note = "took the split 'train' to measure on, since no other is called as one to measure on ('holdout')"
+    assert load_evaluation(splits(train=10, holdout=10)).notes[0] == note
