@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 import yaml
-from datasets import DatasetDict, Features, Image, load_dataset, load_dataset_builder, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import constants
 
@@ -85,10 +85,14 @@ def _load_folder(path: Path, streaming: bool, label_column: str | None) -> tuple
     if shards and not pictures:
         groups, notes = _by_split(path, shards)
         return _from_files(path, groups, "webdataset", streaming, notes)
-    if pictures and any(
-        file.name in METADATA_NAMES for suffix in (".csv", ".jsonl", ".parquet") for file in _below(path, suffix)
-    ):
-        return _load_described(path, pictures, label_column)
+    described = [
+        file
+        for suffix in (".csv", ".jsonl", ".parquet")
+        for file in _below(path, suffix)
+        if file.name in METADATA_NAMES
+    ]
+    if pictures and described:
+        return _load_described(path, pictures, described, label_column)
     splits, told = read_picture_folder(path, pictures)
     if tables or shards:
         told = (*told, f"left .parquet and .tar files beside the pictures alone: {len(tables) + len(shards)}")
@@ -102,10 +106,17 @@ def _load_folder(path: Path, streaming: bool, label_column: str | None) -> tuple
     return splits, told
 
 
-def _load_described(path: Path, pictures: list[Path], label_column: str | None) -> tuple[DatasetDict, tuple[str, ...]]:
+def _load_described(
+    path: Path, pictures: list[Path], described: list[Path], label_column: str | None
+) -> tuple[DatasetDict, tuple[str, ...]]:
     """A folder of pictures whose columns stand in a metadata file."""
     folders = split_folders(path, pictures) or {"train": path}
-    files = {split: [glob.escape(str(folder.resolve())) + "/**"] for split, folder in folders.items()}
+    above = [one for one in described if any(one.parent in folder.parents for folder in folders.values())]
+    files = {split: [f"{glob.escape(str(folder.resolve()))}/**"] for split, folder in folders.items()}
+    if above:
+        # A file above the splits has rows of them all.
+        inside = [one for found in files.values() for one in found]
+        files = {"train": [*(glob.escape(str(one.resolve())) for one in above), *inside]}
     with reading_errors(path, "a folder of pictures with a metadata file"):
         loaded = _splits(load_dataset("imagefolder", data_files=files))
     first = next(iter(loaded.values()))
@@ -114,16 +125,43 @@ def _load_described(path: Path, pictures: list[Path], label_column: str | None) 
         # One folder for all pictures is their place, and no class.
         if any(len(one.features["label"].names) > 1 for one in splits.values() if "label" in one.features):
             return splits, (*told, "its metadata name no labels: took the folders of the pictures for their classes")
-    return loaded, _described(path, pictures, loaded)
+    notes = _described(path, pictures, loaded)
+    if not above:
+        return loaded, notes
+    divided, told = _divided(path, loaded["train"], folders)
+    return divided, (*notes, *told)
+
+
+def _divided(path: Path, rows: Dataset, folders: Mapping[str, Path]) -> tuple[DatasetDict, tuple[str, ...]]:
+    """Rows of a metadata file above the splits, each in the split whose folder its picture lies in."""
+    files = _picture_files(rows)
+    real = {split: os.path.realpath(folder) + os.sep for split, folder in folders.items()}
+    found = {
+        split: rows.select([at for at, file in enumerate(files) if file and file.startswith(place)])
+        for split, place in real.items()
+    }
+    empty = [split for split, one in found.items() if not len(one)]
+    if empty:
+        raise InputError(
+            f"The metadata above the splits of {str(path)!r} name no picture of {' and '.join(empty)}. Give each split "
+            "its rows, or a metadata file of its own in its folder."
+        )
+    left = len(rows) - sum(map(len, found.values()))
+    return DatasetDict(found), ((f"left out {left} rows of the metadata, of pictures in no split",) if left else ())
+
+
+def _picture_files(rows: Dataset) -> list[str | None]:
+    """The file of each row's picture."""
+    column = next(name for name, kind in rows.features.items() if isinstance(kind, Image))
+    cells = rows.cast_column(column, Image(decode=False)).select_columns([column])[column][:]
+    return [os.path.realpath(cell["path"]) if cell and cell.get("path") else None for cell in cells]
 
 
 def _described(path: Path, pictures: list[Path], loaded: DatasetDict) -> tuple[str, ...]:
     """What the user should know of the rows of a metadata file beside the pictures that are there."""
     named: list[str] = []
     for one in loaded.values():
-        column = next(name for name, kind in one.features.items() if isinstance(kind, Image))
-        cells = one.cast_column(column, Image(decode=False)).select_columns([column])[column][:]
-        named += [os.path.realpath(cell["path"]) for cell in cells if cell and cell.get("path")]
+        named += filter(None, _picture_files(one))
     missing = [name for name in dict.fromkeys(named) if not os.path.exists(name)]
     if missing:
         told = ", ".join(Path(name).name for name in missing[:3])

@@ -187,3 +187,38 @@ def test_a_path_from_where_one_stands(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path / "here")
     assert len(load_images(name)) == 3
     assert len(load_images("rows.parquet")) == 5
+
+
+def described(root, files, kinds=("cat", "dog"), column="label"):
+    write(root, *files)
+    lines = "".join(f"{name},{kinds[number % len(kinds)]}\n" for number, name in enumerate(files))
+    (root / "metadata.csv").write_text(f"file_name,{column}\n" + lines)
+
+
+@pytest.mark.parametrize("top", ["", "data/"])
+def test_metadata_above_the_splits_describe_them_all(tmp_path, top):
+    described(tmp_path, [f"{top}train/{k}.png" for k in range(12)] + [f"{top}val/{k}.png" for k in range(4)])
+    # What lies elsewhere describes nothing here.
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "metadata.csv").write_text("file_name,label\nnone.png,bird\n")
+    task = load_task(tmp_path)
+    assert (task.classes, task.eval_split) == (["cat", "dog"], "validation")
+    assert task.train["label"][:] == [0, 1] * 6
+    assert [row["image"].getpixel((0, 0))[0] for row in task.evaluation] == [12, 13, 14, 15]
+    assert load_task(tmp_path, labels="optional").label_column == "label"
+
+
+def test_metadata_above_the_splits_that_leave_rows_or_a_split_out(tmp_path):
+    described(tmp_path / "more", ["train/0.png", "train/1.png", "test/2.png", "preview.png"])
+    source = load_source(tmp_path / "more")
+    assert {name: len(rows) for name, rows in source.splits.items()} == {"test": 1, "train": 2}
+    assert source.notes == ("left out 1 rows of the metadata, of pictures in no split",)
+    described(tmp_path / "part", ["train/0.png", "train/1.png"])
+    write(tmp_path / "part", "test/2.png")
+    with pytest.raises(ValueError, match=r"above the splits of .* name no picture of test. Give each split its rows"):
+        load_source(tmp_path / "part")
+    # Captions leave the classes to the folders.
+    described(tmp_path / "captions", ["train/cat/0.png", "train/dog/1.png", "test/dog/2.png"], column="text")
+    write(tmp_path / "captions", "test/cat/3.png")
+    splits = load_source(tmp_path / "captions").splits
+    assert {name: rows["label"][:] for name, rows in splits.items()} == {"test": [0, 1], "train": [0, 1]}
