@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +30,10 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.er
 _PROGRAMS = ("EPS", "WMF")
 _CHANNELS = (1, 3, 4)
 _ORIENTATION = 0x0112
+#: A picture as text, alone or as a data URI.
+_BASE64 = re.compile(r"(data:[\w/+.;=-]+,)?[A-Za-z0-9+/\s]+={0,2}\s*")
+# Characters of a path in a message; what is longer is hardly one.
+_LONGEST_NAME = 300
 
 
 class CorruptPictureError(InputError):
@@ -60,14 +67,20 @@ def open_picture(picture: Any) -> Image.Image:
         return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
     except (InputError, InputTypeError):
         raise
-    except FileNotFoundError as error:
+    except _UNREADABLE as error:
+        if _is_base64(picture):
+            raise InputError(
+                f"{_named(picture)} is a picture as base64 text; bytes or a path were expected. Decode the column "
+                "first: dataset.map(lambda row: {'image': {'bytes': base64.b64decode(row['image'].split(',')[-1])}})"
+                ".cast_column('image', datasets.Image())."
+            ) from error
+        if not isinstance(error, FileNotFoundError):
+            raise CorruptPictureError(
+                f"{_named(picture)} cannot be read as a picture ({_reason(error)}). Mend or remove it, or pass "
+                "skip_corrupt=True (--skip_corrupt) to go on without such files."
+            ) from error
         raise CorruptPictureError(
             f"There is no file {_named(picture)}. Mend the path, or leave the row out."
-        ) from error
-    except _UNREADABLE as error:
-        raise CorruptPictureError(
-            f"{_named(picture)} cannot be read as a picture ({_reason(error)}). Mend or remove it, or pass "
-            "skip_corrupt=True (--skip_corrupt) to go on without such files."
         ) from error
 
 
@@ -137,6 +150,27 @@ def _from_numbers(numbers: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def _is_base64(picture: Any) -> bool:
+    """Whether a text in the place of a path is the picture itself, as CSV and JSON hold one."""
+    text = _place(picture)
+    if text is None or not _BASE64.fullmatch(text):
+        return False
+    try:
+        Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2]))).close()
+    except (binascii.Error, *_UNREADABLE):
+        # What says so of itself need not be whole.
+        return text.startswith("data:")
+    return True
+
+
+def _place(picture: Any) -> str | None:
+    """The path or text that a picture was given as."""
+    if isinstance(picture, Mapping):
+        # Bytes come before a path.
+        picture = picture.get("path") if picture.get("bytes") is None else None
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else None
+
+
 def _named(picture: Any) -> str:
     if isinstance(picture, Mapping):
         path = picture.get("path")
@@ -144,9 +178,15 @@ def _named(picture: Any) -> str:
         path = getattr(picture, "filename", None)
     else:
         path = picture if isinstance(picture, (str, os.PathLike)) else None
-    return repr(str(path)) if path else "A picture given as bytes"
+    name = str(path) if path else ""
+    if len(name) > _LONGEST_NAME:
+        return f"{name[:40]!r}… ({len(name):,} characters)"
+    return repr(name) if name else "A picture given as bytes"
 
 
 def _reason(error: Exception) -> str:
     # Pillow's words for a file that it does not know are about the buffer, not about the file.
-    return "no kind of picture that Pillow knows" if "cannot identify image" in str(error) else str(error)
+    if "cannot identify image" in str(error):
+        return "no kind of picture that Pillow knows"
+    # Those of the system repeat the path.
+    return getattr(error, "strerror", None) or str(error)

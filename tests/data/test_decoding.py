@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Image
 from pictures import UPRIGHT
 from PIL import Image as PILImage
 
@@ -59,3 +63,37 @@ def test_a_picture_of_few_of_its_16_bits_is_said(caplog):
     assert np.asarray(open_picture(few)).max() == 15
     assert "no value above 4095" in caplog.text
     assert np.array_equal(to_channels(PILImage.fromarray(few), 1), (few >> 8).astype(np.uint8))
+
+
+def as_text(size):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    PILImage.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (90, 90)])
+@pytest.mark.parametrize("before", ["", "data:image/png;base64,"])
+def test_a_picture_as_base64_text_is_named_in_short(before, size):
+    text = before + as_text(size)
+    for form in (text, {"bytes": None, "path": text}, "\n".join((text[:76], text[76:]))):
+        with pytest.raises(
+            ValueError, match=r"is a picture as base64 text.* Decode the column first: dataset.map"
+        ) as found:
+            open_picture(form)
+        # All rows are so: none is to be left out as broken.
+        assert not isinstance(found.value, CorruptPictureError)
+        assert len(str(found.value)) < 600
+    # As the message says.
+    data = Dataset.from_dict({"image": [text]})
+    decoded = data.map(lambda row: {"image": {"bytes": base64.b64decode(row["image"].split(",")[-1])}})
+    assert open_picture(decoded.cast_column("image", Image())[0]["image"]).size == size
+
+
+def test_long_text_in_the_place_of_a_path_is_cut():
+    with pytest.raises(CorruptPictureError, match=r"cannot be read as a picture \(File name too long\)") as found:
+        open_picture("no picture! " * 2000)
+    assert len(str(found.value)) < 400
+    # A path of such letters alone is a path.
+    with pytest.raises(CorruptPictureError, match="There is no file 'pictures/of/cats'"):
+        open_picture("pictures/of/cats")
