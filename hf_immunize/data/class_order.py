@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import ConcatDataset, Subset
 from transformers.utils import logging
 
+from hf_immunize.data.collate import LABEL_KEYS
 from hf_immunize.data.columns import label_column_of
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.labels import label_values
@@ -34,8 +35,6 @@ __all__ = [
 
 logger = logging.get_logger(__name__)
 
-#: Keys of a sample under which labels are read, the first that is there.
-_LABEL_KEYS = ("labels", "label")
 # Rows, of as many classes, that tell whether a transform of the data numbers them otherwise.
 _COMPARED = 4
 
@@ -56,7 +55,7 @@ def names_of(data: Any) -> list[str] | None:
     if isinstance(data, ConcatDataset):
         return next(filter(None, map(names_of, data.datasets)), None)
     if isinstance(data, (Dataset, IterableDataset)):
-        column = label_column_of(data.features or {}, data=data)
+        column = _label_column(data)
         return class_names(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     names = getattr(data, "classes", None)
     if not isinstance(names, (list, tuple)) or getattr(data, "target_transform", None) is not None:
@@ -75,7 +74,7 @@ def labels_of(data: Any) -> Sequence[Any] | None:
         parts = [one for one in map(labels_of, data.datasets) if one is not None]
         return list(itertools.chain.from_iterable(parts)) if len(parts) == len(data.datasets) else None
     if isinstance(data, Dataset):
-        column = label_column_of(data.features or {}, data=data)
+        column = _label_column(data)
         return label_values(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     if isinstance(data, (ImageInputs, StreamedInputs)):
         return getattr(data, "labels", None)
@@ -218,7 +217,7 @@ def _could_name(data: Any) -> bool:
     if isinstance(data, ConcatDataset):
         return any(map(_could_name, data.datasets))
     if isinstance(data, (Dataset, IterableDataset)):
-        column = label_column_of(data.features or {}, data=data)
+        column = _label_column(data)
         return column is not None and _gives_what_is_stored(data, column)
     return isinstance(data, (ImageInputs, StreamedInputs))
 
@@ -228,7 +227,13 @@ def is_labelled(data: Any) -> bool:
     if isinstance(data, (ImageInputs, StreamedInputs)):
         return data.label_column is not None
     few = first_samples(data, 1)
-    return bool(few) and isinstance(few[0], Mapping) and any(key in few[0] for key in _LABEL_KEYS)
+    return bool(few) and isinstance(few[0], Mapping) and any(key in few[0] for key in LABEL_KEYS)
+
+
+def _label_column(data: Dataset | IterableDataset) -> str | None:
+    """The column that labels of model inputs are read of when they are made a batch, else the one of a usual name."""
+    features = data.features or {}
+    return next((key for key in LABEL_KEYS if key in features), None) or label_column_of(features, data=data)
 
 
 def _gives_what_is_stored(data: Dataset | IterableDataset, column: str) -> bool:
@@ -239,7 +244,7 @@ def _gives_what_is_stored(data: Dataset | IterableDataset, column: str) -> bool:
     rows = {label: row for row, label in enumerate(stored) if isinstance(label, int)}
     for label, row in itertools.islice(rows.items(), _COMPARED):
         sample = data[row]
-        given: Any = next((sample[name] for name in (*_LABEL_KEYS, column) if name in sample), None)
+        given: Any = next((sample[name] for name in (*LABEL_KEYS, column) if name in sample), None)
         if not hasattr(given, "__int__") or int(given) != label:
             return False
     return True

@@ -7,16 +7,24 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from hf_immunize.errors import InputError
 
-__all__ = ["collate_images", "on_device"]
+__all__ = ["LABEL_KEYS", "collate_images", "on_device"]
+
+logger = logging.get_logger(__name__)
+
+#: Keys of a sample under which labels are read: the first that is there, as in transformers, in whatever order they
+#: stand.
+LABEL_KEYS = ("labels", "label")
 
 
 def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     """Stacks samples: mappings with ``pixel_values`` (and ``labels``), or pairs of image and label.
 
-    Samples of cached ``activations`` in place of ``pixel_values`` are stacked likewise.
+    Samples of cached ``activations`` in place of ``pixel_values`` are stacked likewise, and so are further tensors of
+    one shape, which may be inputs of the model; ragged ones cannot be, and are left aside with a word.
 
     Raises:
         ValueError: images of different shapes, or samples without images.
@@ -41,11 +49,17 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     if len(shapes) > 1:
         raise InputError(f"Images of different shapes in one batch: {sorted(shapes)}. Resize them to one size.")
     batch = {source: torch.stack(images)}
-    for key in rows[0]:
-        if key in ("labels", "label"):
-            batch["labels"] = torch.as_tensor([_whole(row[key]) for row in rows])
-        elif key != source and isinstance(rows[0][key], torch.Tensor):
-            batch[key] = torch.stack([row[key] for row in rows])
+    label_key = next((key for key in LABEL_KEYS if key in rows[0]), None)
+    if label_key is not None:
+        batch["labels"] = torch.as_tensor([_whole(row[label_key]) for row in rows])
+    for key, first in rows[0].items():
+        if key in (source, *LABEL_KEYS) or not isinstance(first, torch.Tensor):
+            continue
+        further = [row.get(key) for row in rows]
+        if all(isinstance(one, torch.Tensor) and one.shape == first.shape for one in further):
+            batch[key] = torch.stack(further)
+        else:
+            logger.warning_once(f"{key!r} differs in shape from sample to sample, as no input does: left it aside.")
     return batch
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 
+from hf_immunize.data.class_order import labels_of
 from hf_immunize.data.collate import collate_images, on_device
 
 
@@ -37,3 +39,23 @@ def test_the_tensors_of_a_batch_go_to_a_device_and_the_rest_stays_behind():
         "pixel_values": "meta",
         "labels": "meta",
     }
+
+
+@pytest.mark.parametrize("keys", [("labels", "label"), ("label", "labels")])
+def test_labels_come_before_label_in_whatever_order_they_stand(keys):
+    """As in transformers: ``labels`` are what the model is to learn, ``label`` is what was kept from before."""
+    values = {"labels": 3, "label": "cat"}
+    sample = {"pixel_values": torch.zeros(3, 4, 4), **{key: values[key] for key in keys}}
+    assert collate_images([sample])["labels"].tolist() == [3]
+    data = Dataset.from_list([{"pixel_values": [[[0.0]]], **{k: {"labels": 1, "label": 0}[k] for k in keys}}] * 2)
+    assert labels_of(data) == [1, 1]
+
+
+def test_further_tensors_of_several_shapes_are_left_aside_with_a_word(caplog):
+    samples = [
+        {"pixel_values": torch.zeros(3, 4, 4), "labels": 0, "mask": torch.ones(5), "bbox": torch.zeros(n, 4)}
+        for n in (1, 2)
+    ]
+    with caplog.at_level("WARNING"):
+        assert set(collate_images(samples)) == {"pixel_values", "labels", "mask"}
+    assert "'bbox' differs in shape" in caplog.text
