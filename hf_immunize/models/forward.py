@@ -156,7 +156,10 @@ def check_inputs(model: nn.Module, given: Collection[str] = ()) -> None:
 
 
 def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
-    """What the model returns for images (n, C, H, W), or for a mapping of model inputs without its labels."""
+    """What the model returns for images (n, C, H, W), or for a mapping of model inputs without its labels.
+
+    What else a mapping holds that the model does not take is left aside with a word, as in the Trainer of transformers.
+    """
     inner = unwrap(model)
     taken = inspect.signature(inner.forward).parameters
     # ``forward(self, **inputs)`` takes nothing by place.
@@ -165,6 +168,11 @@ def forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, Any]) -> Any:
         kept = {
             "pixel_values" if key == ACTIVATIONS else key: value for key, value in inputs.items() if key not in TARGETS
         }
+        if by_name and not any(one.kind == one.VAR_KEYWORD for one in taken.values()):
+            other = [key for key in kept if key not in taken]
+            if other:
+                logger.warning_once(f"{type(inner).__name__} does not take {', '.join(other)}: left aside.")
+            kept = {key: value for key, value in kept.items() if key in taken}
         if by_name or "pixel_values" not in kept:
             return model(**kept)
         return model(kept["pixel_values"])

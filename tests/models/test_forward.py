@@ -199,3 +199,11 @@ def test_outputs_of_several_widths_are_said(caplog):
     assert not caplog.text
     assert logits_of((rows, logits), model) is rows
     assert "outputs of the widths 6, 3: took the first, of 6, for its logits" in caplog.text
+
+
+def test_what_the_model_does_not_take_is_left_aside_with_a_word(caplog):
+    model = TinyNet().eval()
+    batch = {"pixel_values": torch.randn(2, 3, 8, 8), "bbox": torch.zeros(2, 4)}
+    with caplog.at_level("WARNING"):
+        assert torch.equal(forward(model, batch), model(batch["pixel_values"]))
+    assert "TinyNet does not take bbox" in caplog.text
