@@ -144,6 +144,7 @@ def read_picture_folder(root: Path, pictures: list[Path]) -> tuple[DatasetDict, 
         if classes[split]:
             _note_left_out(notes, len(files) - len(classes[split]), folders[split], "beside the folders of classes")
             groups[split] = [one for one in files if one in classes[split]]
+            _note_empty(notes, groups[split], folders[split])
     trained = set(map(loosely, classes.get("train", {}).values()))
     for split, found in classes.items():
         if trained and found and not trained.intersection(map(loosely, found.values())):
@@ -201,6 +202,17 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         above[place] = higher | {real}
         yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _note_empty(notes: list[str], files: list[Path], base: Path) -> None:
+    """Says which folders beside those of the classes hold no picture: a class of theirs would be missing."""
+    places = {path.parent for path in files}
+    holding = places | {folder for place in places for folder in place.parents}
+    beside = {base} | {place.parent for place in places if base in place.parents}
+    empty = sorted(one.name for folder in beside for one in folder.iterdir() if one.is_dir() and one not in holding)
+    empty = [name for name in empty if not name.startswith(".") and name not in _OF_SYSTEMS]
+    if empty:
+        notes.append(f"no class for folders without a picture: {', '.join(empty[:5])}{', …' if len(empty) > 5 else ''}")
 
 
 def _unreadable(error: OSError) -> None:

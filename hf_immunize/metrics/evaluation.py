@@ -10,16 +10,18 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from hf_immunize.data.class_order import labels_of
+from hf_immunize.data.class_order import labels_of, names_of
+from hf_immunize.data.collate import collate_images
 from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.overlap import overlap
-from hf_immunize.data.streams import DRAWN
+from hf_immunize.data.streams import DRAWN, first_samples
 from hf_immunize.errors import InputError
 from hf_immunize.metrics.peers import Measured, Peers
-from hf_immunize.models.class_names import in_order_of, model_class_names
+from hf_immunize.models.class_names import in_order_of, model_class_names, why_unmatched
 from hf_immunize.models.extraction import MapStyle, check_batch_size
 from hf_immunize.models.forward import unwrap
+from hf_immunize.models.head import find_head
 from hf_immunize.spectra.ratio import RIR, SIGN, Bound, relative_immunization_ratio
 
 __all__ = ["MOST_MEASURED", "Protocol", "RIRReport", "evaluate_immunization", "report_of", "rir_report"]
@@ -144,8 +146,8 @@ def evaluate_immunization(
         model: the immunized classifier, θᴵ.
         base_model: the same architecture before, θ0.
         primary: images of the primary task: a `datasets` data set, or any map-style data set of model inputs. Of a
-            stream at most 2,000 rows are taken. Where they name classes that the model does not have, that is said and
-            there is no accuracy.
+            stream at most 2,000 rows are taken. Where they name classes that the model does not have, or
+            another number of them than a model without names has, that is said and there is no accuracy.
         harmful: images of the harmful task; labels are not needed.
         image_processor: needed for raw images.
         protocol: 20 groups of 100 samples if not given.
@@ -172,6 +174,7 @@ def evaluate_immunization(
     by = base_model if model_class_names(base_model) is not None else model
     orders: dict[str, dict[int, int]] = {}
     try:
+        _check_matched(by, kept_task)
         kept_task, orders = _numbered_for(models, by, kept_task)
     except InputError as error:
         # RIR needs no labels, and classes that the model does not have can have no accuracy.
@@ -200,6 +203,18 @@ def evaluate_immunization(
         logger.warning(f"No accuracy of the primary task: {error}")
         accuracy = {}
     return report_of(tasks, protocol, primary_accuracy=accuracy)
+
+
+def _check_matched(model: nn.Module, data: Any) -> None:
+    """Raises InputError where data name another number of classes than a model that only numbers its own has."""
+    if names_of(data) is None or model_class_names(model) is not None or not len(data):
+        return
+    few, own = collate_images(first_samples(data, 2))["pixel_values"], next(model.parameters())
+    why = why_unmatched(model, data, "the primary data", find_head(model, few.to(own.device, own.dtype)).n_classes)
+    if why is not None:
+        raise InputError(
+            f"{why}. Name the model's classes (id2label and label2id), or give data that name all of them."
+        )
 
 
 def _numbered_for(models: Mapping[str, nn.Module], by: nn.Module, data: Any) -> tuple[Any, dict[str, dict[int, int]]]:

@@ -10,10 +10,11 @@ from torch import nn
 from transformers.utils import logging
 
 from hf_immunize.data.class_order import in_one_spelling, is_labelled, names_of, numbered_as, numbers_for_names
+from hf_immunize.data.names import are_numbers
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 
-__all__ = ["given_names", "in_order_of", "model_class_names", "name_classes"]
+__all__ = ["given_names", "in_order_of", "model_class_names", "name_classes", "why_unmatched"]
 
 logger = logging.get_logger(__name__)
 
@@ -83,6 +84,9 @@ def in_order_of(
     like = data if like is None else like
     told = numbers_for_names(data, like, what=what, other="the training data")
     own, of_model = names_of(data), model_class_names(model)
+    if told is None and like is data:
+        why = why_unmatched(model, data, what)
+        told = None if why is None or own is None else f"{why}: took 0 for {own[0]!r} and so on"
     if own is None and told is None and of_model and is_labelled(data):
         told = f"{what} have numbers where the model names its classes: took 0 for {of_model[0]!r} and so on"
     if told is not None:
@@ -96,6 +100,30 @@ def in_order_of(
             data = numbered_as(data, names, what=what, other=other)
             break
     return in_one_spelling(data, like, what=what, other="the training data")
+
+
+def why_unmatched(model: nn.Module, data: Any, what: str, n_classes: int | None = None) -> str | None:
+    """A sentence where data name so many classes and a model only numbers another number: no number is a match then.
+
+    Args:
+        model: the classifier.
+        data: model inputs of any kind.
+        what: the data, for the sentence.
+        n_classes: of the model; as it says itself if not given, and None is returned where it does not.
+    """
+    names, inner = names_of(data), unwrap(model)
+    written = _written_names(model)
+    n_classes = n_classes or len(written) or getattr(inner, "num_classes", None)
+    if names is None or n_classes in (None, len(names)) or not all(map(_NUMBERED.fullmatch, written)):
+        return None
+    # 0 to 3 of ten digits are numbers whatever the rest.
+    if are_numbers(names) or set(names) <= set(written):
+        return None
+    shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+    return (
+        f"{what} name {len(names)} classes ({shown}) and the model has {n_classes} without names, so that nothing says "
+        "which is which"
+    )
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:

@@ -109,6 +109,15 @@ def test_folders_that_systems_make_are_no_classes(tmp_path):
     assert len(data) == 2
 
 
+def test_folders_without_a_picture_beside_the_classes_are_said(tmp_path):
+    write(tmp_path, "cat/0.png", "dog/1.png")
+    for name in ("bird", ".cache", "__MACOSX"):
+        (tmp_path / name).mkdir()
+    source = load_source(tmp_path)
+    assert names(source.splits["train"]) == ["cat", "dog"]
+    assert source.notes == ("no class for folders without a picture: bird",)
+
+
 def test_which_folder_is_the_class_is_said_where_several_could_be(tmp_path):
     write(tmp_path, "red/small/0.png", "blue/small/1.png", "blue/large/2.png")
     source = load_source(tmp_path)

@@ -230,6 +230,17 @@ def test_labels_that_the_head_does_not_have_are_in_no_accuracy(models, harmful, 
     assert report.primary_accuracy == {}
 
 
+def test_fewer_classes_than_a_model_without_names_has_are_in_no_accuracy(models, caplog):
+    """A folder without its first class would be numbered one lower throughout."""
+    primary = ImageInputs(picture_dataset(24, n_classes=2), tiny_vit(("a", "b"))[1])
+    with caplog.at_level("WARNING"):
+        report = evaluate_immunization(*models, primary, Images(20, seed=1), protocol=Protocol(2, 8))
+    assert "name 2 classes ('class 0', 'class 1') and the model has 3 without names" in caplog.text
+    assert report.primary_accuracy == {}
+    whole = ImageInputs(picture_dataset(24, n_classes=3), tiny_vit(("a", "b"))[1])
+    assert evaluate_immunization(*models, whole, Images(20, seed=1), protocol=Protocol(2, 8)).primary_accuracy
+
+
 def test_one_data_set_as_both_tasks_is_said(models, primary, caplog):
     with caplog.at_level("WARNING"):
         evaluate_immunization(*models, primary, primary, protocol=Protocol(2, 8))

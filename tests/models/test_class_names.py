@@ -12,7 +12,7 @@ from tiny import TinyNet, picture_dataset
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_immunize import ImageInputs, ImmunizationArguments, ImmunizationTrainer, evaluate_immunization, immunize
-from hf_immunize.models.class_names import in_order_of, model_class_names, name_classes
+from hf_immunize.models.class_names import in_order_of, model_class_names, name_classes, why_unmatched
 
 
 def named(data, names):
@@ -96,6 +96,27 @@ def test_a_model_that_only_numbers_its_classes_takes_those_of_the_training_data(
     assert swapped.labels == [1 - label for label in swapped.data["label"]]
     assert trainer.eval_dataset["words"].labels == [1] * 4
     assert trainer._evaluated(words, labels_needed=True).labels == [1] * 4
+
+
+def test_another_number_of_classes_than_a_model_without_names_has_is_said():
+    model, processor = tiny_vit(("LABEL_0", "LABEL_1", "LABEL_2"))
+
+    def data(*names):
+        return ImageInputs(named(picture_dataset(8), names), processor)
+
+    told: list[str] = []
+    in_order_of(model, data("cat", "dog"), "the data", say=told.append)
+    assert len(told) == 1
+    assert told[0].startswith("the data name 2 classes ('cat', 'dog') and the model has 3 without names")
+    assert why_unmatched(tiny_timm(num_classes=3), data("cat", "dog"), "the data") is not None
+    assert why_unmatched(TinyNet(), data("cat", "dog"), "the data", 3) is not None
+    # As many, numbers that mean themselves, names of the model's own, and data to measure on beside those trained on.
+    assert why_unmatched(model, data("bird", "cat", "dog"), "the data") is None
+    assert why_unmatched(model, data("0", "1"), "the data") is None
+    assert why_unmatched(model, data("LABEL_2", "LABEL_0"), "the data") is None
+    assert why_unmatched(tiny_vit(("a", "b", "c"))[0], data("a", "b"), "the data") is None
+    in_order_of(model, data("cat", "dog"), "the data", data("dog", "cat"), told.append)
+    assert len(told) == 1
 
 
 def test_classes_called_by_numbers_are_aligned_where_the_model_has_all_of_them():
