@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import ConcatDataset, Subset
 from transformers.utils import logging
 
-from hf_immunize.data.collate import LABEL_KEYS
+from hf_immunize.data.collate import LABEL_KEYS, label_of
 from hf_immunize.data.columns import label_column_of
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.labels import label_values
@@ -60,6 +60,9 @@ def names_of(data: Any) -> list[str] | None:
     names = getattr(data, "classes", None)
     if not isinstance(names, (list, tuple)) or getattr(data, "target_transform", None) is not None:
         return None
+    held = _held_labels(data)
+    if held is not None and not _gives_its_labels(data, held):
+        return None
     # ImageNet of torchvision has all words of a class as a tuple.
     said = [", ".join(one) if isinstance(one, tuple) else one for one in names]
     return said if said and all(isinstance(one, str) for one in said) else None
@@ -78,10 +81,34 @@ def labels_of(data: Any) -> Sequence[Any] | None:
         return label_values(data, column) if column is not None and _gives_what_is_stored(data, column) else None
     if isinstance(data, (ImageInputs, StreamedInputs)):
         return getattr(data, "labels", None)
+    found = None if getattr(data, "target_transform", None) else _held_labels(data)
+    return found if found is not None and _gives_its_labels(data, found) else None
+
+
+def _held_labels(data: Any) -> Any:
+    """Numbers that a data set of `torch` keeps beside its samples, as torchvision's do."""
     known = (getattr(data, name, None) for name in ("labels", "targets"))
     # What else a data set of the user's own calls so: names, a table, rows of attributes.
-    found = next((one for one in known if _is_a_number_each(one, data)), None)
-    return None if getattr(data, "target_transform", None) else found
+    return next((one for one in known if _is_a_number_each(one, data)), None)
+
+
+def _gives_its_labels(data: Any, held: Sequence[Any]) -> bool:
+    """Whether samples have the labels that are kept beside them; what the samples say counts."""
+    labels, rows = np.unique(np.asarray(held), return_index=True)
+    for label, row in zip(labels[:_COMPARED].tolist(), rows[:_COMPARED].tolist(), strict=True):
+        try:
+            given = label_of(data[row])
+            differs = given is not None and int(given) != label
+        except Exception:
+            # Whoever needs this row says what is wrong with it.
+            continue
+        if differs:
+            logger.warning_once(
+                f"{type(data).__name__} keeps the label {label} for row {row}, and the sample has {int(given)}: the "
+                "samples' labels count, without names."
+            )
+            return False
+    return True
 
 
 def _is_a_number_each(labels: Any, data: Any) -> bool:
@@ -227,7 +254,7 @@ def is_labelled(data: Any) -> bool:
     if isinstance(data, (ImageInputs, StreamedInputs)):
         return data.label_column is not None
     few = first_samples(data, 1)
-    return bool(few) and isinstance(few[0], Mapping) and any(key in few[0] for key in LABEL_KEYS)
+    return bool(few) and label_of(few[0]) is not None
 
 
 def _label_column(data: Dataset | IterableDataset) -> str | None:

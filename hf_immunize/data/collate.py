@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hf_immunize.errors import InputError
 
-__all__ = ["LABEL_KEYS", "collate_images", "on_device"]
+__all__ = ["LABEL_KEYS", "collate_images", "label_of", "on_device"]
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +61,13 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
         else:
             logger.warning_once(f"{key!r} differs in shape from sample to sample, as no input does: left it aside.")
     return batch
+
+
+def label_of(sample: Any) -> Any:
+    """The label of a sample, a mapping or a pair, as it stands there; None where it has none."""
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return sample[1]
+    return next((sample[key] for key in LABEL_KEYS if key in sample), None) if hasattr(sample, "keys") else None
 
 
 def on_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, torch.Tensor]:

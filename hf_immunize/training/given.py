@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
 
 from hf_immunize.data.class_order import labels_of, names_of
-from hf_immunize.data.collate import collate_images
+from hf_immunize.data.collate import collate_images, label_of
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.inputs import as_inputs
-from hf_immunize.data.labels import check_labels
+from hf_immunize.data.labels import check_labels, whole_numbers
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError
@@ -89,8 +89,10 @@ def _class_names(primary: ImageTask | Pair) -> list[str]:
         return named
     labels = rows.with_format(None)[column] if column else labels_of(rows)
     if labels is None:
-        labels = [rows[index]["labels"] for index in range(len(rows))]
-    return [str(index) for index in range(int(max(labels)) + 1)]
+        labels = [label_of(rows[index]) for index in range(len(rows))]
+    if not len(labels) or any(one is None for one in labels):
+        raise InputError("A new head needs the classes of the primary data, which have no labels. Give each row one.")
+    return [str(index) for index in range(int(whole_numbers(labels, "primary").max()) + 1)]
 
 
 def model_inputs(source: ImageTask | Pair, base: LoadedModel | nn.Module, processor: Any) -> Pair:

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Subset
 from hf_immunize.data.class_order import (
     in_one_order,
     in_one_spelling,
+    is_labelled,
     labels_of,
     names_of,
     numbered_alike,
@@ -188,6 +189,7 @@ class Own(Images):
     def __init__(self, labels):
         super().__init__(6)
         self.labels = labels
+        self.y = [0, 1, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -202,3 +204,26 @@ def test_labels_are_a_number_for_each_row_or_something_else(labels):
 @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
 def test_labels_that_a_data_set_of_ones_own_holds(kind):
     assert list(map(int, labels_of(Own(kind([0, 1, 2, 0, 1, 2]))))) == [0, 1, 2, 0, 1, 2]
+
+
+class Renumbered(Folder):
+    """One that keeps the numbers of a file, and gives others."""
+
+    def __getitem__(self, index):
+        return torch.zeros(3, 4, 4), 1 - self.targets[index]
+
+
+def test_labels_of_the_samples_count_and_not_what_is_kept_beside_them(caplog):
+    with caplog.at_level("WARNING"):
+        assert labels_of(Renumbered()) is None
+    assert names_of(Renumbered()) is None
+    assert labels_of(Subset(Renumbered(), [0, 1])) is None
+    assert "Renumbered keeps the label 0 for row 0, and the sample has 1" in caplog.text
+    assert is_labelled(Renumbered())
+
+    class Broken(Folder):
+        def __getitem__(self, index):
+            raise OSError("no such picture")
+
+    # Said by whoever reads the row.
+    assert labels_of(Broken()) == [0, 1, 1]

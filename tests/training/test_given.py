@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from samples import tiny_vit
 from tiny import Images, TinyNet, picture_dataset
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from hf_immunize import ImmunizationArguments, load_task
 from hf_immunize.training.given import check_head, loaded_data, loaded_model, model_inputs
@@ -76,3 +77,18 @@ def test_labels_outside_the_head_say_what_to_do():
     check_head(model, model_inputs(load_task(picture_dataset(20)), model, processor))
     with pytest.raises(ValueError, match=r"head has 2 classes.*new_head=True, fit_steps=300"):
         check_head(model, model_inputs(load_task(picture_dataset(30, n_classes=4)), model, processor))
+
+
+class Keyed(Images):
+    """Its labels stand under the name that data sets have them under."""
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.x[index], "label": self.y[index]}
+
+
+def test_a_new_head_has_the_classes_of_samples_of_any_form():
+    for rows in (TensorDataset(Images(12).x, Images(12).y), Keyed(12), Images(12)):
+        model, _ = loaded_model(nn.Sequential(TinyNet().stem), (rows, rows), None, True)
+        assert model.classifier.out_features == 3
+    with pytest.raises(ValueError, match=r"needs the classes of the primary data, which have no labels"):
+        loaded_model(nn.Sequential(TinyNet().stem), (Images(4, labels=False),) * 2, None, True)
