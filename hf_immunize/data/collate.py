@@ -55,7 +55,7 @@ def collate_images(samples: list[Any]) -> dict[str, torch.Tensor]:
     for key, first in rows[0].items():
         if key in (source, *LABEL_KEYS) or not isinstance(first, torch.Tensor):
             continue
-        further = [row.get(key) for row in rows]
+        further: list[Any] = [row.get(key) for row in rows]
         if all(isinstance(one, torch.Tensor) and one.shape == first.shape for one in further):
             batch[key] = torch.stack(further)
         else:

@@ -17,6 +17,8 @@ __all__ = [
     "can_be_classes",
     "check_labels",
     "label_values",
+    "numbers_as_words",
+    "other_word",
     "plain_label",
     "read_labels",
     "whole_numbers",
@@ -100,6 +102,25 @@ def _read(values: list[Any], classes: list[str] | None, column: str, of: str) ->
         f"The labels of {of} must be whole numbers or names, one an image; column {column!r} holds "
         f"{type(values[0]).__name__} such as {str(values[0])[:60]}. Name another column (label_column)."
     )
+
+
+def numbers_as_words(words: Sequence[Any]) -> int | None:
+    """How words that are numbers are written: 0 for plain ones (9, 10), else their one width (09, 10).
+
+    Returns:
+        None where they are no such words: numbers themselves, names, or 01 beside 1, which are two codes.
+    """
+    if not words or not all(isinstance(one, str) for one in words):
+        return None
+    return next((width for width in (0, len(words[0].strip())) if other_word(words, width) is None), None)
+
+
+def other_word(words: Sequence[str], width: int) -> str | None:
+    """The first word that is no number as :func:`numbers_as_words` found them to be written; None where all are."""
+    for word in map(str.strip, words):
+        if not word.isdecimal() or (len(word) != width if width else word != str(int(word))):
+            return word
+    return None
 
 
 def why_unlabelled(data: Dataset, column: str | None, *, whole_split: bool = False) -> str | None:

@@ -14,6 +14,7 @@ from datasets.distributed import split_dataset_by_node
 
 from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.labels import label_values, numbers_as_words, other_word
 from hf_immunize.data.names import align_labels
 from hf_immunize.errors import InputError
 
@@ -179,12 +180,17 @@ class StreamedInputs(torch.utils.data.IterableDataset):
             "skip_corrupt": skip_corrupt,
             "name": name,
         }
-        looked_at = ImageInputs(head(self.data), label_column=columns.label, labels=labels, **self._options)
+        first = head(self.data)
+        looked_at = ImageInputs(first, label_column=columns.label, labels=labels, **self._options)
         self.label_column, self.classes = looked_at.label_column, looked_at.classes
-        if self.classes is not None and not isinstance(data.features[columns.label], ClassLabel):
+        words = [] if self.label_column is None else label_values(first, self.label_column)
+        # Settled here for all rows: each batch by itself would number the same word otherwise.
+        self._width = numbers_as_words(words)
+        named = self.label_column is not None and isinstance(data.features[self.label_column], ClassLabel)
+        if not named and (self.classes is not None or (self._width is None and any(map(_is_word, words)))):
             raise InputError(
-                f"The labels of the {name or 'streamed'} data are words, whose numbers a stream does not say. Name the "
-                f"classes: stream.cast_column({columns.label!r}, datasets.ClassLabel(names=[…]))."
+                f"The labels of the {name or 'streamed'} data are words, whose numbers a stream does not say. "
+                + _how_to_name(self.label_column)
             )
         self.notes = (*columns.notes, *looked_at.notes)
         self._numbers: list[int] | None = None
@@ -203,6 +209,8 @@ class StreamedInputs(torch.utils.data.IterableDataset):
         """At most so many rows, in memory, with the same columns and classes."""
         options = self._options | {"label_column": self.label_column}
         rows = drawn_rows(self.data, n, seed=seed)
+        if self.label_column is not None:
+            self._check_words(label_values(rows, self.label_column))
         found = ImageInputs(rows, labels="needed" if self.label_column else "unused", **options)
         return found if self._numbers is None or self.classes is None else found.with_classes(self.classes)
 
@@ -228,12 +236,33 @@ class StreamedInputs(torch.utils.data.IterableDataset):
         return self.one_pass()
 
     def _items(self, batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+        if self.label_column is not None:
+            self._check_words(batch[self.label_column])
         rows = Dataset.from_dict(dict(batch), features=self.data.features)
         use: LabelUse = "needed" if self.label_column else "unused"
         inputs = ImageInputs(rows, label_column=self.label_column, labels=use, **self._options)
         if inputs.labels is not None and self._numbers is not None:
             inputs.labels = [self._numbers[label] for label in inputs.labels]
         return inputs.__getitems__(range(len(inputs)))
+
+    def _check_words(self, words: Sequence[Any]) -> None:
+        # A word that is missing is said as any other label that is.
+        there = [one for one in words if isinstance(one, str) and one.strip()]
+        odd = None if self._width is None else other_word(there, self._width)
+        if odd is not None:
+            raise InputError(
+                f"The labels of the {self._options['name'] or 'streamed'} data are words that are numbers in the first "
+                f"{_LOOKED_AT} rows, by which classes are numbered; {odd!r}, further on, is no such number. "
+                + _how_to_name(self.label_column)
+            )
+
+
+def _how_to_name(column: str | None) -> str:
+    return f"Name the classes: stream.cast_column({column!r}, datasets.ClassLabel(names=[…]))."
+
+
+def _is_word(label: Any) -> bool:
+    return isinstance(label, str)
 
 
 def _as_files(stream: IterableDataset, columns: list[str] | None = None) -> IterableDataset:

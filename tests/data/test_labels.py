@@ -9,7 +9,7 @@ from samples import tiny_vit
 from tiny import picture_dataset
 
 from hf_immunize.data.images import ImageInputs
-from hf_immunize.data.labels import check_labels, read_labels, whole_numbers
+from hf_immunize.data.labels import check_labels, numbers_as_words, other_word, read_labels, whole_numbers
 from hf_immunize.data.task import load_evaluation, load_task
 
 
@@ -114,3 +114,13 @@ def test_labels_must_lie_inside_the_head():
         check_labels(["cat", "dog"], 3, "primary")
     with pytest.raises(ValueError, match="must be whole numbers, one an image, got None"):
         check_labels([0, None], 3, "primary")
+
+
+def test_how_words_that_are_numbers_are_written():
+    assert numbers_as_words(["9", " 10"]) == 0
+    assert numbers_as_words(["09", "10"]) == 2
+    for words in (["01", "1"], ["1", "one"], [1, 2], ["-1"], []):
+        assert numbers_as_words(words) is None
+    assert other_word(["1", "01"], 0) == "01"
+    assert other_word(["01", "1"], 2) == "1"
+    assert other_word(["01", "12"], 2) is None

@@ -97,6 +97,27 @@ def test_labels_of_any_form_or_none():
     assert [one["labels"] for one in StreamedInputs(named, PROCESSOR)] == data["label"][:]
 
 
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [(["0", "1", "2", "10"], "unknown"), (["1", "2"], "01"), (["01", "10"], "1")],
+    ids=["name", "padded", "plain"],
+)
+def test_words_that_are_numbers_are_numbers_in_all_rows_or_refused_with_the_word(words, last):
+    """Decided once: the same word of a later batch would have another number, and nobody would know."""
+    picture = picture_dataset(1)[0]["image"]
+    rows = [{"image": picture, "label": words[k % len(words)]} for k in range(40)]
+    inputs = StreamedInputs(untyped(rows), PROCESSOR, name="primary")
+    assert [one["labels"] for one in inputs] == [int(one["label"]) for one in rows]
+    assert len(inputs.drawn(40)) == 40
+    later = StreamedInputs(untyped([*rows, {"image": picture, "label": last}]), PROCESSOR, name="primary")
+    with pytest.raises(ValueError, match=rf"of the primary data are words that are numbers .*; '{last}'.*cast_column"):
+        list(later)
+    with pytest.raises(ValueError, match=rf"'{last}', further on, is no such number"):
+        later.drawn(100)
+    with pytest.raises(ValueError, match=r"are words, whose numbers a stream does not say"):
+        StreamedInputs(untyped([{"image": picture, "label": last}, *rows]), PROCESSOR, name="primary")
+
+
 def test_a_label_that_is_missing_far_behind_is_said_when_it_comes():
     rows = [{"image": one["image"], "label": 0} for one in picture_dataset(70)]
     rows[60]["label"] = -1
