@@ -16,7 +16,7 @@ from hf_immunize.data.columns import LabelUse, choose_columns
 from hf_immunize.data.corrupt import drop_corrupt
 from hf_immunize.data.labels import Labels, label_values, plain_label, read_labels, why_unlabelled
 from hf_immunize.data.names import align_labels
-from hf_immunize.data.preprocessing import channels_of, to_channels
+from hf_immunize.data.preprocessing import as_numbers, channels_of, in_mode, to_channels
 from hf_immunize.errors import InputError, InputTypeError
 
 __all__ = ["ImageInputs", "undecoded"]
@@ -198,14 +198,17 @@ class ImageInputs(torch.utils.data.Dataset):
         )
 
     def _process(self, indices: list[int]) -> torch.Tensor:
-        return self._tensors(self._rows[indices][self.image_column], indices)
+        return self._tensors(self._rows[indices][self.image_column], indices, self.data.features[self.image_column])
 
-    def _tensors(self, pictures: Sequence[Any], indices: list[int]) -> torch.Tensor:
-        """Pictures are decoded a few at a time: what is kept is as large as the model's input, not as they are."""
+    def _tensors(self, pictures: Sequence[Any], indices: list[int], stored: Any = None) -> torch.Tensor:
+        """Pictures are decoded a few at a time: what is kept is as large as the model's input, not as they are.
+
+        ``stored`` is the type of the column that they come from without a transform between.
+        """
         parts: list[torch.Tensor] = []
         waiting: list[Image.Image] = []
         for picture, index in zip(pictures, indices, strict=True):
-            waiting.append(self._plain(picture, index))
+            waiting.append(self._plain(picture, index, stored))
             if sum(one.width * one.height for one in waiting) >= PIXELS_AT_ONCE:
                 parts.append(self._prepared(waiting))
                 waiting = []
@@ -252,9 +255,10 @@ class ImageInputs(torch.utils.data.Dataset):
                 "cropped. Leave it out, or cut it."
             )
 
-    def _plain(self, picture: Any, index: int) -> Image.Image:
+    def _plain(self, picture: Any, index: int, stored: Any) -> Image.Image:
         try:
-            image = to_channels(picture, self.n_channels)
+            numbers = as_numbers(picture, self.data.features[self.image_column])
+            image = to_channels(in_mode(numbers, stored), self.n_channels)
             self._check_enlarged(image)
             return image
         except (InputError, InputTypeError) as error:
@@ -282,5 +286,5 @@ def undecoded(data: Dataset, column: str) -> Dataset:
         return data
     plain = data.with_format(None).select_columns([column])
     if isinstance(data.features[column], ImageFeature):
-        plain = plain.cast_column(column, ImageFeature(decode=False))
+        plain = plain.cast_column(column, ImageFeature(mode=data.features[column].mode, decode=False))
     return plain

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import timm.data
 import torch
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch import nn
 from transformers import BatchFeature
@@ -18,10 +19,12 @@ from transformers import BatchFeature
 from hf_immunize.data.decoding import open_picture, upper_8_bits
 from hf_immunize.errors import InputError, InputTypeError
 
-__all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "channels_of", "to_channels"]
+__all__ = ["PROCESSOR_NAME", "TimmImageProcessor", "as_list", "as_numbers", "channels_of", "in_mode", "to_channels"]
 
 PROCESSOR_NAME = "preprocessor_config.json"
 _MODES = {1: "L", 3: "RGB"}
+# Modes that hold the same picture in wider numbers.
+_WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 # Pillow reads 16-bit PGM (and, in older versions, PNG) as 32-bit numbers; the values still run to 65,535.
 _WRITES_16_BITS_AS_I = ("PPM", "PNG")
 # Modes that Pillow does not turn into both L and RGB in one step.
@@ -66,6 +69,45 @@ def to_channels(image: Any, n_channels: int = 3) -> Image.Image:
     elif image.mode in ("P", "LA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == _MODES[n_channels] else image.convert(_MODES[n_channels])
+
+
+def in_mode(picture: Any, kind: Any) -> Any:
+    """A picture in the mode that its column is cast to (``Image(mode="L")``), where it is cast to one.
+
+    Args:
+        picture: as :func:`to_channels` takes it.
+        kind: type of the column.
+
+    Raises:
+        InputError: Pillow does not turn the picture into that mode; else as :func:`to_channels`.
+    """
+    mode = kind.mode if isinstance(kind, ImageFeature) else None
+    if mode is None or mode in _WIDE:
+        return picture
+    plain = next((channels for channels, name in _MODES.items() if name == mode), None)
+    if plain is not None:
+        return to_channels(picture, plain)
+    image = open_picture(picture)
+    try:
+        return image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise InputError(
+            f"A picture of mode {image.mode!r} does not become {mode!r}, to which its column is cast ({error}). Cast "
+            "the column to Image(), or to mode='RGB'."
+        ) from error
+
+
+def as_numbers(picture: Any, kind: Any) -> Any:
+    """Nested lists of a column of 16-bit numbers as an array of these: in lists they would be of any size."""
+    while not isinstance(kind, list) and hasattr(kind, "feature"):
+        kind = kind.feature
+    if not isinstance(picture, list) or getattr(kind, "dtype", None) != "uint16":
+        return picture
+    try:
+        return np.asarray(picture, dtype=np.uint16)
+    except (TypeError, ValueError):
+        # Rows of several lengths, which are refused with what they are.
+        return picture
 
 
 def channels_of(image_processor: Any) -> int:

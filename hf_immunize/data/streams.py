@@ -271,5 +271,5 @@ def _as_files(stream: IterableDataset, columns: list[str] | None = None) -> Iter
     stream = stream if columns is None else stream.select_columns(columns)
     for column, kind in (stream.features or {}).items():
         if isinstance(kind, ImageFeature):
-            stream = stream.cast_column(column, ImageFeature(decode=False))
+            stream = stream.cast_column(column, ImageFeature(mode=kind.mode, decode=False))
     return stream

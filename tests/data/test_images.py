@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Image, Value
+from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value
 from pictures import pixels
 from PIL import Image as PILImage
 from samples import tiny_timm, tiny_vit
@@ -20,6 +20,7 @@ from hf_immunize.data.collate import collate_images
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.preprocessing import TimmImageProcessor
 from hf_immunize.data.sources import load_images
+from hf_immunize.data.streams import StreamedInputs
 from hf_immunize.data.task import load_task
 
 
@@ -123,6 +124,40 @@ def test_raw_images_of_any_mode_reach_a_processor_of_transformers():
     batch = collate_images(ImageInputs(data, processor).__getitems__([0, 1]))
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
     torch.testing.assert_close(batch["pixel_values"][0], batch["pixel_values"][1])
+
+
+def as_columns(data):
+    """The same rows as a data set, as a stream, and behind a transform that changes nothing."""
+    yield ImageInputs(data, Processor())
+    yield StreamedInputs(data.to_iterable_dataset(), Processor())
+    yield ImageInputs(data.with_transform(lambda batch: batch), Processor())
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGB", None])
+def test_a_column_of_pictures_that_is_cast_to_a_mode_is_read_in_it(mode):
+    """``datasets`` decodes so, and whoever casts wants it."""
+    red = PILImage.new("RGB", (8, 8), (255, 0, 0))
+    data = Dataset.from_dict(
+        {"image": [red] * 2, "label": [0, 1]}, features=Features(image=Image(mode=mode), label=Value("int64"))
+    )
+    wanted = torch.from_numpy(np.array(data[0]["image"].convert("RGB"))).permute(2, 0, 1).float()
+    for inputs in as_columns(data):
+        assert torch.equal(next(iter(inputs))["pixel_values"], wanted)
+    # Wider numbers are no other picture.
+    wide = ImageInputs(data.cast_column("image", Image(mode="I")), Processor())
+    assert torch.equal(wide[0]["pixel_values"][:, 0, 0], torch.tensor([255.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("kind", [Array2D((8, 8), "uint16"), List(List(Value("uint16")))], ids=["array", "lists"])
+@pytest.mark.parametrize("largest", [65_535, 255])
+def test_a_column_of_16_bits_is_read_as_an_array_of_16_bits(kind, largest):
+    picture = np.linspace(0, largest, 64).astype(np.uint16).reshape(8, 8)
+    data = Dataset.from_dict(
+        {"image": [picture] * 2, "label": [0, 1]}, features=Features(image=kind, label=Value("int64"))
+    )
+    wanted = torch.from_numpy(picture.astype(np.int64) >> 8).expand(3, 8, 8).float()
+    for inputs in as_columns(data):
+        assert torch.equal(next(iter(inputs))["pixel_values"], wanted)
 
 
 def test_greyscale_pictures_become_what_the_model_reads(tmp_path):
