@@ -61,7 +61,7 @@ def check_classes(train: torch.Tensor, test: torch.Tensor) -> int:
     if asked - known:
         raise InputError(
             f"The test rows have the classes {sorted(asked - known)}, of which the training rows have none. Split the "
-            "same classes into both."
+            "same classes into both, and draw no fewer rows than there are classes (max_samples)."
         )
     if max(known) >= max(_MOST_UNUSED, _SPARSE * len(known)):
         raise InputError(

@@ -14,7 +14,7 @@ from hf_immunize.attacks.engine import attack_subjects
 from hf_immunize.attacks.judging import Budgets
 from hf_immunize.attacks.report import CEILINGS, AttackReport
 from hf_immunize.attacks.subject import KeptImages, Redrawn, Subject
-from hf_immunize.data.class_order import in_one_order, numbered_alike
+from hf_immunize.data.class_order import in_one_order, labels_of, numbered_alike
 from hf_immunize.data.collate import collate_images, on_device
 from hf_immunize.data.draw import at_most
 from hf_immunize.data.inputs import as_inputs
@@ -175,7 +175,9 @@ class AttackSuite:
                 if max_samples is not None and len(one) > max_samples:
                     what = role if role == "primary" else f"{task} {role}"
                     self.notes.append(f"Of {len(one):,} {what} images {max_samples:,} were drawn (max_samples).")
-            return {role: KeptImages(at_most(one, max_samples, seed)) for role, one in given.items()}
+            # Of the rows that attackers are fitted on some of each class: they are judged by all of them.
+            fitted = {"train": labels_of(given["train"])}
+            return {role: KeptImages(at_most(one, max_samples, seed, fitted.get(role))) for role, one in given.items()}
 
         if primary is not None:
             primary = in_order_of(

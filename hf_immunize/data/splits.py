@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
-from hf_immunize.data.draw import drawn_numbers
+from hf_immunize.data.draw import drawn_numbers, with_each_class
+from hf_immunize.data.labels import label_values
 from hf_immunize.data.split_words import evaluation_names, names_of_split
 from hf_immunize.data.streams import DrawnSplits, is_stream
 from hf_immunize.errors import InputError
@@ -153,8 +155,10 @@ def evaluation_split(
     return None
 
 
-def hold_out(train: Taken, seed: int, source: str) -> tuple[Dataset, Dataset, str]:
+def hold_out(train: Taken, seed: int, source: str, label_column: str | None = None) -> tuple[Dataset, Dataset, str]:
     """Four fifths and one fifth of the rows, drawn by the seed, and a description of the fifth.
+
+    No class of the fifth is without a row among the four fifths, where a column of labels is given.
 
     Raises:
         ValueError: too few rows to divide.
@@ -164,12 +168,15 @@ def hold_out(train: Taken, seed: int, source: str) -> tuple[Dataset, Dataset, st
             f"{source!r} has {len(train.rows)} rows and no split to evaluate on. Name one (…_eval_split), or give "
             f"{_FEWEST_TO_DIVIDE} rows or more: a fifth of them is then held out."
         )
-    parts = train.rows.train_test_split(test_size=0.2, seed=seed)
-    return parts["train"], parts["test"], f"a fifth of {train.name}, drawn by seed {seed}"
+    drawn = Dataset.from_dict({"row": range(len(train.rows))}).train_test_split(test_size=0.2, seed=seed)
+    kept, held = (np.asarray(drawn[part]["row"][:]) for part in ("train", "test"))
+    if label_column is not None:
+        kept, held = with_each_class(kept, held, label_values(train.rows, label_column))
+    return train.rows.select(kept), train.rows.select(held), f"a fifth of {train.name}, drawn by seed {seed}"
 
 
-def draw_rows(rows: Dataset, at_most: int | None, seed: int) -> Dataset:
-    """At most so many rows, drawn by the seed, in the order in which they stood.
+def draw_rows(rows: Dataset, at_most: int | None, seed: int, label_column: str | None = None) -> Dataset:
+    """At most so many rows, drawn by the seed, in the order in which they stood; with a column of labels, each class.
 
     Raises:
         ValueError: fewer than one.
@@ -178,7 +185,8 @@ def draw_rows(rows: Dataset, at_most: int | None, seed: int) -> Dataset:
         return rows
     if at_most < 1:
         raise InputError(f"At least one row has to be kept, got a maximum of {at_most}.")
-    return rows.select(drawn_numbers(len(rows), at_most, seed))
+    labels = None if label_column is None else label_values(rows, label_column)
+    return rows.select(drawn_numbers(len(rows), at_most, seed, labels))
 
 
 def _cut(rows: Dataset, low: int, high: int) -> Dataset:

@@ -194,7 +194,7 @@ def load_task(
             "train on, to measure on), or say how many rows to train on (max_train_samples): a fifth is then held out."
         )
     if evaluation is None:
-        rows, other, described = hold_out(replace(train, rows=rows), seed, source.name)
+        rows, other, described = hold_out(replace(train, rows=rows), seed, source.name, reading.label_column)
         reading.notes.append(f"held out {described}, to measure on")
     else:
         other, described = reading.prepared(evaluation.rows, "to measure on"), evaluation.name
@@ -271,7 +271,7 @@ def _task(
     reading.note_alike(class_names(train, reading.label_column))
     measured = draw_rows(evaluation, max_eval, seed)
     reading.note_missing_classes(measured, "to measure on")
-    drawn = measured if train is evaluation else draw_rows(train, max_train, seed)
+    drawn = measured if train is evaluation else draw_rows(train, max_train, seed, reading.label_column)
     if stream is None and drawn is not measured:
         reading.note_missing_classes(drawn, "to train on")
     return ImageTask(

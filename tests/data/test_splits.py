@@ -64,3 +64,15 @@ def test_the_split_to_train_on_may_be_called_otherwise():
 def test_splits_whose_names_say_nothing_are_said_where_trained_rows_are_measured_on():
     note = "took the split 'train' to measure on, since no other is called as one to measure on ('holdout')"
     assert load_evaluation(splits(train=10, holdout=10)).notes[0] == note
+
+
+def test_no_class_is_drawn_away_from_the_rows_to_train_on():
+    rows = picture_dataset(40)
+    rare = rows.remove_columns("label").add_column("label", [0] * 30 + list(range(10)))
+    for seed in range(6):
+        task = load_task(rare, seed=seed)
+        assert len(task.evaluation) == 8
+        assert set(task.train["label"]) == set(range(10))
+        measured = picture_dataset(10, seed=1).remove_columns("label").add_column("label", list(range(10)))
+        drawn = load_task((rare, measured), max_train_samples=12, seed=seed)
+        assert set(drawn.train["label"]) == set(range(10))
