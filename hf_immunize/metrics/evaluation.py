@@ -92,11 +92,14 @@ class RIRReport(RIR):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for a record; spreads are standard deviations over groups of one model, not over seeds."""
         assert self.all_samples is not None
+        sizes = self._group_sizes()
         ranks = {name: min(getattr(group, name).rank for group in self.groups) for name in SPECTRA}
         return {
             "protocol": {
                 "groups": self.protocol.groups,
-                "group_size": self.groups[0].initial_harmful.n_samples,
+                "group_size": sizes["harmful"],
+                # Where the tasks have unlike many samples, and fewer than were asked for.
+                **({} if len(set(sizes.values())) == 1 else {"group_size_primary": sizes["primary"]}),
                 # The primary task may have more samples than the harmful one, and then larger groups.
                 "group_size_asked": self.protocol.group_size,
                 "seed": self.protocol.seed,
@@ -111,14 +114,34 @@ class RIRReport(RIR):
             "n_primary": self.all_samples.initial_primary.n_samples,
         }
 
+    def _group_sizes(self) -> dict[str, int]:
+        first = self.groups[0]
+        return {"harmful": first.initial_harmful.n_samples, "primary": first.initial_primary.n_samples}
+
+    def _groups_told(self) -> str:
+        """Sizes of the groups; those that hold all samples are one and the same, of which there is no spread."""
+        assert self.all_samples is not None
+        sizes, n = self._group_sizes(), len(self.groups)
+        whole = {
+            "harmful": self.all_samples.initial_harmful.n_samples,
+            "primary": self.all_samples.initial_primary.n_samples,
+        }
+        told = " and ".join(f"{size} {task}" for task, size in sizes.items())
+        told = f"{n} groups of {told if len(set(sizes.values())) > 1 else sizes['harmful']} samples"
+        same = [
+            f"{task} ({part})" for task, part in (("harmful", "i"), ("primary", "ii")) if sizes[task] == whole[task]
+        ]
+        if same and n > 1:
+            told += f"; all groups are the same rows of the {' and the '.join(same)} data, so that ± there is no spread"
+        return told
+
     def __str__(self) -> str:
-        size = self.groups[0].initial_harmful.n_samples
         parts = []
         for label, name in (("RIR", "rir"), ("(i)", "rir_i"), ("(ii)", "rir_ii")):
             one = _statistics(self.groups, name)
             parts.append(f"{label} {SIGN[one['bound']]}{one['mean']:.4g} ± {one['spread']:.2g}")
         return (
-            f"{', '.join(parts)} (mean and spread over {len(self.groups)} groups of {size} samples"
+            f"{', '.join(parts)} (mean and spread over {self._groups_told()}"
             f"{'; limited by precision' if self.precision_limited else ''}); all samples: {self.all_samples}"
         )
 

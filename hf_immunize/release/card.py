@@ -120,7 +120,9 @@ def _rir_rows(record: ImmunizationRecord) -> list[dict[str, str]]:
         }
         size = f"{protocol['groups']} groups of {protocol['group_size']}"
         size += ", limited by precision" if report["precision_limited"] else ""
-        rows.append({"model": model, "protocol": size, "n": str(protocol["group_size"]), **grouped, **group_ranks})
+        # Records name a size of the primary groups where it is another.
+        n = " / ".join(str(protocol[key]) for key in ("group_size", "group_size_primary") if key in protocol)
+        rows.append({"model": model, "protocol": size, "n": n, **grouped, **group_ranks})
         everything = report.get("all_samples")
         if everything:
             row = {key: SIGN[everything[f"{key}_bound"]] + number(everything[key]) for key in RATIOS}

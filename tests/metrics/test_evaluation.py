@@ -83,6 +83,21 @@ def test_rir_is_the_ratio_of_condition_numbers_by_hand(models, primary, harmful)
     assert set(report.primary_accuracy) == {"initial", "immunized"}
 
 
+def test_groups_of_several_sizes_or_of_all_rows_are_said(models, harmful):
+    """Of the same rows twenty times there is no spread, whatever rounding makes of it."""
+    report = evaluate_immunization(*models, Images(9, seed=2), harmful, protocol=Protocol(3, 12))
+    assert "3 groups of 12 harmful and 9 primary samples; all groups are the same rows of the primary (ii)" in str(
+        report
+    )
+    protocol = report.to_dict()["protocol"]
+    assert [protocol[name] for name in ("group_size", "group_size_primary", "group_size_asked")] == [12, 9, 12]
+    whole = str(evaluate_immunization(*models, Images(9, seed=2), Images(9), protocol=Protocol(3, 12)))
+    assert "3 groups of 9 samples; all groups are the same rows of the harmful (i) and the primary (ii) data" in whole
+    usual = evaluate_immunization(*models, Images(20, seed=2), harmful, protocol=Protocol(3, 12))
+    assert "3 groups of 12 samples)" in str(usual)
+    assert "group_size_primary" not in usual.to_dict()["protocol"]
+
+
 def test_the_roles_of_the_models_and_of_the_tasks_are_not_mixed_up(models, primary, harmful):
     model, base = models
     protocol = Protocol(1, 12)
