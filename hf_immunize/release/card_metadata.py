@@ -13,7 +13,7 @@ from huggingface_hub import eval_result_entries_to_yaml as entries_to_dicts
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
 from hf_immunize.spectra.ratio import SIGN
 
-__all__ = ["EVAL_RESULTS_NAME", "RATIOS", "card_metadata", "eval_results_yaml", "rir_report"]
+__all__ = ["EVAL_RESULTS_NAME", "RATIOS", "card_metadata", "card_tags", "eval_results_yaml", "rir_report"]
 
 EVAL_RESULTS_NAME = ".eval_results/hf_immunize.yaml"
 RATIOS = {"rir": "RIR_θ0", "rir_i": "(i) κ_H(θᴵ)/κ_H(θ0)", "rir_ii": "(ii) κ_P(θᴵ)/κ_P(θ0)"}
@@ -37,8 +37,13 @@ def card_metadata(record: ImmunizationRecord, model_id: str) -> ModelCardData:
         license=record.license,
         metrics=["accuracy"] if "primary_accuracy" in record.results else None,
         pipeline_tag="image-classification",
-        tags=["model-immunization", "hf-immunize", "image-classification", record.library],
+        tags=card_tags(record.library),
     )
+
+
+def card_tags(library: str) -> list[str]:
+    """The tags of every card of a library's model."""
+    return ["model-immunization", "hf-immunize", "image-classification", library]
 
 
 def eval_results_yaml(record: ImmunizationRecord) -> str | None:

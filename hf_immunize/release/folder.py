@@ -24,7 +24,7 @@ from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, eval_results_yaml
 from hf_immunize.release.figures import save_figures
 from hf_immunize.release.files import checksums
-from hf_immunize.release.merging import CARD_NAME, read_card
+from hf_immunize.release.merging import CARD_NAME, read_card, without_generated
 from hf_immunize.release.privacy import without_places
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 from hf_immunize.release.target import check_target, claimed, move_into_place, unfinished_beside
@@ -47,7 +47,7 @@ def save_immunized(
 
     Everything is made in a temporary folder beside the target and moved when it is whole; the record goes last, so a
     folder with a record is a whole one. With ``overwrite=True`` files that no save ever writes stay, and what an author
-    wrote around the generated part of README.md is kept.
+    wrote around the generated part of README.md is kept, and of its metadata what the earlier record did not generate.
 
     Args:
         folder: where to; created with its parents.
@@ -72,7 +72,7 @@ def save_immunized(
     folder = check_target(folder, overwrite)
     with claimed(folder) as folder:
         check_target(folder, overwrite)
-        old_card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else None
+        old_card = _authors_card(folder)
         unfinished = unfinished_beside(folder)
         try:
             _write(unfinished, folder.name, model, record, image_processor, figures, beside or {}, old_card)
@@ -125,6 +125,19 @@ def write_papers(
     record.save(folder)
     card = create_model_card(record, name, existing=old_card, figures=tuple(path.name for path in drawn))
     card.save(folder / CARD_NAME)
+
+
+def _authors_card(folder: Path) -> str | None:
+    """The card of an earlier run without what that run's record put into it; None where there is no card."""
+    if not (folder / CARD_NAME).is_file():
+        return None
+    card = read_card(folder / CARD_NAME)
+    try:
+        record = read_json(folder / RECORD_NAME)
+    except (OSError, InputError):
+        # Without the record nobody knows what it generated.
+        return card
+    return without_generated(card, record)
 
 
 def missing_parts(folder: str | os.PathLike[str]) -> list[str]:

@@ -32,9 +32,9 @@ from hf_immunize.release.certify import certified
 from hf_immunize.release.files import generated_files
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.initial import initial_files, initial_sent
-from hf_immunize.release.merging import CARD_NAME, read_card, reconcile
+from hf_immunize.release.merging import CARD_NAME, read_card, reconcile, without_generated
 from hf_immunize.release.plan import card_for, check_repo_id, plan_push, with_metadata
-from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 
 __all__ = ["check_can_push", "push_to_hub"]
 
@@ -151,7 +151,9 @@ def push_to_hub(
         last = None if create_pr else _pushed(folder).get(f"{repo_id}@{revision or 'main'}")
         record = certified(folder)
         local = with_metadata(read_card(folder / CARD_NAME), metadata)
-        local = local if there.card is None else reconcile(local, there.card, last)
+        if there.card is not None:
+            theirs = there.card if last is not None else there.authors_card(api, repo_id)
+            local = reconcile(local, theirs, last)
         card = card_for(folder, record, repo_id, local)
         _check_metadata(card)
         apart = [] if create_pr or revision not in (None, "main") else initial_files(list(plan.files))
@@ -201,6 +203,18 @@ class _Remote:
             path = patiently(lambda: hf_hub_download(repo_id, CARD_NAME, revision=info.sha, token=api.token))
             card = read_card(Path(path))
         return cls(info.sha, files, card, has_branch)
+
+    def authors_card(self, api: HfApi, repo_id: str) -> str:
+        """The card without the licence and tags that the record beside it generated, where there is one."""
+        assert self.card is not None, "asked of a repository with a card"
+        if RECORD_NAME not in self.files:
+            return self.card
+        path = patiently(lambda: hf_hub_download(repo_id, RECORD_NAME, revision=self.head, token=api.token))
+        try:
+            record = read_json(path)
+        except InputError:
+            return self.card
+        return without_generated(self.card, record)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,18 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_immunize.errors import InputError
+from hf_immunize.release.card_metadata import card_tags
 
-__all__ = ["CARD_NAME", "edited_inside", "generated_text", "marked", "merge_cards", "read_card", "reconcile"]
+__all__ = [
+    "CARD_NAME",
+    "edited_inside",
+    "generated_text",
+    "marked",
+    "merge_cards",
+    "read_card",
+    "reconcile",
+    "without_generated",
+]
 
 CARD_NAME = "README.md"
 #: Characters: the Hub shows no longer card.
@@ -54,6 +64,26 @@ def read_card(path: Path) -> str:
     if text is None or len(text) > _LONGEST:
         raise InputError(f"{path} is longer than {_LONGEST:,} characters, more than the Hub shows. Shorten it.")
     return text
+
+
+def without_generated(card: str, record: Mapping[str, Any]) -> str:
+    """A card without the licence and the tags that its record generated: what is left of them is its author's.
+
+    Args:
+        card: its text.
+        record: the plain values of the record that it was written from.
+
+    Raises:
+        InputError: metadata that cannot be read.
+    """
+    old = _parsed(card)
+    data = old.data.to_dict()
+    if data.get("license") == record.get("license"):
+        data.pop("license", None)
+    generated = card_tags(str(record.get("library")))
+    tags = [one for one in _listed(data.pop("tags", None)) if one not in generated]
+    data |= {"tags": tags} if tags else {}
+    return f"---\n{ModelCardData(**data, ignore_metadata_errors=True).to_yaml()}\n---\n{old.text}"
 
 
 def merge_cards(existing: str, generated: ModelCard) -> ModelCard:

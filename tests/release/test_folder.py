@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from releases import names, save
 from samples import sample_record, tiny_timm, tiny_vit
 
@@ -131,3 +132,27 @@ def test_figures_can_be_left_out(tmp_path):
     folder = save(tmp_path / "out", figures=False)
     assert not (folder / "figures").exists()
     assert "figures/" not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_overwriting_keeps_what_an_author_wrote_and_nothing_that_was_generated(tmp_path):
+    model = tiny_timm()
+    folder = save(tmp_path / "out", figures=False)
+    for license in ("mit", "gpl-3.0"):
+        record = sample_record(license=license, library="timm")
+        save_immunized(folder, model, record, TimmImageProcessor.from_model(model), figures=False, overwrite=True)
+        data = ModelCard.load(folder / "README.md").data
+        assert data.license == license
+        assert "transformers" not in data.tags
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("license: gpl-3.0", "license: bsd-3-clause\nlanguage: en"))
+    save(folder, figures=False, overwrite=True)
+    data = ModelCard.load(card).data
+    assert (data.license, data.language) == ("bsd-3-clause", "en")
+
+
+def test_a_card_beside_no_record_is_all_its_authors(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\ntags:\n- transformers\n---\nMine.\n")
+    save(folder, figures=False, overwrite=True)
+    assert ModelCard.load(folder / "README.md").data.license == "mit"

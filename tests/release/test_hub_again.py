@@ -6,6 +6,9 @@ import pytest
 import yaml
 from hub_client import ClientError
 from pushing import push
+from samples import sample_record, tiny_vit
+
+from hf_immunize.release.folder import save_immunized
 
 
 def test_a_repush_keeps_the_authors_words_and_drops_stale_files(hub, writer, release, tmp_path):
@@ -85,3 +88,15 @@ def test_the_hubs_licence_stands(hub, writer, release):
     (release / "LICENSE").write_text("MIT")
     push(writer, release, "me/licence")
     assert yaml.safe_load(repo.files["README.md"].decode().split("---\n")[1])["license"] == "mit"
+
+
+def test_what_another_folder_generated_is_no_authors_word(hub, writer, release, tmp_path):
+    push(writer, release, "me/other")
+    repo = hub.repos["me/other"]
+    web = repo.files["README.md"].decode().replace("- model-immunization\n", "- model-immunization\n- my-tag\n")
+    repo.commit("main", repo.files | {"README.md": web.encode()}, "a tag")
+    model, processor = tiny_vit()
+    push(writer, save_immunized(tmp_path / "new", model, sample_record(license="mit"), processor), "me/other")
+    data = yaml.safe_load(repo.files["README.md"].decode().split("---\n")[1])
+    assert data["license"] == "mit"
+    assert "my-tag" in data["tags"]

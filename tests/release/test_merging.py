@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 from samples import sample_record
 
 from hf_immunize.release.card import create_model_card
-from hf_immunize.release.merging import edited_inside, merge_cards, read_card, reconcile
+from hf_immunize.release.merging import edited_inside, merge_cards, read_card, reconcile, without_generated
 from hf_immunize.release.record import DatasetRecord
 
 
@@ -116,6 +116,21 @@ def test_the_authors_licence_stands(base):
     assert metadata(create_model_card(sample_record(license="apache-2.0"), "me/x", existing="# x"))["license"] == (
         "apache-2.0"
     )
+
+
+@pytest.mark.parametrize(("license", "left"), [("apache-2.0", None), ("mit", "mit")])
+def test_what_the_record_generated_is_not_the_authors(license, left):
+    tags = metadata(card_of())["tags"]
+    card = with_author(before="Mine.", license=license, tags=[*tags, "my-tag"], language="en")
+    own = ModelCard(without_generated(card, sample_record().to_dict()))
+    assert (own.data.license, own.data.tags, own.data.language) == (left, ["my-tag"], "en")
+    assert own.text.strip() == ModelCard(card).text.strip()
+    # Metadata without a word of the author's leave none.
+    assert without_generated("---\nlicense: mit\n---\nText\n", {"license": "mit"}).endswith("\n---\nText\n")
+    record = sample_record(license="cc-by-nc-4.0", library="timm")
+    merged = metadata(create_model_card(record, "me/x", existing=str(own)))
+    assert merged["license"] == (left or "cc-by-nc-4.0")
+    assert merged["tags"] == [*tags[:-1], "timm", "my-tag"]
 
 
 def test_tags_and_other_metadata_are_merged_three_ways():
