@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, snapshot_download
@@ -18,12 +17,13 @@ from hf_immunize.hub import hub_errors, no_such_folder, patiently, split_revisio
 from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.card import create_model_card
-from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
+from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME
 from hf_immunize.release.claims import Claim
 from hf_immunize.release.files import BESIDE, checksums
 from hf_immunize.release.initial import INITIAL
 from hf_immunize.release.markup import cell
 from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
+from hf_immunize.release.metadata_claims import metadata_claims, results_claims
 from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
 from hf_immunize.release.wording import other_figures, verdict_words
 
@@ -188,12 +188,10 @@ def published_claims(release: Released) -> Iterator[Claim]:
     except (ValueError, yaml.YAMLError) as error:
         yield Claim("the card's metadata", "model-index", None, None, "differs", f"They cannot be read: {error}")
         return
-    wanted = _metrics(card_metadata(release.record, release.name).to_dict())
-    yield from _equal("the card's metadata (model-index)", wanted, _metrics(data))
+    yield from metadata_claims(release.record, data)
     results = release.folder / EVAL_RESULTS_NAME
     if results.is_file():
-        given = results.read_text(encoding="utf-8", errors="replace")
-        yield from _equal(EVAL_RESULTS_NAME, _values(eval_results_yaml(release.record) or ""), _values(given))
+        yield from results_claims(release.record, results.read_text(encoding="utf-8", errors="replace"))
 
 
 def _card_claim(record: ImmunizationRecord, given: str, own: str) -> Claim:
@@ -220,30 +218,3 @@ def _card_claim(record: ImmunizationRecord, given: str, own: str) -> Claim:
         why = f"The record holds no such figure, and another template wrote the card: {other[0].where}"
         return Claim(name, other[0].given, why=why)
     return Claim(name, "the record's figures", "the record's figures", None, "holds")
-
-
-def _metrics(data: dict[str, Any]) -> list[tuple[str, Any]]:
-    found = []
-    for model in data.get("model-index") or []:
-        for result in model.get("results") or []:
-            found += [(one.get("type"), one.get("value")) for one in result.get("metrics") or []]
-    return found
-
-
-def _values(text: str) -> list[tuple[str, Any]]:
-    try:
-        entries = yaml.safe_load(text) or []
-        return [(one["dataset"]["task_id"], one["value"]) for one in entries]
-    except (yaml.YAMLError, KeyError, TypeError):
-        return [("not readable", text[:80])]
-
-
-def _equal(name: str, wanted: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> Iterator[Claim]:
-    """Each figure that is given beside that of the record; what is not given is not claimed."""
-    other = [one for one in found if one not in wanted]
-    if other:
-        own = [one for one in wanted if one[0] == other[0][0]]
-        why = "" if own else "The record holds no such figure."
-        yield Claim(name, str(other[0]), str(own[0]) if own else None, None, "differs", why)
-    elif found:
-        yield Claim(name, "the record's figures", "the record's figures", None, "holds")
