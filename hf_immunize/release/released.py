@@ -16,15 +16,18 @@ from hf_immunize.errors import InputError, MissingFileError
 from hf_immunize.hub import hub_errors, no_such_folder, patiently, split_revision, split_subfolder
 from hf_immunize.models.loaded import LoadedModel
 from hf_immunize.models.loading import load_model
+from hf_immunize.models.untrusted import read_json
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME
 from hf_immunize.release.claims import Claim
-from hf_immunize.release.files import BESIDE, checksums
+from hf_immunize.release.figures import FIGURES_FOLDER
+from hf_immunize.release.files import BESIDE, checksums, generated_files
 from hf_immunize.release.initial import INITIAL
 from hf_immunize.release.markup import cell
 from hf_immunize.release.merging import CARD_NAME, edited_inside, generated_text
 from hf_immunize.release.metadata_claims import metadata_claims, results_claims
-from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord
+from hf_immunize.release.naming import name_in, other_names
+from hf_immunize.release.record import RECORD_NAME, ImmunizationRecord, record_digest
 from hf_immunize.release.wording import other_figures, verdict_words
 
 __all__ = ["Released", "find_release", "published_claims"]
@@ -157,31 +160,17 @@ def _record_in(folder: Path, name: str) -> ImmunizationRecord:
 
 
 def published_claims(release: Released) -> Iterator[Claim]:
-    """Whether files are those that the record was written with, and card, metadata and results say what it says."""
-    found = checksums(release.folder)
-    shared = {name: digest for name, digest in release.record.files.items() if name in found}
-    other = [name for name, digest in shared.items() if found[name] != digest]
-    weights = [name for name in release.record.files if name.endswith(".safetensors") and "/" not in name]
-    missing = [name for name in weights if name not in found]
-    if other:
-        why = f"The record was written with other files: {', '.join(other)}."
-        yield Claim("the files", f"{len(shared)} SHA-256", None, None, "differs", why)
-    elif missing or not weights:
-        why = f"Not here: {', '.join(missing)}." if missing else "The record holds that of no weights."
-        yield Claim("the files", "SHA-256", why=why)
-    else:
-        yield Claim("the files", f"{len(shared)} SHA-256", None, None, "holds")
+    """Whether record and files are those that were written, and card, metadata and results say what the record says."""
+    yield _record_claim(release.folder)
+    yield _files_claim(release)
     path = release.folder / CARD_NAME
     if not path.is_file():
         yield Claim("the card", "the record's figures", why=f"There is no {CARD_NAME}.")
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     figures = tuple(sorted({one.rsplit("/", 1)[-1] for one in re.findall(r"\]\((figures/[^)\s]+)\)", text)}))
-    # A folder may have been renamed since its card was written, also before it was uploaded; a repository has one name.
-    title = re.search(r"^# (.+)$", generated_text(text) or "", re.MULTILINE)
-    may_be_renamed = release.revision is None or split_subfolder(release.name)[1]
-    name = title[1].replace("\\", "").strip() if may_be_renamed and title else release.name
-    own = create_model_card(release.record, name, figures=figures)
+    # Folders are renamed and repositories too, or copied: their name is no claim, whatever figures are in it.
+    own = create_model_card(release.record, name_in(generated_text(text) or "", release.name), figures=figures)
     yield _card_claim(release.record, text, str(own))
     try:
         data = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
@@ -192,6 +181,34 @@ def published_claims(release: Released) -> Iterator[Claim]:
     results = release.folder / EVAL_RESULTS_NAME
     if results.is_file():
         yield from results_claims(release.record, results.read_text(encoding="utf-8", errors="replace"))
+
+
+def _record_claim(folder: Path) -> Claim:
+    name, values = "the record is as it was written", read_json(folder / RECORD_NAME)
+    if values.get("digest") == record_digest(values):
+        return Claim(name, "its digest", "its digest", None, "holds")
+    why = f"{RECORD_NAME} was changed since it was written: nobody measured what it says now."
+    return Claim(name, values.get("digest"), record_digest(values), None, "differs", why)
+
+
+def _files_claim(release: Released) -> Claim:
+    found, wanted = checksums(release.folder), release.record.files
+    shared = [name for name in wanted if name in found]
+    other = [name for name in shared if found[name] != wanted[name]]
+    extra = [name for name in found if name not in wanted] if wanted else []
+    if other or extra:
+        why = f"The record was written with other files: {', '.join(other)}." if other else ""
+        why += f"{' ' if why else ''}It names no {', '.join(extra)}." if extra else ""
+        return Claim("the files", f"{len(shared)} SHA-256", None, None, "differs", why)
+    own = [name for name in generated_files(wanted) if "/" not in name]
+    missing = [name for name in own if name not in found]
+    if missing or not any(name.endswith(".safetensors") for name in own):
+        why = f"Not here: {', '.join(missing)}." if missing else "The record holds that of no weights."
+        return Claim("the files", "SHA-256", why=why)
+    # Figures are not fetched from the Hub, and the models beside go to branches there.
+    gone = [name for name in wanted if name.startswith(f"{FIGURES_FOLDER}/") and name not in found]
+    why = f"Not here: {', '.join(gone)}." if gone and release.revision is None else ""
+    return Claim("the files", f"{len(shared)} SHA-256", None, None, "holds", why)
 
 
 def _card_claim(record: ImmunizationRecord, given: str, own: str) -> Claim:
@@ -205,6 +222,9 @@ def _card_claim(record: ImmunizationRecord, given: str, own: str) -> Claim:
         first = other[0]
         why = f"The generated part was edited, or is of another record: {first.where}"
         return Claim(name, first.given, first.expected, None, "differs", why)
+    for what, named in other_names(block, record):
+        why = f"The generated part was edited, or is of another record: {what}"
+        return Claim(name, f"another name of {what}", named, None, "differs", why)
     if edited_inside(given):
         return Claim(name, "the generated part", None, None, "differs", "The generated part was edited by hand.")
     attacks = record.results.get("attacks") or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 
@@ -13,9 +14,11 @@ from hf_immunize.release import released
 from hf_immunize.release.card import create_model_card
 from hf_immunize.release.folder import save_immunized
 from hf_immunize.release.merging import generated_text, marked
-from hf_immunize.release.released import find_release, published_claims
+from hf_immunize.release.plan import card_for
+from hf_immunize.release.released import Released, find_release, published_claims
 
 CARD, RESULTS = "the card says what the record says", ".eval_results/hf_immunize.yaml"
+RECORD = "the record is as it was written"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_what_is_no_release_is_refused(release, tmp_path):
 
 def test_card_metadata_and_results_say_what_the_record_says(release):
     assert set(statuses(release).values()) == {"holds"}
-    assert len(statuses(release)) == 4
+    assert len(statuses(release)) == 5
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,22 @@ def test_a_folder_may_be_renamed(release):
         assert set(statuses(release).values()) == {"holds"}
 
 
+@pytest.mark.parametrize("written", ["me/vit", "me/vit-16", "user-7/vit_b16", "release"])
+@pytest.mark.parametrize("now", ["me/vit2", "me/vit-32", "you/vit"])
+def test_a_repository_may_be_renamed_or_copied(release, written, now):
+    record = find_release(release).record
+    (release / "README.md").write_text(card_for(release, record, written, (release / "README.md").read_text()))
+    found = Released(now, "a" * 40, release, record)
+    assert {one.status for one in published_claims(found)} == {"holds"}
+
+
+@pytest.mark.parametrize("newline", ["\r\n", "\n"])
+def test_line_ends_are_no_edit(release, newline):
+    text = (release / "README.md").read_text()
+    (release / "README.md").write_bytes(text.replace("\n", newline).encode())
+    assert set(statuses(release).values()) == {"holds"}
+
+
 def test_a_title_hides_no_figure(release):
     """A card that is called by a figure says that figure in no other place."""
     card = release / "README.md"
@@ -114,15 +133,29 @@ def test_a_record_that_was_changed_under_its_card_is_seen(release):
     record = find_release(release).record
     record.results["primary_accuracy"]["immunized"] = 0.999
     record.save(release)
-    assert {name for name, status in statuses(release).items() if status == "holds"} == {"the files"}
+    assert {name for name, status in statuses(release).items() if status == "holds"} == {RECORD, "the files"}
+    values = json.loads((release / "immunization.json").read_text())
+    (release / "immunization.json").write_text(json.dumps(values | {"command": "hf-immunize train", "license": "mit"}))
+    assert statuses(release)[RECORD] == "differs"
 
 
 def test_weights_that_are_not_here_are_named_and_what_is_here_is_compared(release):
     (release / "model.safetensors").unlink()
-    found = next(iter(published_claims(find_release(release))))
+    _, found, *_ = published_claims(find_release(release))
     assert (found.status, found.why) == ("cannot be checked", "Not here: model.safetensors.")
     (release / "config.json").write_text("{}")
     assert statuses(release)["the files"] == "differs"
+
+
+def test_files_that_the_record_does_not_name_are_seen_and_figures_that_are_gone_are_said(release):
+    (release / "figures" / "spectra.png").unlink()
+    _, found, *_ = published_claims(find_release(release))
+    assert (found.status, found.why) == ("holds", "Not here: figures/spectra.png.")
+    (release / "model.safetensors.index.json").write_text("{}")
+    (release / "model-00001-of-00001.safetensors").write_bytes(b"other weights")
+    _, found, *_ = published_claims(find_release(release))
+    assert found.status == "differs"
+    assert found.why == "It names no model-00001-of-00001.safetensors, model.safetensors.index.json."
 
 
 def test_an_authors_own_words_change_nothing(release):
@@ -134,9 +167,9 @@ def test_an_authors_own_words_change_nothing(release):
 def test_a_card_that_is_gone_or_not_readable_is_said(release):
     (release / "README.md").write_text("---\n[\n---\n")
     found = list(published_claims(find_release(release)))
-    assert [one.status for one in found] == ["holds", "cannot be checked", "differs"]
+    assert [one.status for one in found] == ["holds", "holds", "cannot be checked", "differs"]
     (release / "README.md").unlink()
-    assert [one.status for one in published_claims(find_release(release))] == ["holds", "cannot be checked"]
+    assert [one.status for one in published_claims(find_release(release))] == ["holds", "holds", "cannot be checked"]
 
 
 def rewritten(release, change, text=None):
@@ -178,6 +211,13 @@ def test_a_card_in_the_words_of_an_earlier_template_is_no_edited_card(release):
 )
 def test_whatever_the_words_another_figure_or_verdict_is_an_edited_card(release, words, old, new):
     rewritten(release, lambda text: words(text.replace(old, new)))
+    assert statuses(release)[CARD] == "differs"
+
+
+@pytest.mark.parametrize("words", [lambda text: text, earlier], ids=["of today", "earlier"])
+@pytest.mark.parametrize("name", ["someone/vit-tiny", "someone/birds", "ViTForImageClassification", "apache-2.0"])
+def test_whatever_the_words_another_name_is_an_edited_card(release, words, name):
+    rewritten(release, lambda text: words(text.replace(name, f"google/{name}")))
     assert statuses(release)[CARD] == "differs"
 
 
