@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
@@ -14,7 +19,7 @@ __all__ = ["drop_corrupt"]
 def drop_corrupt(data: Dataset, image_column: str) -> tuple[Dataset, list[str]]:
     """The rows whose picture can be read to its last pixel, and a line for each of the others.
 
-    Every picture is decoded once.
+    Every picture is decoded once. Files are told by their names alone: these lines may be published.
 
     Raises:
         ValueError: no row is left.
@@ -28,9 +33,18 @@ def drop_corrupt(data: Dataset, image_column: str) -> tuple[Dataset, list[str]]:
             open_picture(rows[index][image_column])
             kept.append(index)
         except CorruptPictureError as error:
-            dropped.append(f"row {index}: {str(error).partition('. ')[0]}")
+            told = _without_folders(str(error), rows[index][image_column])
+            dropped.append(f"row {index}: {told.partition('. ')[0]}")
     if not kept:
         raise InputError(
             f"None of the {len(rows)} pictures can be read; the first: {dropped[0] if dropped else 'none'}"
         )
     return (data.select(kept) if dropped else data), dropped
+
+
+def _without_folders(text: str, picture: Any) -> str:
+    path = picture.get("path") if isinstance(picture, Mapping) else picture
+    if not isinstance(path, (str, os.PathLike)):
+        return text
+    whole, name = os.fspath(path), Path(path).name
+    return text.replace(repr(whole), repr(name)).replace(whole, name)

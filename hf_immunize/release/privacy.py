@@ -17,6 +17,10 @@ _TOKEN_BYTES = re.compile(rb"(?:hf|api_org)_[A-Za-z0-9]{20,}")
 _TOKEN_STARTS = (b"hf_", b"api_org_")
 _TOKEN_OPTION = re.compile(r"(--?(?:hub[_-])?token[= ]+|HF_TOKEN=)(?!<)\S+")
 _PATH = re.compile(r"(?<![\w/:.<])(?:~?/(?:[^/\s'\"(),;]+/)+|[A-Za-z]:\\(?:[^\\\s'\"]+\\)*)(?=[^/\s])")
+#: The same between quotes, where it may hold blanks.
+_QUOTED_PATH = re.compile(
+    r"""(?<!\w)(?P<quote>['"])(?P<path>(?:~\w*/|/|[A-Za-z]:\\|\\\\)(?:(?!(?P=quote)).)+)(?P=quote)"""
+)
 #: Keys of JSON whose values name files and folders.
 _PLACE = re.compile(r"(?:name_or_path|(?:^|_)(?:file|path|dir|folder))$")
 _CHUNK = 2**20
@@ -54,14 +58,23 @@ def base_names(command: str, hub: Collection[str] = ()) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """The same value with the last part of every absolute path in its strings in place of the path."""
+    """The same value with the last part of every absolute path in its strings in place of the path.
+
+    A path that holds blanks is known to its end where it stands in quotes.
+    """
     if isinstance(value, str):
-        return _PATH.sub("", value)
+        return _PATH.sub("", _QUOTED_PATH.sub(_last_part, value))
     if isinstance(value, dict):
         return {key: without_paths(one) for key, one in value.items()}
     if isinstance(value, list):
         return [without_paths(one) for one in value]
     return value
+
+
+def _last_part(quoted: re.Match[str]) -> str:
+    path = quoted["path"]
+    name = PurePosixPath(path).name if path.startswith(("/", "~")) else PureWindowsPath(path).name
+    return f"{quoted['quote']}{name or path}{quoted['quote']}"
 
 
 def _base_name(word: str) -> str:

@@ -30,3 +30,22 @@ def test_a_broken_picture_is_named_by_row_and_path(tmp_path):
     assert (len(skipping), skipping.labels, len(skipping.dropped)) == (1, [0], 4)
     with pytest.raises(ValueError, match="None of the 1 pictures can be read"):
         drop_corrupt(data.select([2]), "image")
+
+
+@pytest.mark.parametrize("folder", ["home/alice smith/my data", 'it\'s "mine"', "a. b"])
+def test_what_was_left_out_is_told_without_its_folders(tmp_path, folder):
+    place = tmp_path / folder
+    place.mkdir(parents=True)
+    (place / "whole.png").write_bytes(stored(UPRIGHT))
+    (place / "page.png").write_bytes(b"<html>404</html>")
+    (place / "b.png").mkdir()
+    paths = [str(place / name) for name in ("whole.png", "page.png", "gone.png", "b.png")]
+    for data in (
+        Dataset.from_dict({"image": paths}),
+        Dataset.from_dict({"image": paths}).cast_column("image", Image()),
+    ):
+        _, dropped = drop_corrupt(data, "image")
+        assert [line.partition(": ")[0] for line in dropped] == ["row 1", "row 2", "row 3"]
+        for line, name in zip(dropped, ("page.png", "gone.png", "b.png"), strict=True):
+            assert name in line
+            assert not any(part in line for part in (*tmp_path.parts[1:], *folder.split("/")))

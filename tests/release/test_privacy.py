@@ -95,6 +95,21 @@ def test_notes_lose_paths_and_nothing_else():
     }
 
 
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ("row 3: '/home/alice smith/my data/a b.png' cannot be read", "row 3: 'a b.png' cannot be read"),
+        ("took \"/home/al o'neil/x y/b.png\" and 'c'", "took \"b.png\" and 'c'"),
+        ("'~/my data/birds/' and '~al/my data/c.png'", "'birds' and 'c.png'"),
+        ("'C:\\Users\\Al Smith\\b.png', '\\\\host\\My Share\\c.png'", "'b.png', 'c.png'"),
+        ("the classes 'a/b', '/', 'c d' and 'e'", None),
+        ("it's at https://x.y/z w and 'https://x.y/z w'", None),
+    ],
+)
+def test_a_path_in_quotes_goes_whole(told, wanted):
+    assert without_paths([told]) == [told if wanted is None else wanted]
+
+
 def test_configurations_name_no_place_but_keep_their_classes():
     values = {
         "_name_or_path": "/home/me/vit",
