@@ -167,13 +167,20 @@ def verification_of(
         None where there is none of this release at this commit.
 
     Raises:
-        InputError: a file that is no verification, or one of another record than this.
+        InputError: a file that is no verification, or none by this name that is of this record.
     """
     places = [] if folder is None else [folder / VERIFICATION_NAME, folder.resolve().parent / VERIFICATION_NAME]
     found = [*given, *(read_verification(path) for path in places if path.is_file())]
+    refused: InputError | None = None
+    # Folders of several releases may have one name: a verification of another is no fault where there is one of this.
     for one in found:
         if one["name"] == name and one["revision"] == revision:
-            return _measured(one, record)
+            try:
+                return _measured(one, record)
+            except InputError as error:
+                refused = refused or error
+    if refused is not None:
+        raise refused
     return None
 
 

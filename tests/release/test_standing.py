@@ -109,6 +109,18 @@ def test_what_could_not_be_checked_does_not_hold():
     assert verification_of("immune", None, record, None, [nothing_asked]).status == "not all checked"
 
 
+def test_releases_of_one_name_have_each_its_own_verification(tmp_path):
+    records = [sample_record(), sample_record()]
+    records[1].results["primary_accuracy"]["immunized"] = 0.95
+    both = [verification(one) for one in records]
+    for given in (both, both[::-1], [{**both[0], "claims": None}, *both]):
+        found = [verification_of("immune", None, one, None, given) for one in records]
+        assert [(one.status, one.accuracy["immunized"]) for one in found] == [("holds", 0.964), ("holds", 0.95)]
+    # One that was given for another release hides none beside the folder.
+    (tmp_path / "verification.json").write_text(json.dumps(both[1]), encoding="utf-8")
+    assert verification_of("immune", None, records[1], tmp_path, both[:1]).status == "holds"
+
+
 def test_a_verification_of_another_record_is_refused():
     own = verification(sample_record())
     changed = sample_record()
