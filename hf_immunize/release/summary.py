@@ -31,8 +31,12 @@ def number(value: float) -> str:
     """Three significant digits, with a power of ten for the very large and the very small."""
     if not math.isfinite(value):
         return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
-    if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    if value == 0:
+        # Also of the zero with a sign.
+        return "0"
+    if 1e-2 <= abs(value) < 9999.5:
+        # What rounds to four digits would be written with an e.
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 

@@ -26,6 +26,9 @@ __all__ = ["data_facts", "input_shape", "model_facts", "own_parts", "steps_made"
 #: β1, β2 and ε of `transformers`' arguments unless they are given.
 ADAM = (0.9, 0.999, 1e-8)
 
+#: Characters of a name.
+_LONGEST_LICENCE = 100
+
 
 def steps_made(args: ImmunizationArguments, state: TrainerState) -> dict[str, int | None]:
     """As :func:`training_facts` takes them: those made, those planned, and the one whose weights were kept."""
@@ -192,6 +195,7 @@ def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
             n_train=None if streamed else len(task.train),
             n_eval=len(task.evaluation),
             classes=task.classes,
+            license=_licence(task.train),
             source=task.source,
             arguments=dict(task.arguments),
         )
@@ -204,6 +208,7 @@ def data_facts(task: ImageTask | tuple[Any, Any]) -> DatasetRecord:
         split=None if split is None else str(split),
         fingerprint=_fingerprint(train),
         eval_fingerprint=_fingerprint(evaluation),
+        license=_licence(rows),
         source="object",
         n_train=None if train is None or is_stream(train) else len(train),
         n_eval=len(evaluation),
@@ -214,6 +219,13 @@ def input_shape(data: Any) -> list[int] | None:
     """Channels, height and width of what the model reads, from the first row of data of model inputs."""
     shape = collate_images([data[0]])["pixel_values"].shape[1:] if len(data) else ()
     return list(shape) if len(shape) == 3 else None
+
+
+def _licence(rows: Any) -> str | None:
+    """As the data set states it, where that is a name and not the text of a licence."""
+    given = getattr(getattr(rows, "info", None), "license", None)
+    named = " ".join(given.split()) if isinstance(given, str) else ""
+    return named if 0 < len(named) <= _LONGEST_LICENCE else None
 
 
 def _fingerprint(data: Any) -> str | None:

@@ -178,3 +178,12 @@ def test_what_the_model_reads_is_said():
     assert "Input: grey pictures" in grey
     assert '.convert("L")' in grey
     assert "Input:" not in card_of().text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_attacker_is_one(count):
+    report = attack_report(dict(list(ACCURACY.items())[:count])).to_dict()
+    text = card_of(results={"attacks": report}).text
+    assert f"<summary>{count} attacker{'s' if count > 1 else ''} on the harmful task" in text
+    report["budgets"]["seeds"] = list(range(count))
+    assert f"mean over {count} seed{'s' if count > 1 else ''}, " in card_of(results={"attacks": report}).text

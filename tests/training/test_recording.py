@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from samples import tiny_timm, tiny_vit
 from tiny import Images, TinyNet, picture_dataset
@@ -151,3 +152,15 @@ def test_steps_that_were_planned_and_the_one_that_was_kept(tmp_path):
     state = TrainerState(global_step=100, max_steps=100)
     whole = training_facts(args, chosen, **steps_made(args, state))["training"]
     assert not {"planned_steps", "kept_step", "notes"} & set(whole)
+
+
+@pytest.mark.parametrize(
+    ("stated", "recorded"),
+    [("cc-by-4.0", "cc-by-4.0"), ("MIT\nLicense ", "MIT License"), ("", None), ("x " * 99, None)],
+)
+def test_the_licence_of_data_is_what_the_data_set_states(stated, recorded):
+    rows = picture_dataset(20)
+    rows.info.license = stated
+    assert data_facts(load_task(rows)).license == recorded
+    inputs = ImageInputs(rows, tiny_vit()[1])
+    assert data_facts((inputs, inputs)).license == recorded
