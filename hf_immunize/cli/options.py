@@ -190,7 +190,9 @@ class TrainOptions:
     _argument_group_name = "the run"
 
     model: str | None = option(None, "Hub id (with @revision), timm name (timm/…), or folder.")
-    new_head: bool = option(False, "Give the model a new head for the primary classes.")
+    new_head: bool = option(
+        False, "Give the model a new head for the primary classes; one of these very classes stays."
+    )
     fit_steps: int = option(0, "Steps of plain fitting first; θ0 is what comes out.")
     fit_learning_rate: float | None = option(None, "Learning rate of that fit; as --learning_rate unless given.")
     control: bool = option(True, "Train the same steps with λ = 0 too, for comparison; --no_control leaves it out.")

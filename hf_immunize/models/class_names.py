@@ -14,7 +14,7 @@ from hf_immunize.data.names import are_numbers
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import unwrap
 
-__all__ = ["given_names", "in_order_of", "model_class_names", "name_classes", "why_unmatched"]
+__all__ = ["given_names", "in_order_of", "model_class_names", "name_classes", "named_in", "why_unmatched"]
 
 logger = logging.get_logger(__name__)
 
@@ -32,10 +32,23 @@ def model_class_names(model: nn.Module) -> list[str] | None:
     return None if all(_NUMBERED.fullmatch(name) for name in names) else names
 
 
+def named_in(config: Any, timm_config: Any = None) -> list[str] | None:
+    """Names of the classes in configurations alone, before there is a model; None where classes are only numbered.
+
+    Raises:
+        InputError: as :func:`model_class_names`.
+    """
+    names = _names_in(config, timm_config)
+    return None if all(_NUMBERED.fullmatch(name) for name in names) else names
+
+
 def _written_names(model: nn.Module) -> list[str]:
     model = unwrap(model)
-    config = getattr(model, "config", None)
-    named = getattr(config, "id2label", None) or {}
+    return _names_in(getattr(model, "config", None), getattr(model, "pretrained_cfg", None))
+
+
+def _names_in(config: Any, timm_config: Any) -> list[str]:
+    named: Any = getattr(config, "id2label", None) or {}
     # Tutorials write the numbers as words, whose order is another one: 0, 1, 10, 2.
     ordered = sorted(named, key=int)
     if [int(index) for index in ordered] != list(range(len(ordered))):
@@ -53,7 +66,6 @@ def _written_names(model: nn.Module) -> list[str]:
                 f"{numbers[name]} in label2id. Correct the one that is wrong: both are published with the model."
             )
     if not names:
-        timm_config = getattr(model, "pretrained_cfg", None)
         given = (timm_config.get("label_names") if isinstance(timm_config, dict) else None) or ()
         # timm takes a mapping where some numbers have no name, and JSON makes words of numbers.
         names = list(given) if not isinstance(given, Mapping) else [given[index] for index in sorted(given, key=int)]

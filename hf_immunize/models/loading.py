@@ -25,9 +25,10 @@ from hf_immunize.errors import InputError, MissingPackageError, UserError
 from hf_immunize.hub import hub_errors
 from hf_immunize.models import untrusted
 from hf_immunize.models.checkpoints import Checkpoint, checkpoint_license, find_checkpoint
-from hf_immunize.models.class_names import given_names
+from hf_immunize.models.class_names import given_names, named_in
 from hf_immunize.models.forward import check_inputs
 from hf_immunize.models.loaded import LoadedModel
+from hf_immunize.models.new_heads import draw_head, names_to_keep
 from hf_immunize.models.pooled import PooledClassifier, head_beside, is_backbone, load_backbone
 from hf_immunize.models.refusals import no_head, no_safetensors, refusal_of
 
@@ -53,7 +54,8 @@ def load_model(
             the form of transformers or of timm.
         revision: branch, tag or commit; resolved to a commit hash, which the result carries.
         num_labels: number of classes; a head with another number is replaced by a new one.
-        labels: names of the classes, in the order of the labels.
+        labels: names of the classes, in the order of the labels. A head that has other classes by its names is replaced
+            by a new one; one that has these in another order keeps its order, and one without names takes these.
         token: of the Hub; by default the one that is logged in.
         trust_remote_code: run the model's own code from the Hub; only for code that you have read.
 
@@ -135,6 +137,12 @@ def _load_timm(
             f"timm {timm.__version__} does not know the architecture of {found.name} ({config['architecture']!r}). "
             "Upgrade it: pip install -U timm."
         ) from error
+    new_head = num_labels is not None and num_labels != saved
+    if names is not None and not new_head:
+        kept = names_to_keep(_names_of(None, model.pretrained_cfg), names, found.name)
+        new_head, names = kept is None, kept or names
+        if new_head:
+            model.reset_classifier(num_labels)
     if names is not None:
         model.pretrained_cfg["label_names"] = names
     # A saved model must not remember where on this machine its weights once lay.
@@ -149,7 +157,7 @@ def _load_timm(
         library="timm",
         architecture=config["architecture"],
         kind=found.kind,
-        new_head=num_labels is not None and num_labels != saved,
+        new_head=new_head,
         n_channels=processor.n_channels,
         license=model.pretrained_cfg.get("license"),
     )
@@ -167,9 +175,6 @@ def _load_transformers(
     if found.kind == "hub":
         shared = {"revision": found.revision, "token": token, "local_files_only": found.offline}
         shared |= {"subfolder": found.subfolder} if found.subfolder else {}
-    head: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
-    if names is not None:
-        head = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     shared["trust_remote_code"] = trust_remote_code
     with hub_errors(found.name, found.revision):
         try:
@@ -177,14 +182,21 @@ def _load_transformers(
             stored = head_beside(found, config, token)
             classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
             pooled = stored is not None or (not classifies and is_backbone(config))
-            if shapes is not None:
+
+            def make(one: Any) -> nn.Module:
                 kind = AutoModel if pooled else AutoModelForImageClassification
-                untrusted.check_fits(
-                    lambda: kind.from_config(config, trust_remote_code=trust_remote_code), shapes, found.name
-                )
+                return kind.from_config(one, trust_remote_code=trust_remote_code)
+
+            if shapes is not None:
+                untrusted.check_fits(lambda: make(config), shapes, found.name)
+            others = False
+            if names is not None and (stored is not None or not pooled) and config.num_labels == len(names):
+                kept = names_to_keep(_names_of(config), names, found.name)
+                others, names = kept is None, kept or names
             if pooled:
                 if stored is None and num_labels is None:
                     raise InputError(no_head(found.name, "its checkpoint holds features only"))
+                stored = None if others else stored
                 classes = names or (None if num_labels is None else [str(index) for index in range(num_labels)])
                 model, new_head = load_backbone(found.source, stored, classes, **shared)
             else:
@@ -194,10 +206,13 @@ def _load_transformers(
                     use_safetensors=True,
                     ignore_mismatched_sizes=num_labels is not None,
                     output_loading_info=True,
-                    **head,
+                    **_head_of(num_labels, names),
                     **shared,
                 )
                 new_head = _check_new_parameters(model, info, found.name, num_labels)
+                if others and not new_head:
+                    draw_head(model, make, model.config)
+                    new_head = True
         except UserError:
             raise
         except ImportError as error:
@@ -219,6 +234,21 @@ def _load_transformers(
         new_head=new_head,
         n_channels=getattr(model.config, "num_channels", None) or 3,
     )
+
+
+def _head_of(num_labels: int | None, names: list[str] | None) -> dict[str, Any]:
+    """The head that is asked for, as ``from_pretrained`` takes it."""
+    if names is not None:
+        return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    return {} if num_labels is None else {"num_labels": num_labels}
+
+
+def _names_of(config: Any, timm_config: Any = None) -> list[str] | None:
+    try:
+        return named_in(config, timm_config)
+    except InputError:
+        # Names that contradict each other are mended by those that are given.
+        return None
 
 
 def _check_new_parameters(model: nn.Module, info: dict[str, Any], name: str, num_labels: int | None) -> bool:

@@ -102,6 +102,18 @@ def test_a_new_head_is_fitted_first(world, tmp_path, capsys):
     assert record.results["primary_accuracy"]["initial"] > 0.6
 
 
+def test_a_new_head_for_as_many_other_classes_is_new(world, tmp_path, capsys):
+    model, processor = tiny_vit(("cat", "dog"))
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "pets")
+    given = training(world, tmp_path / "out", "--new_head", model=tmp_path / "pets")
+    assert "would be measured untrained" in error_of(capsys, given)
+    assert main([*given, *SHORT, "--fit_steps", "1", "--fit_learning_rate", "1e-9"]) == 0
+    initial = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "initial")
+    assert initial.config.id2label == dict(enumerate(NAMES))
+    assert not torch.allclose(initial.classifier.weight, model.classifier.weight, atol=1e-4)
+
+
 def test_resume_after_an_interruption_gives_the_uninterrupted_run(world, tmp_path, capsys, monkeypatch):
     more = ("--save_steps", "2", "--new_head", "--fit_steps", "3")
     assert main(training(world, tmp_path / "whole", *more)) == 0

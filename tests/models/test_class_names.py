@@ -12,7 +12,7 @@ from tiny import TinyNet, picture_dataset
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_immunize import ImageInputs, ImmunizationArguments, ImmunizationTrainer, evaluate_immunization, immunize
-from hf_immunize.models.class_names import in_order_of, model_class_names, name_classes, why_unmatched
+from hf_immunize.models.class_names import in_order_of, model_class_names, name_classes, named_in, why_unmatched
 
 
 def named(data, names):
@@ -24,6 +24,9 @@ def test_names_are_those_that_somebody_gave():
     assert model_class_names(ViTForImageClassification(ViTConfig(hidden_size=8, num_attention_heads=1))) is None
     assert model_class_names(tiny_timm()) is None
     assert model_class_names(TinyNet()) is None
+    assert named_in(tiny_vit(("crow", "owl"))[0].config) == ["crow", "owl"]
+    assert named_in(ViTConfig(num_labels=2)) is None
+    assert named_in(None, {"label_names": ["crow", "owl"]}) == ["crow", "owl"]
     model = tiny_timm(num_classes=2)
     name_classes(model, ["crow", "owl"])
     assert model_class_names(model) == ["crow", "owl"]

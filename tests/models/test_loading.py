@@ -8,6 +8,7 @@ from samples import sample_record, tiny_timm, tiny_vit
 from transformers import AutoModel, AutoModelForImageClassification, ViTModel
 
 from hf_immunize.data.preprocessing import TimmImageProcessor
+from hf_immunize.models.class_names import model_class_names
 from hf_immunize.models.loading import load_model
 from hf_immunize.release.folder import save_immunized
 
@@ -48,13 +49,52 @@ def test_another_number_of_classes_is_a_new_head_on_the_same_body(request, folde
     assert changed <= {"classifier.weight", "classifier.bias", "fc.weight", "fc.bias"}
 
 
-def test_labels_name_the_classes_and_a_fitting_head_stays(vit_folder, timm_folder):
-    vit, resnet = (load_model(path, labels={0: "a", 1: "b", 2: "c"}) for path in (vit_folder, timm_folder))
+def test_labels_name_the_classes_of_a_head_without_names_which_stays_and_is_said(tmp_path, caplog):
+    model, processor = tiny_vit(("LABEL_0", "LABEL_1", "LABEL_2"))
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "vit")
+    timm.models.save_for_hf(tiny_timm(), tmp_path / "resnet", safe_serialization=True)
+    vit, resnet = (load_model(tmp_path / name, labels={0: "a", 1: "b", 2: "c"}) for name in ("vit", "resnet"))
     assert vit.model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert resnet.model.pretrained_cfg["label_names"] == ["a", "b", "c"]
     assert not vit.new_head
     assert not resnet.new_head
+    assert same_weights(vit.model, model)
     assert same_weights(resnet.model, tiny_timm())
+    assert caplog.text.count("a head of 3 classes without names: it stays, and its classes are called a, b, c") == 2
+
+
+@pytest.mark.parametrize("folder", ["vit_folder", "timm_folder"])
+def test_a_head_of_as_many_other_classes_is_drawn_anew(request, folder, caplog):
+    path = request.getfixturevalue(folder)
+    before, drawn = load_model(path), []
+    for _ in range(2):
+        torch.manual_seed(5)
+        drawn.append(load_model(path, labels=["cat", "dog", "hen"]))
+    loaded, second = drawn
+    assert loaded.new_head
+    assert "of others (crow, owl, wren): a new head is drawn for cat, dog, hen" in caplog.text
+    assert model_class_names(loaded.model) == ["cat", "dog", "hen"]
+    assert same_weights(loaded.model, second.model)
+    old, new = before.model.state_dict(), loaded.model.state_dict()
+    changed = {key for key in old if not torch.equal(old[key], new[key])}
+    assert changed & {"classifier.weight", "fc.weight"}
+    assert changed <= {"classifier.weight", "classifier.bias", "fc.weight", "fc.bias"}
+    assert all(torch.isfinite(one).all() and one.shape == old[name].shape for name, one in new.items())
+
+
+@pytest.mark.parametrize("folder", ["vit_folder", "timm_folder"])
+def test_a_head_of_the_same_classes_stays_in_its_own_order(request, folder, caplog):
+    path = request.getfixturevalue(folder)
+    before = load_model(path)
+    same = load_model(path, labels=["crow", "owl", "wren"])
+    assert not caplog.text
+    other = load_model(path, labels=["Wren", "Crow", "Owl"])
+    assert "numbers the same classes in another order, which its head keeps: Crow, Owl, Wren" in caplog.text
+    assert model_class_names(other.model) == ["Crow", "Owl", "Wren"]
+    for loaded in (same, other):
+        assert not loaded.new_head
+        assert same_weights(loaded.model, before.model)
 
 
 def test_weights_come_in_float32(tmp_path):

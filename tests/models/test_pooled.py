@@ -13,6 +13,7 @@ from torch import nn
 from trainers import arguments
 
 from hf_immunize import evaluate_immunization, features_and_logits, immunize, load_model
+from hf_immunize.models.class_names import model_class_names
 from hf_immunize.models.pooled import HEAD_NAME, PooledClassifier, with_head
 from hf_immunize.models.trainable import select_trainable
 
@@ -81,6 +82,14 @@ def test_a_tower_is_fitted_immunized_saved_and_loaded_with_its_head(tmp_path, na
     assert "AutoModel.from_pretrained" in (folder / "README.md").read_text()
     # Another number of classes is a new head, and the names of the classes are the data's.
     assert load_model(folder, labels=["a", "b"]).new_head
+    own = model_class_names(loaded.model) or [str(number) for number in range(loaded.model.classifier.out_features)]
+    assert not load_model(folder, labels=own).new_head
+    loaded.model.config.id2label = {number: f"class {number}" for number in range(len(own))}
+    loaded.model.config.label2id = {f"class {number}": number for number in range(len(own))}
+    loaded.model.save_pretrained(folder)
+    other = load_model(folder, labels=[f"kind {number}" for number in range(len(own))])
+    assert other.new_head
+    assert not torch.equal(other.model.classifier.weight, loaded.model.classifier.weight)
 
 
 def test_a_checkpoint_that_transformers_has_no_classifier_for_is_loaded_with_a_new_head(tmp_path):
