@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.attacks.suite import CARD_BUDGETS
-from hf_immunize.cli.config import parse
+from hf_immunize.cli.config import command_of, parse
 from hf_immunize.cli.options import CallOptions, FinetuneOptions, ReleaseOptions, budgets_of, option
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
+from hf_immunize.cli.refusals import check_keep, check_unused, kept_models
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
 from hf_immunize.models.packaged import loaded_lite0
@@ -23,7 +25,15 @@ from hf_immunize.training.what_trains import check_immunizes
 __all__ = ["QUICKSTART", "parser", "quickstart", "run"]
 
 FIT_STEPS, FIT_RATE = 300, 1e-3
-QUICKSTART = {"seed": 0, "output_dir": "immunized-efficientnet-lite0"}
+QUICKSTART = {"seed": 0, "output_dir": "immunized-efficientnet-lite0", "save_strategy": "no"}
+_NO_PUSH = "Push what it has made: hf-immunize push FOLDER --repo_id USER/NAME."
+_NO_CHECKPOINTS = "It takes minutes and saves no checkpoints; hf-immunize train does, and goes on from them."
+#: Options of a training that this verb does not read → what to do instead.
+UNUSED = dict.fromkeys(
+    ("push_to_hub", "hub_model_id", "hub_revision", "hub_private_repo", "hub_strategy", "hub_always_push"), _NO_PUSH
+) | dict.fromkeys(
+    ("save_strategy", "save_steps", "save_total_limit", "save_only_model", "resume_from_checkpoint"), _NO_CHECKPOINTS
+)
 #: λ of the objective ``condition``, below its own. Of seeds 0 and 1 these cost 1.4 points of primary accuracy each,
 #: and leave ridge and L-BFGS 53 to 62 %. 0.2 and 0.06: 0.8 and 1.2 points, 56 to 60 %; 0.5 and 0.06: 0.2 and 0.8, 81 to
 #: 84 %; 1 and 0.1: 0 and 1.0, 82 %; 0.2 and 0.1: 1.6 and 1.8, 34 to 45 %, but (ii) above 18.
@@ -48,6 +58,8 @@ def parser() -> VerbParser:
         "EfficientNet-Lite0 with its ImageNet weights, digits of MNIST as primary and harmful task.",
     )
     own.set_defaults(**QUICKSTART)
+    for action in own._actions:
+        action.help = argparse.SUPPRESS if action.dest in UNUSED else action.help
     return own
 
 
@@ -55,8 +67,11 @@ def run(given: Sequence[str], command: str) -> int:
     """Runs the quickstart as the options say, writes the release, and prints it."""
     own = parser()
     options = parse(own, given)
+    check_unused(options, vars(parser().parse_args([])), UNUSED)
+    command = command_of(parser(), options)
     folder = check_target(options.output_dir, options.overwrite)
     choose_attackers(options.attackers)
+    check_keep(options.keep, kept_models(options, control=True, fit=True))
     budgets = budgets_of(options, CARD_BUDGETS)
     _check_classes(options.primary_classes, options.harmful_classes)
     if options.objective == "condition":
@@ -66,8 +81,6 @@ def run(given: Sequence[str], command: str) -> int:
         ImmunizationArguments,
         options,
         output_dir=str(folder.with_name(folder.name + "-checkpoints")),
-        save_strategy="no",
-        push_to_hub=False,
         disable_tqdm=True if options.json else options.disable_tqdm,
     )
     check_immunizes(args.made_objective())

@@ -22,6 +22,7 @@ from hf_immunize.cli.options import (
 )
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
+from hf_immunize.cli.refusals import check_keep, check_pushing, kept_models
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, writing
 from hf_immunize.objectives.registry import OBJECTIVES
@@ -64,6 +65,10 @@ def run(given: Sequence[str], command: str) -> int:
     own = parser()
     options = parse(own, given)
     required("train", options, "model", "primary", "harmful", "output_dir")
+    check_pushing(options)
+    check_keep(options.keep, _kept(options))
+    if options.fit_learning_rate is not None and options.fit_steps < 1:
+        raise InputError("--fit_learning_rate is that of the fit before, and there is none. Give --fit_steps too.")
     folder, goes_on = Path(options.output_dir).expanduser(), bool(options.resume_from_checkpoint)
     work = folder.with_name(folder.name + "-checkpoints")
     # What this very run has released already, it may release again.
@@ -92,6 +97,7 @@ def run(given: Sequence[str], command: str) -> int:
         tasks = {task: _task(options, task, args) for task in TASKS if getattr(options, task) is not None}
         for task, one in tasks.items():
             say([f"{task}: {one.name}, trained on {one.split}, measured on {one.eval_split}", *one.notes])
+        check_keep(options.keep, _kept(options, labelled=tasks["harmful"].label_column is not None))
         finished = immunize(
             options.model,
             tasks["primary"],
@@ -116,9 +122,18 @@ def run(given: Sequence[str], command: str) -> int:
             finished.save(folder, keep=options.keep, overwrite=options.overwrite or goes_on)
     status = finish(folder, finished.record, options.json)
     if options.push_to_hub:
-        commit = push_to_hub(folder, repo_id, private=options.hub_private_repo, token=options.hub_token)
+        commit = push_to_hub(
+            *(folder, repo_id),
+            private=options.hub_private_repo,
+            token=options.hub_token,
+            revision=options.hub_revision,
+        )
         say([f"pushed: {commit.commit_url}"])
     return status
+
+
+def _kept(options: argparse.Namespace, labelled: bool = True) -> list[str]:
+    return kept_models(options, control=options.control, fit=options.fit_steps > 0, labelled=labelled)
 
 
 def _task(options: argparse.Namespace, task: str, args: ImmunizationArguments) -> ImageTask:

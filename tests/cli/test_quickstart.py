@@ -72,6 +72,53 @@ def test_its_weights_are_those_of_the_condition_alone(tmp_path, monkeypatch, giv
     assert seen == [weights]
 
 
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        (["--push_to_hub"], "hf-immunize push FOLDER"),
+        (["--hub_model_id", "me/digits"], "hf-immunize push FOLDER"),
+        (["--hub_revision", "try"], "hf-immunize push FOLDER"),
+        (["--save_strategy", "steps"], "saves no checkpoints; hf-immunize train does"),
+        (["--save_steps", "10"], "saves no checkpoints; hf-immunize train does"),
+        (["--resume_from_checkpoint"], "saves no checkpoints; hf-immunize train does"),
+    ],
+)
+def test_options_that_it_does_not_read_are_refused_and_stand_in_no_help(tmp_path, capsys, given, instead):
+    assert main(["quickstart", "--output_dir", str(tmp_path / "out"), *given]) == 1
+    told = capsys.readouterr().err
+    assert f"{given[0]} is not served here" in told
+    assert instead in told
+    with pytest.raises(SystemExit):
+        main(["quickstart", "--help"])
+    assert given[0] not in capsys.readouterr().out
+
+
+def test_its_command_holds_what_a_file_said(tmp_path, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    seen = []
+
+    def reached(args, *_, command, **__):
+        seen.append((command, args.save_strategy.value))
+        raise Reached
+
+    monkeypatch.setattr("hf_immunize.cli.quickstart.quickstart", reached)
+    (tmp_path / "run.yaml").write_text("max_steps: 7\nlambda_harmful: 0.7\nsave_strategy: no\n")
+    with pytest.raises(Reached):
+        main(["quickstart", "--output_dir", "out", "--config", str(tmp_path / "run.yaml"), "--seed", "3"])
+    command, saved = seen[0]
+    assert saved == "no"
+    words = command.split()
+    assert words[:2] == ["hf-immunize", "quickstart"]
+    assert {" ".join(pair) for pair in zip(words[2::2], words[3::2], strict=True)} == {
+        "--output_dir out",
+        "--max_steps 7",
+        "--lambda_harmful 0.7",
+        "--seed 3",
+    }
+
+
 @pytest.mark.slow
 @needs_weights
 @needs_images

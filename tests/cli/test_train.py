@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -311,3 +312,17 @@ def test_a_full_disk_at_the_release_is_one_line_and_nothing_is_lost(world, tmp_p
     monkeypatch.setattr("hf_immunize.training.immunize.measure", None)
     assert main([*given, "--resume_from_checkpoint"]) == 0
     certified(tmp_path / "out")
+
+
+def test_a_release_goes_to_the_branch_that_was_named(world, tmp_path, monkeypatch):
+    pushed = []
+
+    def push(folder, repo_id, **options):
+        pushed.append((folder, repo_id, options))
+        return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr("hf_immunize.cli.train.check_can_push", lambda *_, **__: None)
+    monkeypatch.setattr("hf_immunize.cli.train.push_to_hub", push)
+    more = ("--push_to_hub", "--hub_model_id", "me/x", "--hub_revision", "try", "--token", "hf_secret")
+    assert main(training(world, tmp_path / "out", *SHORT, *more)) == 0
+    assert pushed == [(tmp_path / "out", "me/x", {"private": None, "token": "hf_secret", "revision": "try"})]
