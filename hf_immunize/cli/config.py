@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import re
 import shlex
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ __all__ = ["command_of", "parse"]
 OF_ONE_CALL = {"resume_from_checkpoint", "overwrite", "hub_token", "json", "disable_tqdm", "config"}
 #: Never set by a file.
 RESERVED = {"config", "help", "help_all"}
+#: Numbers that YAML reads as words.
+_POWER = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
 
 
 def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
@@ -32,6 +38,7 @@ def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
         return _checked(parser, options)
     known = {name: action for action in parser._actions for name in _names(action)}
     spelled: dict[str, str] = {}
+    mappings = _mappings(parser)
     try:
         for key, value in _read(Path(options.config)).items():
             if key not in known:
@@ -39,6 +46,8 @@ def parse(parser: VerbParser, given: Sequence[str]) -> argparse.Namespace:
                 raise InputError(f"{options.config} has the unknown key {key!r}.{hint}")
             if (other := spelled.setdefault(known[key].dest, key)) != key:
                 raise InputError(f"{options.config} has {other!r} and {key!r}, which are one option. Keep one of them.")
+            if isinstance(value, dict) and known[key].dest in mappings and known[key].type is str:
+                value = _as_json(key, value)
             # A key without a value is one that was not given.
             if value is not None:
                 parser.set_defaults(**{known[key].dest: _typed(known[key], key, value)})
@@ -103,9 +112,35 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def _mappings(parser: VerbParser) -> set[str]:
+    """Options that hold a mapping, which the command line takes as JSON."""
+    return {
+        one.name
+        for kind in parser.kinds
+        for one in dataclasses.fields(kind)
+        if "dict" in str(typing.get_type_hints(kind)[one.name])
+    }
+
+
+def _as_json(key: str, value: dict[Any, Any]) -> str:
+    def number(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: number(one) for name, one in part.items()}
+        if isinstance(part, list):
+            return [number(one) for one in part]
+        return float(part) if isinstance(part, str) and _POWER.fullmatch(part) else part
+
+    try:
+        return json.dumps(number(value), ensure_ascii=False)
+    except TypeError as error:
+        raise InputError(f"{key} must hold numbers, words, lists and mappings, got {value!r}: {error}.") from error
+
+
 def _typed(action: argparse.Action, key: str, value: Any) -> Any:
     """The value as the command line would have read it."""
     if action.nargs in ("+", "*"):
+        if value == [] and action.nargs == "+" and action.default != []:
+            raise InputError(f"{key} is an empty list. Name something, or leave it away.")
         listed = value if isinstance(value, list) else str(value).split(",") if isinstance(value, str) else [value]
         return [_one(action, key, part.strip() if isinstance(part, str) else part) for part in listed]
     if isinstance(value, list):
@@ -123,6 +158,8 @@ def _one(action: argparse.Action, key: str, value: Any) -> Any:
     if value is False and "no" in (action.choices or ()):
         # What YAML reads in the word.
         value = "no"
+    if isinstance(value, dict) and convert is str:
+        raise InputError(f"{key} must be a value, got the mapping {value!r}")
     kind = "a whole number" if convert is int else "a number" if convert is float else "a value"
     if isinstance(value, bool) or (convert is int and isinstance(value, float) and not value.is_integer()):
         word = " (YAML reads no, yes, on and off as such: put a word in quotes)" if convert is str else ""

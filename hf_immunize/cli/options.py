@@ -177,7 +177,7 @@ class ReleaseOptions:
     keep: list[str] | None = option(
         None,
         "Models to keep beside the release, for verify and for attack --base, --control and the like; initial where "
-        "θ0 is no commit on the Hub unless given.",
+        "θ0 is no commit on the Hub unless given, none for --keep alone.",
         choices=list(BESIDE),
     )
     overwrite: bool = option(False, "Replace an earlier run in the output folder.")

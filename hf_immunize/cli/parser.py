@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_immunize.cli.options import ReleaseOptions
 from hf_immunize.training.arguments import ImmunizationArguments
 
 __all__ = ["FURTHER", "VerbParser"]
@@ -38,6 +39,8 @@ SHOWN = {
     "dataloader_num_workers",
     "disable_tqdm",
 }
+#: Lists of a release that mean something without a value: no attackers, no models beside it.
+MAY_BE_EMPTY = {"attackers", "keep"}
 FURTHER = (
     "--help_all shows every field of transformers.TrainingArguments; all of them can be given, here or in --config."
 )
@@ -57,6 +60,17 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         spelled = [one for one in action.option_strings if "-" not in one.removeprefix("--")]
         value = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.rsplit("_", 1)[-1].upper())
         return ", ".join(spelled or action.option_strings) + value
+
+
+class _Listed(argparse.Action):
+    """A list of values; an option that is given again goes on with it, in place of dropping what stood there."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before: Any = getattr(namespace, self.dest, None)
+        # The default itself, and no list that happens to be like it.
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
 class VerbParser(HfArgumentParser):
@@ -92,6 +106,10 @@ class VerbParser(HfArgumentParser):
             formatter_class=_Help,
             allow_abbrev=False,
         )
+        for action in self._actions:
+            if action.nargs == "+":
+                action.__class__ = _Listed
+                action.nargs = "*" if action.dest in MAY_BE_EMPTY and ReleaseOptions in self.kinds else "+"
         if positional is not None:
             self.add_argument(positional[0], nargs="*" if many else "?", help=positional[1])
         if trains:

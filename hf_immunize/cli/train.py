@@ -84,6 +84,8 @@ def run(given: Sequence[str], command: str) -> int:
     )
     check_immunizes(args.made_objective())
     attackers, budgets = options.attackers or None, budgets_of(options, CARD_BUDGETS)
+    if attackers is None:
+        say(["no attackers were named: the release will say nothing of attacks."])
     repo_id = options.hub_model_id or folder.name
     if options.push_to_hub and args.should_save:
         check_can_push(repo_id, token=options.hub_token)

@@ -12,6 +12,7 @@ from hf_immunize.cli.main import main
 from hf_immunize.cli.quickstart import parser as quickstart_parser
 from hf_immunize.cli.train import parser as train_parser
 from hf_immunize.release.record import ImmunizationRecord
+from hf_immunize.training.arguments import ImmunizationArguments
 
 
 def parsed(verb, *given):
@@ -42,6 +43,18 @@ def test_the_command_line_goes_over_the_file(tmp_path):
     assert parsed("train", "--config", str(file)).per_device_train_batch_size == 7
     file.write_text("")
     assert parsed("train", "--config", str(file)).objective == "condition"
+
+
+def test_a_mapping_is_what_the_command_line_takes_as_json(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "objective: lto\nobjective_kwargs: {inner_steps: 2, inner_learning_rate: 5e-3, first_order: true}\n"
+        "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs:\n  num_cycles: 2\n"
+    )
+    own = train_parser()
+    options = parse(own, ["--config", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "out"), "--use_cpu"])
+    args = own.of(ImmunizationArguments, options)
+    assert args.objective_kwargs == {"inner_steps": 2, "inner_learning_rate": 0.005, "first_order": True}
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
 def test_a_run_by_a_file_alone(world, tmp_path):
@@ -94,6 +107,10 @@ def test_what_yaml_makes_of_no_and_of_nothing(tmp_path):
         ("- model", "must hold `name: value` lines, got list"),
         ("model: [", "is not valid YAML"),
         ("run: x", "unknown key 'run'"),
+        ("model: {vit: 1}", "model must be a value, got the mapping {'vit': 1}"),
+        ("objective_kwargs: {since: 2020-01-01}", "must hold numbers, words, lists and mappings"),
+        ("trainable: []", "trainable is an empty list"),
+        ("finetune_steps: []", "finetune_steps is an empty list"),
     ],
 )
 def test_a_file_that_cannot_be_says_what_is_wrong(tmp_path, capsys, text, message):
@@ -116,11 +133,14 @@ def test_a_missing_file_is_named(capsys, tmp_path):
         ["--trainable", "last", "score", "--primary", "a folder/it's here", "--scale_free", "false", "--seed", "3"],
         ["--resume_from_checkpoint", "--overwrite", "--json", "--token", "hf_secretsecretsecret"],
         ["--config", "run.yaml", "--seed", "4"],
+        ["--config", "lists.yaml"],
+        ["--config", "lists.yaml", "--keep", "initial", "--lambda_harmful", "0.1"],
     ],
 )
 def test_the_command_of_a_run_repeats_it(tmp_path, monkeypatch, more):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("lambda_harmful: 0.2\nseed: 3\ncontrol: false\nresume_from_checkpoint: last\n")
+    (tmp_path / "lists.yaml").write_text("keep: []\nattackers: []\nobjective_kwargs: {inner_steps: 2}\n")
     options = parse(train_parser(), ["--model", "vit", "--output_dir", "out", *more])
     words = shlex.split(command_of(train_parser(), options))
     assert words[:4] == ["hf-immunize", "train", "--model", "vit"]
