@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_immunize.errors import InputError
 from hf_immunize.objectives.objective import ModelObjective, StepView, checked_count, checked_positive
@@ -77,9 +79,11 @@ class LTO(ModelObjective):
         width = step.harmful_features.shape[1]
         head = next(iter(weights.values())).new_zeros(width, int(labels.max()) + 1).requires_grad_()
         for _ in range(self.inner_steps):
-            loss = functional.cross_entropy(step.features(weights, support) @ head, support["labels"])
-            leaves = [*weights.values(), head]
-            slopes = torch.autograd.grad(loss, leaves, create_graph=not self.first_order, allow_unused=True)
+            # The fused kernels of attention have no second derivative.
+            with contextlib.nullcontext() if self.first_order else sdpa_kernel(SDPBackend.MATH):
+                loss = functional.cross_entropy(step.features(weights, support) @ head, support["labels"])
+                leaves = [*weights.values(), head]
+                slopes = torch.autograd.grad(loss, leaves, create_graph=not self.first_order, allow_unused=True)
             moved = [
                 leaf if slope is None else leaf - self.inner_learning_rate * slope
                 for leaf, slope in zip(leaves, slopes, strict=True)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from samples import tiny_vit
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -83,6 +84,35 @@ def test_first_order_takes_the_gradient_at_the_adapted_weights():
     loss, moved = adapted(model, batch(2), 2, 0.5)
     for slope, wanted in zip(slopes, torch.autograd.grad(-loss, list(moved.parameters())), strict=True):
         assert torch.allclose(slope, wanted)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_attention_is_adapted_through_as_its_plain_form_is(first_order):
+    """By default a transformer runs a fused kernel, which has no second derivative."""
+    slopes = {}
+    for attention in ("sdpa", "eager"):
+        model = tiny_vit()[0]
+        model.set_attn_implementation(attention)
+        parameters = dict(model.named_parameters())
+
+        def features(weights, one, model=model):
+            return functional_call(model.vit, _of_body(weights), (one["pixel_values"],)).last_hidden_state[:, 0]
+
+        pixels = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        first, second = ({"pixel_values": one, "labels": LABELS} for one in pixels.split(6))
+        step = StepView(
+            parameters, first, second, features(parameters, first), features(parameters, second), {}, features
+        )
+        objective = LTO(1.0, 1.0, inner_steps=2, inner_learning_rate=0.5, first_order=first_order)
+        loss = sum(objective.of_step(step, lambda one: one).values())
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        slopes[attention] = {name: one for name, one in zip(parameters, found, strict=True) if one is not None}
+    assert any("attention" in name and one.abs().max() > 1e-4 for name, one in slopes["sdpa"].items())
+    torch.testing.assert_close(slopes["sdpa"], slopes["eager"], rtol=1e-3, atol=1e-5)
+
+
+def _of_body(weights):
+    return {name.removeprefix("vit."): one for name, one in weights.items() if name.startswith("vit.")}
 
 
 def test_what_it_needs_is_said():
