@@ -38,7 +38,7 @@ from hf_immunize.models.loading import load_model
 from hf_immunize.release.certify import certified
 from hf_immunize.release.figures import ATTACKS_NAME, TRIALS_NAME, plot_attacks, plot_trials, save_figure
 from hf_immunize.release.record import DatasetRecord, ImmunizationRecord
-from hf_immunize.release.target import claimed
+from hf_immunize.release.target import check_can_be_made, claimed
 from hf_immunize.release.update import check_beside, update_release
 from hf_immunize.training.recording import data_facts
 
@@ -144,8 +144,7 @@ def _target(options: argparse.Namespace) -> Path | None:
     if options.output_dir is None:
         return None
     folder = Path(options.output_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{folder} is a file. Name a folder.")
+    check_can_be_made(folder)
     if (folder / REPORT_NAME).exists() and not options.overwrite:
         raise OutputExistsError(f"{folder / REPORT_NAME} exists. Name another folder, or replace it with --overwrite.")
     return folder

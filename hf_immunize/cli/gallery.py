@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import GalleryOptions, HubCallOptions
 from hf_immunize.cli.parser import VerbParser
-from hf_immunize.cli.printing import say, stdout_for_results
+from hf_immunize.cli.printing import as_json, say, stdout_for_results
 from hf_immunize.release.gallery import check_page, gallery, save_gallery
 
 __all__ = ["parser", "run"]
@@ -35,7 +34,7 @@ def run(given: Sequence[str], command: str) -> int:
         path = save_gallery(entries, options.output, failed=failed, title=options.title, overwrite=options.overwrite)
     if options.json:
         shown = {one.name: one.measured.status if one.measured else "not verified" for one in entries}
-        print(json.dumps({"page": str(path), "shown": shown, "failed": failed}, indent=2, ensure_ascii=False))
+        print(as_json({"page": str(path), "shown": shown, "failed": failed}))
     else:
         print(path)
     say(f"{name} is not shown: {why}" for name, why in failed.items())

@@ -15,7 +15,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.release.table import table
 
-__all__ = ["finish", "required", "say", "stdout_for_results"]
+__all__ = ["as_json", "finish", "required", "say", "stdout_for_results"]
 
 
 def stdout_for_results(as_json: bool) -> contextlib.AbstractContextManager[Any]:
@@ -39,6 +39,12 @@ def say(notes: Iterable[str]) -> None:
     """What was chosen for the user, on the error stream, a line each."""
     for note in notes:
         print(f"hf-immunize: {note}", file=sys.stderr)
+
+
+def as_json(values: Any) -> str:
+    """Values as JSON, with escapes where the output cannot hold their letters."""
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(values, indent=2, ensure_ascii=not unicode)
 
 
 def finish(folder: Path, record: ImmunizationRecord, as_json: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hf_immunize.attacks.attacker import choose_attackers
@@ -13,7 +14,7 @@ from hf_immunize.cli.config import command_of, parse
 from hf_immunize.cli.options import CallOptions, FinetuneOptions, ReleaseOptions, budgets_of, option
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, stdout_for_results
-from hf_immunize.cli.refusals import check_keep, check_unused, kept_models
+from hf_immunize.cli.refusals import check_has_a_name, check_keep, check_unused, kept_models
 from hf_immunize.data.packaged import digits
 from hf_immunize.errors import InputError
 from hf_immunize.models.packaged import loaded_lite0
@@ -69,6 +70,7 @@ def run(given: Sequence[str], command: str) -> int:
     options = parse(own, given)
     check_unused(options, vars(parser().parse_args([])), UNUSED)
     command = command_of(parser(), options)
+    check_has_a_name(Path(options.output_dir))
     folder = check_target(options.output_dir, options.overwrite)
     choose_attackers(options.attackers)
     check_keep(options.keep, kept_models(options, control=True, fit=True))

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hf_immunize.attacks.attacker import choose_attackers
 from hf_immunize.cli.printing import say
 from hf_immunize.errors import InputError
 
-__all__ = ["check_keep", "check_pushing", "check_unused", "kept_models"]
+__all__ = ["check_has_a_name", "check_keep", "check_pushing", "check_unused", "kept_models"]
 
 #: Options of a push that a verb makes of the release alone, and the only value that says so.
 _OF_CHECKPOINTS = {"hub_strategy": "every_save", "hub_always_push": False}
 _OF_A_PUSH = ("hub_model_id", "hub_revision", "hub_private_repo")
+
+
+def check_has_a_name(folder: Path) -> None:
+    """Refuses an output folder beside which nothing can stand: checkpoints and half-made releases do.
+
+    Raises:
+        InputError: it is ``.``, ``..`` or the root.
+    """
+    if folder.name in ("", ".."):
+        raise InputError(
+            f"--output_dir {folder} has no name, and checkpoints go beside the release, to NAME-checkpoints. Name a "
+            "folder that can be made or replaced as a whole."
+        )
 
 
 def check_pushing(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from hf_immunize.cli.options import (
 )
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import finish, required, say, stdout_for_results
-from hf_immunize.cli.refusals import check_keep, check_pushing, kept_models
+from hf_immunize.cli.refusals import check_has_a_name, check_keep, check_pushing, kept_models
 from hf_immunize.data.task import ImageTask, load_task
 from hf_immunize.errors import InputError, OutputExistsError, writing
 from hf_immunize.objectives.registry import OBJECTIVES
@@ -70,6 +70,7 @@ def run(given: Sequence[str], command: str) -> int:
     if options.fit_learning_rate is not None and options.fit_steps < 1:
         raise InputError("--fit_learning_rate is that of the fit before, and there is none. Give --fit_steps too.")
     folder, goes_on = Path(options.output_dir).expanduser(), bool(options.resume_from_checkpoint)
+    check_has_a_name(folder)
     work = folder.with_name(folder.name + "-checkpoints")
     # What this very run has released already, it may release again.
     check_target(folder, options.overwrite or (goes_on and _is_release_of(folder, work)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import torch
 from hf_immunize.cli.config import parse
 from hf_immunize.cli.options import HubCallOptions, VerifyOptions
 from hf_immunize.cli.parser import VerbParser
-from hf_immunize.cli.printing import required, say, stdout_for_results
-from hf_immunize.errors import OutputExistsError
+from hf_immunize.cli.printing import as_json, required, say, stdout_for_results
+from hf_immunize.errors import OutputExistsError, writing
 from hf_immunize.release.figures import VERIFICATION_FIGURE, plot_verification, save_figure
+from hf_immunize.release.target import check_can_be_made
 from hf_immunize.release.verified import check_can_ask, push_verified
 from hf_immunize.release.verify import VERIFICATION_NAME, verify
 
@@ -36,8 +36,10 @@ def run(given: Sequence[str], command: str) -> int:
     options = parse(parser(), given)
     required("verify", options, "model")
     folder = None if options.output_dir is None else Path(options.output_dir).expanduser()
-    if folder is not None and (folder / VERIFICATION_NAME).exists() and not options.overwrite:
-        raise OutputExistsError(f"{folder / VERIFICATION_NAME} exists. Name another folder, or pass --overwrite.")
+    if folder is not None:
+        if (folder / VERIFICATION_NAME).exists() and not options.overwrite:
+            raise OutputExistsError(f"{folder / VERIFICATION_NAME} exists. Name another folder, or pass --overwrite.")
+        check_can_be_made(folder)
     if options.create_pr:
         check_can_ask(options.model, token=options.token)
     with stdout_for_results(options.json):
@@ -56,9 +58,10 @@ def run(given: Sequence[str], command: str) -> int:
         say(found.notes)
     written = []
     if folder is not None:
-        written = [found.save(folder), save_figure(plot_verification(found.claims), folder / VERIFICATION_FIGURE)]
+        with writing(folder, "Make room, or choose another folder."):
+            written = [found.save(folder), save_figure(plot_verification(found.claims), folder / VERIFICATION_FIGURE)]
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        print(as_json(found.to_dict()))
     else:
         print(found)
         for path in written:

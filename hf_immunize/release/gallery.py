@@ -29,6 +29,7 @@ from hf_immunize.release.standing import (
     verification_of,
 )
 from hf_immunize.release.summary import percent
+from hf_immunize.release.target import check_can_be_made
 
 __all__ = ["Entry", "Figure", "check_page", "gallery", "gallery_entry", "save_gallery"]
 
@@ -188,13 +189,15 @@ def check_page(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """The file of a page, refused where something stands there; worth calling before any work.
 
     Raises:
-        FileExistsError: a folder, or a file while ``overwrite`` is false.
+        FileExistsError: a folder, or a file while ``overwrite`` is false; or its folder cannot be one.
+        OSError: its folder cannot be written.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder. Name a file, such as {path / 'gallery.html'}.")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists. Name another file, or pass overwrite=True (--overwrite).")
+    check_can_be_made(path.parent)
     return path
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import filelock
 
-from hf_immunize.errors import OutputExistsError
+from hf_immunize.errors import OutputError, OutputExistsError
 from hf_immunize.release.files import generated_files
 
-__all__ = ["check_target", "claimed", "move_into_place", "unfinished_beside"]
+__all__ = ["check_can_be_made", "check_target", "claimed", "move_into_place", "unfinished_beside"]
 
 UNFINISHED = ".unfinished"
 
@@ -42,6 +42,21 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> Path:
     return folder
 
 
+def check_can_be_made(folder: str | os.PathLike[str]) -> None:
+    """Whether files can be written into a folder that is there or not yet; worth calling before any work.
+
+    Raises:
+        FileExistsError: it, or what it would stand in, is a file.
+        OSError: its place is somebody else's.
+    """
+    path = Path(folder).expanduser().absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir():
+        raise OutputExistsError(f"{there} is a file. Name a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{there} cannot be written (no right to). Choose another folder.")
+
+
 @contextlib.contextmanager
 def claimed(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Makes an output folder and keeps other runs out of it; a folder made here that stays empty is removed again.
@@ -54,6 +69,8 @@ def claimed(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder).expanduser().absolute()
     folder = folder.resolve() if folder.is_symlink() else folder
+    if not folder.name:
+        raise OutputExistsError(f"{folder} is the root of the disk. Choose a folder inside it.")
     path = folder.with_name(f".{folder.name}.lock")
     # One lock a path in a process, so that a verb may hold it around a save that takes it too.
     lock = filelock.FileLock(path, is_singleton=True)

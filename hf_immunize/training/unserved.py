@@ -66,8 +66,12 @@ _NUMBERS: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("rir_group_size", "rir_max_samples"), Integral, 2),
     (("dataloader_num_workers", "seed", "data_seed"), Integral, 0),
     (("max_steps",), Integral, -1),
-    (("learning_rate", "weight_decay", "max_grad_norm", "cache_frozen_gb", "warmup_steps"), Real, 0),
+    (("learning_rate", "weight_decay", "max_grad_norm", "cache_frozen_gb", "warmup_steps", "adam_epsilon"), Real, 0),
 )
+#: Shares, which are below 1.
+_SHARES = ("adam_beta1", "adam_beta2")
+#: NumPy takes no larger seed.
+_LARGEST_SEED = 2**32 - 1
 _OPTIONAL = {"per_device_harmful_batch_size", "data_seed", "max_grad_norm"}
 _OPTIMIZERS = {
     "lomo": _ONE_RATE,
@@ -114,6 +118,12 @@ def check_numbers(args: Any) -> None:
             if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or value < least:
                 what = "a whole number" if kind is Integral else "a number"
                 raise InputError(f"{name} must be {what} of {least} or more, got {value!r}.")
+    if args.seed > _LARGEST_SEED:
+        raise InputError(f"seed must be {_LARGEST_SEED} or less, got {args.seed}.")
+    for name in _SHARES:
+        value = getattr(args, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise InputError(f"{name} must be a number from 0 to below 1, got {value!r}.")
 
 
 def _check(given: Any, table: Mapping[str, tuple[tuple[Any, ...], str]], where: str) -> None:

@@ -55,3 +55,10 @@ def test_what_verify_wrote_into_a_release_is_shown(world, released, tmp_path, ca
     assert main(["gallery", str(folder), "--output", str(tmp_path / "page.html"), "--json"]) == 0
     assert (status, found["holds"]) == (0, True)
     assert json.loads(capsys.readouterr().out)["shown"] == {"release": "holds"}
+
+
+def test_a_page_that_cannot_be_is_refused_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hf_immunize.cli.gallery.gallery", None)
+    (tmp_path / "file").write_text("mine")
+    given = ["gallery", str(tmp_path), "--output", str(tmp_path / "file" / "page.html")]
+    assert "file is a file. Name a folder" in error_of(capsys, given)

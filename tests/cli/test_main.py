@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -77,3 +78,14 @@ def test_a_stop_leaves_nothing_half_written(tmp_path, number, status):
 def test_names_of_files_do_not_steer_the_terminal(tmp_path, capsys):
     assert main(["push", str(tmp_path / "a\x1b[2Jb"), "--repo_id", "me/x"]) == 1
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_terminal_cannot_show_are_no_reason_to_stop(monkeypatch, encoding):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("hf_immunize.cli.push.run", lambda *_, **__: print("κ = 3") or 0)
+    assert main(["push"]) == 0
+    assert main(["--help"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().startswith(b"? = 3\nusage: hf-immunize VERB ?")

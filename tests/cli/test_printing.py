@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from commands import training
 from samples import sample_record
 
 from hf_immunize.cli.main import main
-from hf_immunize.cli.printing import finish, required, say, stdout_for_results
+from hf_immunize.cli.printing import as_json, finish, required, say, stdout_for_results
 
 
 def test_training_prints_a_table_or_json(world, tmp_path, capsys):
@@ -48,8 +49,8 @@ def test_notes_go_to_the_error_stream(capsys):
 
 
 def test_with_json_what_libraries_print_stays_out_of_stdout(capsys):
-    for as_json, stream in ((True, "err"), (False, "out")):
-        with stdout_for_results(as_json):
+    for wanted, stream in ((True, "err"), (False, "out")):
+        with stdout_for_results(wanted):
             print("a library's word")
         captured = capsys.readouterr()._asdict()
         assert captured.pop(stream) == "a library's word\n"
@@ -71,3 +72,10 @@ def test_a_release_is_printed_with_its_files_and_how_to_publish_it(tmp_path, cap
     assert out.rstrip().endswith(f"hf-immunize push '{folder}' --repo_id USER/NAME")
     assert finish(folder, sample_record(), True) == 0
     assert json.loads(capsys.readouterr().out)["training"] == sample_record().training
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("utf-8", '"κ é 🙂"'), ("latin-1", r'"\u03ba \u00e9 \ud83d\ude42"')])
+def test_json_is_json_in_every_encoding(monkeypatch, encoding, text):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert as_json("κ é 🙂") == text
+    assert json.loads(text) == "κ é 🙂"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from commands import error_of, training
 
 from hf_immunize.cli.main import main
-from hf_immunize.cli.refusals import check_keep, check_pushing, check_unused, kept_models
+from hf_immunize.cli.refusals import check_has_a_name, check_keep, check_pushing, check_unused, kept_models
 from hf_immunize.cli.train import parser as train_parser
 
 
@@ -101,3 +102,14 @@ def test_a_learning_rate_of_no_fit_is_refused(world, tmp_path, capsys, reached):
     assert "there is none. Give --fit_steps too" in error_of(capsys, given)
     with pytest.raises(Reached):
         main([*given, "--fit_steps", "3"])
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "folder/.."])
+def test_a_folder_without_a_name_is_refused(world, tmp_path, capsys, reached, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="has no name, and checkpoints go beside the release"):
+        check_has_a_name(Path(name))
+    assert "has no name" in error_of(capsys, training(world, name))
+    assert "has no name" in error_of(capsys, ["quickstart", "--output_dir", name])
+    check_has_a_name(Path("folder"))
+    check_has_a_name(Path("../folder/"))

@@ -129,6 +129,13 @@ def test_a_pull_request_that_cannot_be_is_refused_before_anything_is_measured(
     assert why in error_of(capsys, ["verify", name or str(release), *given[2:], "--create_pr"])
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(given, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr("hf_immunize.cli.verify.verify", None)
+    (tmp_path / "file").write_text("mine")
+    assert "file is a file. Name a folder" in error_of(capsys, [*given, "--output_dir", str(tmp_path / name)])
+
+
 def test_what_is_no_release_is_said(world, tmp_path, capsys):
     assert "holds no immunization.json" in error_of(capsys, ["verify", str(world / "vit")])
     assert "There is no folder" in error_of(capsys, ["verify", str(tmp_path / "nowhere")])

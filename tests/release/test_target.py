@@ -11,7 +11,7 @@ from samples import sample_record
 
 from hf_immunize.release.folder import missing_parts
 from hf_immunize.release.record import ImmunizationRecord
-from hf_immunize.release.target import check_target, claimed
+from hf_immunize.release.target import check_can_be_made, check_target, claimed
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
@@ -160,3 +160,21 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     assert missing_parts(tmp_path / "disk") == []
     with pytest.raises(FileExistsError, match="mount point"):
         check_target("/proc", True)
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    check_can_be_made(tmp_path)
+    check_can_be_made(tmp_path / "new" / "folder")
+    for name in ("file", "file/folder", "file/folder/deeper"):
+        with pytest.raises(FileExistsError, match=r"file is a file\. Name a folder"):
+            check_can_be_made(tmp_path / name)
+    monkeypatch.setattr("hf_immunize.release.target.os.access", lambda *_: False)
+    with pytest.raises(OSError, match="cannot be written"):
+        check_can_be_made(tmp_path / "new")
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_root_is_no_folder_for_a_release():
+    with pytest.raises(FileExistsError, match="is the root of the disk"), claimed("/"):
+        pass

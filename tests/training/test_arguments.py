@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 
 import pytest
@@ -112,6 +113,10 @@ def test_further_arguments_that_do_not_fit_are_refused(given, said):
         ({"learning_rate": "5e-5"}, "learning_rate must be a number of 0 or more, got '5e-5'"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number of 0 or more, got nan"),
         ({"weight_decay": -1}, "weight_decay must be a number of 0 or more"),
+        ({"seed": 2**40}, "seed must be 4294967295 or less, got 1099511627776"),
+        ({"adam_beta1": 2.0}, "adam_beta1 must be a number from 0 to below 1, got 2.0"),
+        ({"adam_beta2": math.nan}, "adam_beta2 must be a number from 0 to below 1, got nan"),
+        ({"adam_epsilon": -1.0}, "adam_epsilon must be a number of 0 or more, got -1.0"),
         ({"seed": None}, "seed must be a whole number of 0 or more"),
         ({"save_strategy": "best"}, "save_strategy='best' needs the name of what is best"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end chooses among evaluations"),
