@@ -30,8 +30,8 @@ def metadata_claims(record: ImmunizationRecord, data: Mapping[str, Any]) -> Iter
         other = [one for one in _listed(data.get(key)) if one not in own]
         if other:
             why = "" if own else "The record names none."
-            claimed, found = str(other[0]), ", ".join(map(str, own)) or None
-            yield Claim(f"the card's metadata ({key})", claimed, found, None, "differs", why)
+            held = ", ".join(map(str, own)) or None
+            yield Claim(f"the card's metadata ({key})", str(other[0]), held, None, "differs", why)
     given = data.get("license")
     if given is not None and given != record.license:
         why = f"The card's metadata give the licence {given}, the record {record.license or 'none'}."

@@ -90,10 +90,11 @@ def test_a_ceiling_that_reads_pictures_otherwise_is_refused(world, tmp_path, cap
 
 def test_budgets_of_many_steps_are_taken(world, capsys):
     given = [*command(world, "--attackers", "last-block", "--json"), "--finetune_samples", "5", "--finetune_steps"]
-    assert main([*given, "1", "3", "300"]) == 0
+    # Beside the 2 that stands there before.
+    assert main([*given, "3", "300"]) == 0
     report = AttackReport.from_dict(json.loads(capsys.readouterr().out))
-    assert list(report.worst_case["fine-tuning"]["immunized"]["5"]) == ["1", "3", "300"]
-    assert list(report.trials["fine-tuning"]["immunized"]) == ["1", "3", "300"]
+    assert list(report.worst_case["fine-tuning"]["immunized"]["5"]) == ["2", "3", "300"]
+    assert list(report.trials["fine-tuning"]["immunized"]) == ["2", "3", "300"]
     assert "At 300 steps the search" in str(report)
 
 

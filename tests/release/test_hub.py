@@ -166,7 +166,10 @@ with torch.inference_mode():
 def test_a_trainer_pushes_a_measured_release_in_one_commit(hub, clients):
     before = len(hub.commits())
     oid, logits, pixels, refused = clients["writer"].run(TRAIN_AND_PUSH.format(repo_id="me/from-trainer"))
-    assert len(hub.commits()) == before + 1
+    # No commit of the Hub has θ0, so that it goes up beside: to a branch of its own.
+    assert len(hub.commits()) == before + 2
+    repo = hub.repos["me/from-trainer"]
+    assert "model.safetensors" in repo.commits[repo.branches["initial"]]
     assert "the trainer needs harmful_eval_dataset" in refused
     assert hub.repos["me/from-trainer"].branches["main"] == oid
     assert not any("training_args" in name or "optimizer" in name for name in hub.repos["me/from-trainer"].files)
