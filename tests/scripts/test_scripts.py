@@ -56,8 +56,9 @@ def test_a_release_among_them_is_whole_but_for_its_weights():
     assert folders == [ROOT / "model_cards" / "quickstart"]
     for folder in folders:
         found = list(published_claims(find_release(folder)))
-        assert [one.status for one in found] == ["cannot be checked", *["holds"] * 3]
-        assert found[0].why == "Not here: model.safetensors."
+        missing = [one for one in found if one.status != "holds"]
+        assert [(one.status, one.why) for one in missing] == [("cannot be checked", "Not here: model.safetensors.")]
+        assert len(found) > 4
 
 
 def test_a_row_is_of_its_record_and_says_what_was_verified(scripts, tmp_path, monkeypatch, capsys):

@@ -46,7 +46,7 @@ class Known(Images):
 
     def __init__(self, labels) -> None:
         super().__init__(len(labels))
-        self.labels = labels
+        self.labels, self.y = labels, torch.tensor(labels)
 
 
 @pytest.mark.parametrize(
