@@ -183,6 +183,8 @@ def immunize(
     check_ceiling_steps(ceiling_steps)
     if args is not None:
         check_stages(args, control or bool(fit_steps))
+    if fit_learning_rate is not None and fit_steps < 1:
+        raise InputError("fit_learning_rate is that of the fit before, and there is none. Give fit_steps too.")
     fine_tuned = attackers is not None and any(one.kind == "fine-tuning" for one in choose_attackers(attackers))
     if ceilings and attackers is None:
         raise InputError(

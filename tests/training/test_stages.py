@@ -148,10 +148,13 @@ def test_what_a_later_stage_would_refuse_is_refused_before_the_first(tmp_path):
         "eval_steps": 2,
         "metric_for_best_model": "loss",
     }
+    no_fit = {"fit_steps": 0, "fit_learning_rate": None}
     with pytest.raises(ValueError, match="follows evaluations, and a fit and the control make none"):
         call(tmp_path, network=network, changes=changes)
+    with pytest.raises(ValueError, match="fit_learning_rate is that of the fit before, and there is none"):
+        call(tmp_path, network=network, fit_steps=0)
     with pytest.raises(ValueError, match="both 0: this is plain fine-tuning"):
         call(tmp_path, network=network, changes={"push_to_hub": True, "lambda_primary": 0.0, "lambda_harmful": 0.0})
     torch.testing.assert_close(network.state_dict(), before)
-    done = call(tmp_path, network=network, changes=changes, fit_steps=0, control=False, attackers=None)
+    done = call(tmp_path, network=network, changes=changes, **no_fit, control=False, attackers=None)
     assert done.record.training["lr_scheduler"] == "reduce_lr_on_plateau"
