@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from hf_immunize.data.task import ImageTask, load_task
     from hf_immunize.linear.immunize import LinearImmunization, immunize_linear
     from hf_immunize.linear.optimum import optimal_linear_extractor
-    from hf_immunize.metrics.evaluation import Protocol, RIRReport, evaluate_immunization
+    from hf_immunize.metrics.evaluation import evaluate_immunization
     from hf_immunize.metrics.load import load_rir
+    from hf_immunize.metrics.report import Protocol, RIRReport
     from hf_immunize.models.head import features_and_logits
     from hf_immunize.models.loaded import LoadedModel
     from hf_immunize.models.loading import load_model
@@ -45,7 +46,8 @@ _HOMES = {
     "data.task": ("ImageTask", "load_task"),
     "linear.immunize": ("LinearImmunization", "immunize_linear"),
     "linear.optimum": ("optimal_linear_extractor",),
-    "metrics.evaluation": ("Protocol", "RIRReport", "evaluate_immunization"),
+    "metrics.evaluation": ("evaluate_immunization",),
+    "metrics.report": ("Protocol", "RIRReport"),
     "metrics.load": ("load_rir",),
     "models.head": ("features_and_logits",),
     "models.loaded": ("LoadedModel",),

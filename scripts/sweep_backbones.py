@@ -38,7 +38,7 @@ from transformers.utils import logging
 
 from hf_immunize import ImmunizationArguments, evaluate_immunization, features_and_logits, immunize
 from hf_immunize.errors import InputError, UserError
-from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.head import find_head
 from hf_immunize.models.loading import load_model
 from hf_immunize.models.trainable import select_trainable

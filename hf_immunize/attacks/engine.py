@@ -18,8 +18,8 @@ from hf_immunize.attacks.self_check import self_check
 from hf_immunize.attacks.subject import Redrawn, Subject
 from hf_immunize.attacks.summary import summarise
 from hf_immunize.data.collate import collate_images, on_device
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.errors import InputError
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
 __all__ = ["attack_subjects"]
 

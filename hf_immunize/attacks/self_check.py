@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from hf_immunize.attacks.attacker import Attacker
 from hf_immunize.attacks.judging import Draw, judge
 from hf_immunize.attacks.subject import Subject
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.errors import UserError
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
 __all__ = ["BrokenAttackerError", "self_check"]
 

@@ -13,7 +13,8 @@ from hf_immunize.cli.pair import reader_of, say_if_beside_itself
 from hf_immunize.cli.parser import VerbParser
 from hf_immunize.cli.printing import required, say, stdout_for_results
 from hf_immunize.data.task import load_evaluation
-from hf_immunize.metrics.evaluation import MOST_MEASURED, Protocol, evaluate_immunization
+from hf_immunize.metrics.evaluation import MOST_MEASURED, evaluate_immunization
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.loading import load_model
 
 __all__ = ["parser", "run"]

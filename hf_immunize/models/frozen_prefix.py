@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.errors import InputError
 from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap
 from hf_immunize.models.head import features_and_logits
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.models.tf32 import without_tf32
 from hf_immunize.models.trainable import keep_still, modules_before_training
 

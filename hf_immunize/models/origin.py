@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 
 __all__ = ["commit_of_weights"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.models.copies import copied
 from hf_immunize.models.head import features_and_logits
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
 __all__ = ["draw_anew", "estimate_statistics", "random_weights"]
 

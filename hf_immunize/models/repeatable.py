@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from hf_immunize.data.collate import on_device
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.errors import InputError
 from hf_immunize.models.copies import copied
 from hf_immunize.models.forward import as_weights_are, evaluating, unwrap
 from hf_immunize.models.head import features_and_logits
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 
 __all__ = ["check_repeatable"]
 

@@ -14,8 +14,8 @@ from hf_immunize.attacks.subject import Subject
 from hf_immunize.attacks.suite import CARD_BUDGETS, MOST_ATTACKED, AttackSuite
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.overlap import check_apart
-from hf_immunize.metrics.evaluation import Protocol, report_of
 from hf_immunize.metrics.peers import Measured, Peers
+from hf_immunize.metrics.report import Protocol, report_of
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.extraction import MapStyle
 from hf_immunize.spectra.spectrum import Spectrum

@@ -19,7 +19,7 @@ from hf_immunize.data.fingerprint import rows_fingerprint
 from hf_immunize.data.streams import is_stream
 from hf_immunize.data.task import ImageTask
 from hf_immunize.errors import UserError
-from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.loaded import LoadedModel

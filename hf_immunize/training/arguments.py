@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from hf_immunize.data.streams import BUFFER_SIZE, DRAWN
 from hf_immunize.errors import InputError, MissingPackageError
-from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.activations import MOST_ON_DISK
 from hf_immunize.objectives.objective import Objective
 from hf_immunize.objectives.registry import OBJECTIVES, objective_named

@@ -14,9 +14,9 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.theta_zero import ThetaZero
 

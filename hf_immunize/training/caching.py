@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, OutputError
 from hf_immunize.models.activations import ActivationStore
 from hf_immunize.models.forward import unwrap
 from hf_immunize.models.frozen_prefix import FrozenPrefix
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.arguments import ImmunizationArguments
 
 __all__ = ["cached_streams"]

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers.trainer_utils import SaveStrategy
 
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.arguments import ImmunizationArguments
 
 __all__ = ["data_digest", "model_digest", "options_of", "refuse_others"]

@@ -21,11 +21,11 @@ from hf_immunize.data.collate import collate_images
 from hf_immunize.data.columns import LabelUse
 from hf_immunize.data.inputs import as_inputs
 from hf_immunize.data.labels import check_labels
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.data.streams import is_stream
 from hf_immunize.models.class_names import in_order_of
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.head import features_and_logits
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.training.checks import shared_pictures
 from hf_immunize.training.trainer_part import TrainerPart
 

@@ -14,10 +14,10 @@ from transformers import TrainerCallback, get_scheduler
 from transformers.trainer_utils import TrainOutput
 
 from hf_immunize.data.collate import on_device
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.data.streams import first_samples, is_stream
 from hf_immunize.errors import InputError
 from hf_immunize.models.forward import evaluating
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
 from hf_immunize.models.random_weights import estimate_statistics
 from hf_immunize.models.trainable import batch_norms_behind, select_trainable
 from hf_immunize.objectives.objective import ModelObjective

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Subset
 
-from hf_immunize.metrics.evaluation import RIRReport, rir_report
+from hf_immunize.metrics.report import RIRReport, rir_report
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.training.arguments import ImmunizationArguments
 from hf_immunize.training.theta_zero import ThetaZero

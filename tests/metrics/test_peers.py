@@ -10,8 +10,8 @@ from planted import QUICK
 from tiny import Images, TinyNet, direct
 
 from hf_immunize import run_attacks
-from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.metrics.peers import Measured, Peers
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.metrics.rounding import N_DRAWN, N_HEAVY
 from hf_immunize.models.activations import ActivationStore
 

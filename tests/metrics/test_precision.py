@@ -8,8 +8,8 @@ import timm
 import torch
 
 from hf_immunize import features_and_logits, spectrum
-from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.metrics.precision import OnePass, Values, is_too_coarse
+from hf_immunize.metrics.report import Protocol
 
 
 def of(values, n=50, d=20, live=20, dtype=torch.float32):

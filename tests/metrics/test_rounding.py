@@ -8,8 +8,8 @@ import timm
 import torch
 
 from hf_immunize import features_and_logits
-from hf_immunize.metrics.evaluation import Protocol
 from hf_immunize.metrics.precision import KNOWN, OnePass
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.metrics.rounding import N_DRAWN, N_HEAVY, RoundingCheck
 from hf_immunize.spectra.factor import FeatureFactor
 from hf_immunize.spectra.leverage import HeavyRows

@@ -12,7 +12,7 @@ from samples import features
 from tiny import Images, TinyNet
 
 from hf_immunize import evaluate_immunization
-from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.forward import unwrap
 from hf_immunize.release import measure as module
 from hf_immunize.release.measure import measure, spectra_results

@@ -18,7 +18,7 @@ from training.distributed_worker import SIZES, model_and_data, purged
 from transformers import AutoModelForImageClassification
 
 from hf_immunize import evaluate_immunization, features_and_logits, features_r_ill, features_r_well
-from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.release.record import ImmunizationRecord
 from hf_immunize.training.pairing import PairedBatchSampler, PairedDataset

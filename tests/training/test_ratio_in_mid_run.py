@@ -13,7 +13,7 @@ from trainers import arguments, trainer
 
 from hf_immunize import evaluate_immunization
 from hf_immunize.data.collate import collate_images
-from hf_immunize.metrics.evaluation import Protocol
+from hf_immunize.metrics.report import Protocol
 from hf_immunize.models.extraction import extract_features
 from hf_immunize.models.trainable import select_trainable
 from hf_immunize.training import ratio_in_mid_run

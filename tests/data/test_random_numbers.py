@@ -8,7 +8,7 @@ import random
 import numpy as np
 import torch
 
-from hf_immunize.models.random_numbers import undisturbed_random_numbers
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 
 
 def draws():
