@@ -19,6 +19,7 @@ from hf_immunize.data.columns import label_column_of
 from hf_immunize.data.images import ImageInputs
 from hf_immunize.data.labels import label_values
 from hf_immunize.data.names import align_labels, alike, are_numbers, class_names, one_spelling, only_one_names
+from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.data.streams import StreamedInputs, first_samples
 from hf_immunize.errors import InputError
 
@@ -92,6 +93,8 @@ def _held_labels(data: Any) -> Any:
     return next((one for one in known if _is_a_number_each(one, data)), None)
 
 
+# Samples may be augmented, which draws from the caller's generators.
+@undisturbed_random_numbers()
 def _gives_its_labels(data: Any, held: Sequence[Any]) -> bool:
     """Whether samples have the labels that are kept beside them; what the samples say counts."""
     labels, rows = np.unique(np.asarray(held), return_index=True)
@@ -263,6 +266,7 @@ def _label_column(data: Dataset | IterableDataset) -> str | None:
     return next((key for key in LABEL_KEYS if key in features), None) or label_column_of(features, data=data)
 
 
+@undisturbed_random_numbers()
 def _gives_what_is_stored(data: Dataset | IterableDataset, column: str) -> bool:
     # A stream whose rows were changed has the types that somebody gave it anew, or none.
     if isinstance(data, IterableDataset) or data.format["type"] != "custom":

@@ -19,6 +19,7 @@ __all__ = [
     "CARD_NAME",
     "edited_inside",
     "generated_text",
+    "listed",
     "marked",
     "merge_cards",
     "read_card",
@@ -81,7 +82,7 @@ def without_generated(card: str, record: Mapping[str, Any]) -> str:
     if data.get("license") == record.get("license"):
         data.pop("license", None)
     generated = card_tags(str(record.get("library")))
-    tags = [one for one in _listed(data.pop("tags", None)) if one not in generated]
+    tags = [one for one in listed(data.pop("tags", None)) if one not in generated]
     data |= {"tags": tags} if tags else {}
     return f"---\n{ModelCardData(**data, ignore_metadata_errors=True).to_yaml()}\n---\n{old.text}"
 
@@ -100,7 +101,7 @@ def merge_cards(existing: str, generated: ModelCard) -> ModelCard:
     old = _parsed(existing)
     data = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}
     new = generated.data.to_dict()
-    tags = [*new.pop("tags", []), *_listed(data.pop("tags", None))]
+    tags = [*new.pop("tags", []), *listed(data.pop("tags", None))]
     data = new | data | {"tags": list(dict.fromkeys(tags))}
     before, after = _around(old.text)
     text = f"{before}{match.group(0)}{after}" if before or _BLOCK.search(old.text) else _below(match.group(0), after)
@@ -125,9 +126,9 @@ def reconcile(local: str, remote: str, pushed: str | None) -> str:
     for key, value in theirs.data.to_dict().items():
         known = base.data.to_dict().get(key) if base is not None else None
         if key == "tags":
-            gone = set(_listed(known)) - set(_listed(value))
-            added = [one for one in _listed(value) if one not in _listed(known)]
-            kept = [one for one in _listed(data.get(key)) if one not in gone]
+            gone = set(listed(known)) - set(listed(value))
+            added = [one for one in listed(value) if one not in listed(known)]
+            kept = [one for one in listed(data.get(key)) if one not in gone]
             data[key] = list(dict.fromkeys([*kept, *added]))
         elif key not in _GENERATED_KEYS and (base is None or data.get(key) == known):
             data[key] = value
@@ -240,7 +241,8 @@ def _both_changed(words: str) -> str:
     )
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A value of a card's metadata as a list: one word may stand for a list of it."""
     return [] if value is None else value if isinstance(value, list) else [value]
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from hf_immunize.release.card_metadata import EVAL_RESULTS_NAME, card_metadata, eval_results_yaml
 from hf_immunize.release.claims import Claim
+from hf_immunize.release.merging import listed
 from hf_immunize.release.record import ImmunizationRecord
 
 __all__ = ["metadata_claims", "results_claims"]
@@ -26,8 +27,8 @@ def metadata_claims(record: ImmunizationRecord, data: Mapping[str, Any]) -> Iter
     """
     wanted = card_metadata(record, "model").to_dict()
     for key in _ORIGIN:
-        own = _listed(wanted.get(key))
-        other = [one for one in _listed(data.get(key)) if one not in own]
+        own = listed(wanted.get(key))
+        other = [one for one in listed(data.get(key)) if one not in own]
         if other:
             why = "" if own else "The record names none."
             held = ", ".join(map(str, own)) or None
@@ -106,7 +107,3 @@ def _compared(name: str, wanted: Sequence[dict[str, Any]], found: Sequence[dict[
 
 def _differing(one: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     return [key for key in one if own.get(key) != one[key]]
-
-
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]

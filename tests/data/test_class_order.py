@@ -227,3 +227,21 @@ def test_labels_of_the_samples_count_and_not_what_is_kept_beside_them(caplog):
 
     # Said by whoever reads the row.
     assert labels_of(Broken()) == [0, 1, 1]
+
+
+class Augmented(Folder):
+    """A transform that draws, as random crops do."""
+
+    def __getitem__(self, index):
+        return torch.rand(3, 4, 4), self.targets[index]
+
+
+def test_looking_at_samples_draws_nothing_of_the_callers_random_numbers():
+    def augment(batch):
+        return {"pixel_values": [torch.rand(3, 4, 4) for _ in batch["image"]], "label": batch["label"]}
+
+    for data in (Augmented(), pictures("cat", "dog").with_transform(augment)):
+        before = torch.get_rng_state()
+        assert names_of(data) == ["cat", "dog"]
+        assert len(labels_of(data)) == len(data)
+        assert torch.equal(torch.get_rng_state(), before)
