@@ -24,6 +24,8 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 #: The smaller side above which the largest singular value is found by iteration, its fewest steps, and what change of
 #: the value ends it.
 LANCZOS_FROM, LANCZOS_LEAST, LANCZOS_TOLERANCE = 64, 8, 1e-7
+#: In units of the precision: what is left of a direction after all earlier ones is rounding below this share of it.
+LANCZOS_ROUNDING = 64
 
 
 def with_bias(rows: torch.Tensor) -> torch.Tensor:
@@ -63,11 +65,13 @@ def curvature(rows: torch.Tensor) -> float:
     direction = rows.mean(0) + torch.randn(width, generator=torch.Generator().manual_seed(0)).to(rows) * rows.std()
     basis, images, found = rows.new_empty(0, width), rows.new_empty(0, n), 0.0
     for step in range(LANCZOS_FROM):
+        whole = torch.linalg.vector_norm(direction)
         for _ in range(2):
             # Twice is enough, for the rounding of the first time.
             direction = direction - (basis @ direction) @ basis
         size = torch.linalg.vector_norm(direction)
-        if not size > 0:
+        # Where the rows have no further direction, the rest is rounding, along directions that are there already.
+        if not size > LANCZOS_ROUNDING * torch.finfo(rows.dtype).eps * whole:
             break
         basis = torch.cat([basis, direction[None] / size])
         images = torch.cat([images, (rows @ basis[-1])[None]])

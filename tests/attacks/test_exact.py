@@ -32,5 +32,11 @@ def test_the_exact_steps_are_those_that_gradient_descent_takes(shape):
 
 def test_exact_steps_of_a_direction_that_is_never_fitted():
     x = torch.diag(torch.tensor([1.0, 1e-9], dtype=torch.float64)).repeat(10, 1)
-    assert exact_steps(x, torch.arange(20) % 2, 2) == {0.5: 1, 0.1: None, 0.01: None}
+    # Two more rows along the first direction: a share of exactly one half would be for rounding to decide.
+    x = torch.cat([x, x[:1].repeat(2, 1)])
+    assert exact_steps(x, torch.cat([torch.arange(20) % 2, torch.zeros(2, dtype=torch.long)]), 2) == {
+        0.5: 1,
+        0.1: None,
+        0.01: None,
+    }
     assert set(exact_steps(torch.zeros(4, 2), torch.arange(4) % 2, 2).values()) == {None}
