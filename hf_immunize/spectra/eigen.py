@@ -59,8 +59,8 @@ class GramEigen:
     """Eigenpairs above rounding of the smaller of XXᵀ (n×n) and XᵀX (d×d), float64, and what is read off them.
 
     Attributes:
-        values: eigenvalues (k,), ascending and positive.
-        vectors: eigenvectors (min(n, d), k).
+        values: eigenvalues (k,), ascending and positive, on the CPU.
+        vectors: eigenvectors (min(n, d), k), where X is.
         left: True where they are XXᵀ's.
         rows: X, (n, d), float64.
     """
@@ -93,30 +93,35 @@ class GramEigen:
         # A Gram's eigenvalues are squares, and resolved by float64 only down to a floor of their own.
         floor = max(rank_floor(n, d, fine) ** 2, rank_floor(n, d))
         eigenvalues, vectors = torch.linalg.eigh(gram)
+        # On a GPU each of the many operations on these few numbers would be a launch, and each comparison a wait.
+        eigenvalues = eigenvalues.cpu()
         # The regularizers square the eigenvalues.
-        if rows.any() and not 1e-150 < eigenvalues[-1] < 1e150:
+        if not 1e-150 < eigenvalues[-1] < 1e150 and rows.any():
             raise InputError(f"The {n} x {d} features leave float64 when raised to the fourth power. Rescale them.")
-        kept = eigenvalues > floor * eigenvalues[-1].clamp_min(0)
-        if not kept.any():
+        # They ascend.
+        rank = int((eigenvalues > floor * eigenvalues[-1].clamp_min(0)).sum())
+        if not rank:
             raise InputError(f"The {n} x {d} features are all zero: they have no spectrum. The model has collapsed.")
-        return cls(eigenvalues[kept], vectors[:, kept], left, rows)
+        return cls(eigenvalues[-rank:], vectors[:, -rank:], left, rows)
 
     def gradient(self, slope: torch.Tensor) -> torch.Tensor:
         """∂/∂X, (n, d), of a function of the eigenvalues whose derivative by them is ``slope``.
 
         It is 2X·∇_S, which is U diag(2g) Uᵀ X on the n×n side.
         """
+        doubled = (2 * slope).to(self.vectors.device)
         if self.left:
-            return (self.vectors * (2 * slope)) @ (self.vectors.mT @ self.rows)
-        return (self.rows @ self.vectors * (2 * slope)) @ self.vectors.mT
+            return (self.vectors * doubled) @ (self.vectors.mT @ self.rows)
+        return (self.rows @ self.vectors * doubled) @ self.vectors.mT
 
     def least_squares(self, targets: torch.Tensor) -> torch.Tensor:
         """Minimum-norm solution ω of Xω = targets, for targets (n,) or (n, m)."""
         y = targets.reshape(targets.shape[0], -1)
+        scaled = self.vectors / self.values.to(self.vectors.device)
         if self.left:
-            solution = self.rows.mT @ (self.vectors / self.values) @ (self.vectors.mT @ y)
+            solution = self.rows.mT @ scaled @ (self.vectors.mT @ y)
         else:
-            solution = (self.vectors / self.values) @ (self.vectors.mT @ (self.rows.mT @ y))
+            solution = scaled @ (self.vectors.mT @ (self.rows.mT @ y))
         return solution.reshape(-1) if targets.ndim == 1 else solution
 
 
