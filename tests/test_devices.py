@@ -11,6 +11,7 @@ from tiny import Images, TinyNet
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_immunize import ImmunizationArguments
+from hf_immunize.attacks import Budgets
 from hf_immunize.data.collate import collate_images
 from hf_immunize.models import activations, extraction
 from hf_immunize.models import head as heads
@@ -114,7 +115,7 @@ def test_the_quickstart_runs_on_a_gpu_in_short(tmp_path):
             lambda_harmful=0.1,
             save_strategy="no",
         )
-        found[name] = quickstart(args, attackers=["ridge", "last-block"])
+        found[name] = quickstart(args, attackers=["ridge", "last-block"], budgets=Budgets(finetune_steps=(10,)))
         found[name].save(tmp_path / f"release-{name}", keep=["initial", "control"])
     on_gpu, on_cpu = (found[name].results for name in ("cuda", "cpu"))
     for model in ("initial", "control", "immunized"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,7 +24,7 @@ def undisturbed_random_numbers(seed: int | None = None) -> Iterator[None]:
     """
     python, numbers = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with torch.random.fork_rng(_gpus()):
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed)
@@ -33,3 +33,15 @@ def undisturbed_random_numbers(seed: int | None = None) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numbers)
+
+
+def _gpus() -> Sequence[int]:
+    """Numbers of those that this process can draw on."""
+    if not torch.cuda.device_count():
+        return ()
+    try:
+        torch.cuda.init()
+    except RuntimeError:
+        # A child that was forked from a process that uses a GPU, as a worker of a data loader is, can use none itself.
+        return ()
+    return range(torch.cuda.device_count())

@@ -276,7 +276,8 @@ def test_a_second_run_in_a_folder_is_refused_before_its_first_step(tmp_path, pri
             self.status = child.exitcode
 
         def run(self):
-            second = trainer(tmp_path, TinyNet(), primary, harmful, **EVERY_TWO)
+            # A child of a process that uses a GPU can use none.
+            second = trainer(tmp_path, TinyNet(), primary, harmful, use_cpu=True, **EVERY_TWO)
             second.compute_loss = None
             try:
                 second.train()
