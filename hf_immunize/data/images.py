@@ -93,6 +93,8 @@ class ImageInputs(torch.utils.data.Dataset):
         self.classes = None if found is None else found.classes
         self.notes = (*columns.notes, *(() if found is None else found.notes))
         self._rows = undecoded(data, self.image_column)
+        # `datasets` copies all types, with the names of all classes, each time that one is asked for.
+        self._type = data.features[self.image_column]
         self._cache: dict[int, torch.Tensor] | None = {} if cache else None
         # What a stored label means, for a transform that may change it; read when one runs.
         self._stored: list[Any] = []
@@ -198,7 +200,7 @@ class ImageInputs(torch.utils.data.Dataset):
         )
 
     def _process(self, indices: list[int]) -> torch.Tensor:
-        return self._tensors(self._rows[indices][self.image_column], indices, self.data.features[self.image_column])
+        return self._tensors(self._rows[indices][self.image_column], indices, self._type)
 
     def _tensors(self, pictures: Sequence[Any], indices: list[int], stored: Any = None) -> torch.Tensor:
         """Pictures are decoded a few at a time: what is kept is as large as the model's input, not as they are.
@@ -257,7 +259,7 @@ class ImageInputs(torch.utils.data.Dataset):
 
     def _plain(self, picture: Any, index: int, stored: Any) -> Image.Image:
         try:
-            numbers = as_numbers(picture, self.data.features[self.image_column])
+            numbers = as_numbers(picture, self._type)
             image = to_channels(in_mode(numbers, stored), self.n_channels)
             self._check_enlarged(image)
             return image

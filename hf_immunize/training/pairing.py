@@ -71,12 +71,28 @@ class PairedDataset(Dataset):
         return HARMFUL, self.harmful[int(index) - self.n_primary]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[str, Any]]:
-        return [self[index] for index in indices]
+        """Rows of each source at once, where it gives them so, as to any other loader."""
+        found: dict[int, tuple[str, Any]] = {}
+        for name, source, first, end in (
+            (PRIMARY, self.primary, 0, self.n_primary),
+            (HARMFUL, self.harmful, self.n_primary, len(self)),
+        ):
+            places = [place for place, index in enumerate(indices) if first <= index < end]
+            if places and source is not None:
+                rows = _rows(source, [int(indices[place]) - first for place in places])
+                found |= {place: (name, row) for place, row in zip(places, rows, strict=True)}
+        return [found[place] for place in range(len(indices))]
 
     def set_epoch(self, epoch: int) -> None:
         for source in (self.primary, self.harmful):
             if source is not None and hasattr(source, "set_epoch"):
                 source.set_epoch(epoch)
+
+
+def _rows(source: Any, indices: list[int]) -> Sequence[Any]:
+    """As PyTorch's own loader reads them."""
+    at_once = getattr(source, "__getitems__", None)
+    return [source[index] for index in indices] if at_once is None else at_once(indices)
 
 
 class PairedBatchSampler(Sampler[list[int]]):

@@ -88,6 +88,17 @@ def test_one_split_is_never_both_to_train_on_and_to_judge_by(tmp_path):
         load_task(tmp_path / "only", split="test", eval_split="test")
 
 
+def test_types_of_the_columns_are_not_copied_for_each_picture(pictures, monkeypatch):
+    inputs = ImageInputs(pictures, Processor())
+    copies = []
+    whole = Features.copy
+    monkeypatch.setattr(Features, "copy", lambda self: copies.append(1) or whole(self))
+    inputs.__getitems__([0, 1, 2])
+    few = len(copies)
+    inputs.__getitems__(range(12))
+    assert len(copies) - few == few <= 2
+
+
 def test_image_inputs_are_the_processors_pixels_in_any_order(pictures):
     inputs = ImageInputs(pictures, Processor())
     assert len(inputs) == 12

@@ -32,6 +32,25 @@ def test_primary_samples_come_first_and_each_says_which_it_is():
     assert (len(alone), alone.n_harmful, alone[0]) == (1, 0, ("primary", "a"))
 
 
+class AtOnce(list):
+    """Gives rows one by one otherwise than many at once, so that one sees which was asked."""
+
+    def __getitems__(self, indices):
+        return [f"{self[index]}{place}" for place, index in enumerate(indices)]
+
+
+def test_rows_of_a_source_that_gives_many_at_once_are_asked_for_together():
+    paired = PairedDataset(AtOnce("abc"), AtOnce("xy"))
+    # A harmful row may come twice in a batch, and its transform may give another picture then.
+    assert paired.__getitems__([2, 4, 0, 3, 4]) == [
+        ("primary", "c0"),
+        ("harmful", "y0"),
+        ("primary", "a1"),
+        ("harmful", "x1"),
+        ("harmful", "y2"),
+    ]
+
+
 def test_an_epoch_is_one_pass_over_the_primary_data_and_recycles_the_harmful_ones():
     batches = list(sampler())
     assert len(batches) == len(sampler()) == 3
