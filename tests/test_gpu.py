@@ -11,6 +11,7 @@ from trainers import arguments, state
 
 from hf_immunize import ImmunizationTrainer, evaluate_immunization
 from hf_immunize.attacks import ATTACKERS, Budgets, run_attacks
+from hf_immunize.models.random_weights import random_weights
 from hf_immunize.objectives.registry import OBJECTIVES
 from hf_immunize.spectra.eigen import GramEigen, of_features
 
@@ -125,6 +126,15 @@ def test_an_attacker_reaches_what_it_reaches_on_the_cpu(name):
             for steps, one in by_steps.items():
                 assert found[GPU][model][samples][steps]["mean"] == pytest.approx(one["mean"], abs=0.15), (model, steps)
     assert {one.device.type for net in (base, other) for one in net.parameters()} == {"cpu"}
+
+
+def test_random_weights_are_those_on_the_cpu():
+    torch.manual_seed(0)
+    model = TinyNet()
+    here = random_weights(model.to(GPU), seed=3)
+    assert {one.device.type for one in here.parameters()} == {GPU}
+    there = random_weights(model.cpu(), seed=3)
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(here.parameters(), there.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40)])

@@ -128,9 +128,10 @@ def _folded(task: AttackTask) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _draw_anew(maker: Any, reader: Any, dead: torch.Tensor) -> None:
-    drawn = copied(maker)
+    # On the CPU, where a seed gives the same weights for whatever device.
+    drawn = copied(maker).cpu()
     drawn.reset_parameters()
-    maker.weight[dead] = drawn.weight[dead]
+    maker.weight[dead] = drawn.weight.to(maker.weight)[dead]
     if maker.bias is not None:
         maker.bias[dead] = 0.0
     # Where all were dead, what the reader makes of them is the reader's own to learn from.

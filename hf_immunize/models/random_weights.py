@@ -18,6 +18,8 @@ __all__ = ["draw_anew", "estimate_statistics", "random_weights"]
 def draw_anew(modules: Iterable[nn.Module], seed: int, *, shuffle: bool = False) -> None:
     """Weights of modules drawn anew, in place and one module after the other, by each one's own ``reset_parameters``.
 
+    They are drawn on the CPU, so that a seed gives the same ones wherever the modules are.
+
     Args:
         modules: what they hold within is left as it is.
         seed: of the weights; the caller's random numbers go on as if nothing was drawn.
@@ -26,13 +28,23 @@ def draw_anew(modules: Iterable[nn.Module], seed: int, *, shuffle: bool = False)
     """
     with undisturbed_random_numbers(seed), torch.no_grad():
         for module in modules:
-            reset = getattr(module, "reset_parameters", None)
-            if reset is not None:
-                reset()
+            if hasattr(module, "reset_parameters"):
+                _reset(module)
             elif shuffle:
                 for parameter in module.parameters(recurse=False):
                     order = torch.randperm(parameter.numel()).to(parameter.device)
                     parameter.copy_(parameter.flatten()[order].view_as(parameter))
+
+
+def _reset(module: Any) -> None:
+    own = [*module.parameters(), *module.buffers()]
+    if all(one.device.type == "cpu" for one in own):
+        module.reset_parameters()
+        return
+    twin: Any = copied(module).cpu()
+    twin.reset_parameters()
+    for one, drawn in zip(own, [*twin.parameters(), *twin.buffers()], strict=True):
+        one.copy_(drawn)
 
 
 def random_weights(model: nn.Module, batches: Iterable[Any] = (), seed: int = 0) -> nn.Module:

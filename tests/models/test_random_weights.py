@@ -32,6 +32,7 @@ def test_who_draws_weights_gives_the_generators_of_the_caller_back(monkeypatch, 
     model = TinyNet()
     states = {0: "of a GPU"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: states.update({0: seed}))
