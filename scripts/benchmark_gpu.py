@@ -1,4 +1,4 @@
-"""What immunizing and measuring cost on a GPU, as ratios measured side by side in one run, in about two minutes.
+"""What immunizing and measuring cost on a GPU, as ratios measured side by side in one run, in about a minute.
 
     python scripts/benchmark_gpu.py                        # ViT-B/16 with random weights, 256 + 256 images at 224 px
     python scripts/benchmark_gpu.py --device cpu --small   # whether it runs, on anything
@@ -17,7 +17,7 @@ from speed import gpu
 from speed.table import Rows, measure_parts, options_of_table
 from speed.timing import figure
 
-LARGE: gpu.Size = ("vit_base_patch16_224", 224, 256, 4_096, 8_192)
+LARGE: gpu.Size = ("vit_base_patch16_224", 224, 256, 512, 8_192)
 SMALL: gpu.Size = ("vit_tiny_patch16_224", 32, 4, 130, 64)
 
 
