@@ -120,11 +120,12 @@ def _kind_that_loads(model: PreTrainedModel) -> Callable[[Any], nn.Module]:
 
 
 def _kinds(model: nn.Module) -> dict[str, str]:
-    """What each layer is. Dropouts change nothing once trained, and BatchNorm over processes is what it was."""
+    """What each layer is that computes anything once trained; BatchNorm over processes is what it was."""
     return {
         name: f"{re.sub('^Sync|(?<=BatchNorm)[123]d', '', type(one).__name__)}({one.extra_repr()})"
         for name, one in model.named_modules()
-        if name and "drop" not in type(one).__name__.lower()
+        # A dropout is often taken out by putting an identity there.
+        if name and "drop" not in type(one).__name__.lower() and type(one) is not nn.Identity
     }
 
 

@@ -145,6 +145,8 @@ def _ratios(model: str, claimed: Mapping[str, Any], measured: Mapping[str, Any] 
         sizes = {key: 0.0 for key in everything if key.endswith(("_n_samples", "_n_features"))}
         yield together(f"numbers of samples and features, {model}", everything, again, sizes, asked=asked)
     sizes = dict.fromkeys(("n_harmful", "n_primary", "precision_limited", "groups", "group_size", "seed"), 0.0)
+    # Where the groups of both tasks are of one size, one number says it.
+    sizes |= {"group_size_primary": 0.0} if "group_size_primary" in claimed["protocol"] else {}
     found = {**measured, **measured["protocol"]} if measured else None
     yield together(f"rows and groups, {model}", {**claimed, **claimed["protocol"]}, found, sizes, asked=asked)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 from transformers.utils import strtobool
 
@@ -137,7 +138,8 @@ def check_optimizer_arguments(args: TrainingArguments) -> None:
     """Refuses names in ``optim_args`` that the optimizer does not read: it would train by its defaults all the same.
 
     Raises:
-        InputError: no ``name=value``, or a name that changes nothing of what the optimizer is made with.
+        InputError: no ``name=value``, a name that changes nothing of what the optimizer is made with, or a value that
+            PyTorch's own optimizer refuses.
     """
     parts = [part.strip() for part in (args.optim_args or "").split(",") if part.strip()]
     if any("=" not in part for part in parts):
@@ -161,3 +163,14 @@ def check_optimizer_arguments(args: TrainingArguments) -> None:
             f"The optimizer {getattr(args.optim, 'value', args.optim)!r} reads nothing called {', '.join(unread)} in "
             "optim_args. Those of AdamW are options of their own (adam_beta1, adam_beta2, adam_epsilon, weight_decay)."
         )
+    if not parts:
+        return
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        if kind.__module__.startswith("torch.optim"):
+            kind([torch.zeros(1, requires_grad=True)], **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The optimizer {getattr(args.optim, 'value', args.optim)!r} does not take "
+            f"optim_args={args.optim_args!r}: {error}."
+        ) from error

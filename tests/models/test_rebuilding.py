@@ -66,7 +66,7 @@ def test_models_of_their_configuration_pass():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (without_pooling, r"1 layers .* maxpool: Identity\(\), MaxPool2d\(kernel_size=3.*by the configuration"),
+        (without_pooling, r"1 layers .* maxpool: none, MaxPool2d\(kernel_size=3.*by the configuration"),
         (other_stride, r"1 layers .* conv1.0: Conv2d\(.*stride=\(1, 1\).*stride=\(2, 2\)"),
     ],
 )
@@ -86,6 +86,11 @@ def test_dropouts_may_be_changed():
         if isinstance(one, nn.Dropout):
             one.p = 0.5
     check_rebuilds(model)
+    model.vit.embeddings.dropout = nn.Identity()
+    check_rebuilds(model)
+    model.vit.layernorm = nn.Identity()
+    with pytest.raises(ValueError, match="layernorm"):
+        check_rebuilds(model)
 
 
 @pytest.mark.parametrize(

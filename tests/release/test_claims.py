@@ -112,6 +112,14 @@ def test_what_was_not_measured_cannot_be_checked_and_counts_where_it_was_offered
     assert {one.asked for one in of_rir if "control" in one.name} == {False}
 
 
+def test_the_groups_of_both_tasks_are_of_the_size_that_is_claimed():
+    claimed, measured = (
+        changed(results(), ("rir", "immunized", "protocol", "group_size_primary"), size) for size in (9, 12)
+    )
+    assert [one.name for one in wrong(claimed, measured)] == ["rows and groups, immunized (group_size_primary)"]
+    assert not wrong(claimed, claimed)
+
+
 def test_a_spread_of_rounding_alone_is_no_figure():
     """Groups of the same rows in another order are alike up to the last digits, which another pass rounds otherwise."""
     report = results()["rir"]["immunized"]["rir"]

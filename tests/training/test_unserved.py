@@ -119,3 +119,7 @@ def test_arguments_that_an_optimizer_reads_are_left_to_it(tmp_path):
     assert arguments(tmp_path, optim="rmsprop", optim_args="alpha=0.9, eps=1e-6").optim_args
     with pytest.raises(InputError, match="must be name=value"):
         arguments(tmp_path, optim="sgd", optim_args="momentum")
+    with pytest.raises(InputError, match=r"'sgd' does not take optim_args='momentum=-1': .*momentum"):
+        arguments(tmp_path, optim="sgd", optim_args="momentum=-1")
+    with pytest.raises(InputError, match="does not take optim_args='nesterov=true'"):
+        arguments(tmp_path, optim="sgd", optim_args="nesterov=true")
