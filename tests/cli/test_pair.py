@@ -62,4 +62,5 @@ def test_a_model_beside_itself_has_a_ratio_of_one(world, capsys):
     assert main([*given, "--harmful", str(world / "harmful"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "RIR is 1" in err
-    assert json.loads(out)["rir"]["rir"]["mean"] == 1.0
+    # In float32 two loads of the same weights may be rounded otherwise.
+    assert json.loads(out)["rir"]["rir"]["mean"] == pytest.approx(1.0, rel=1e-3)

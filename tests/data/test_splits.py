@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import DatasetDict
 from pictures import pixels, splits
+from pyarrow import parquet
 from tiny import picture_dataset
 
 from hf_immunize.data.sources import load_images
@@ -20,10 +21,18 @@ def test_splits_that_cannot_be_say_which_there_are(tmp_path):
         load_images(str(tmp_path / "named"), "train")
     with pytest.raises(ValueError, match="Split 'train' of 'a/b' is empty"):
         training_split(DatasetDict({"train": picture_dataset(4).select([])}), None, "a/b")
-    picture_dataset(4).select([]).to_parquet(tmp_path / "empty.parquet")
+    # Not all versions of `datasets` write a data set without rows.
+    parquet.ParquetWriter(tmp_path / "empty.parquet", picture_dataset(4).data.schema).close()
     with pytest.raises(ValueError, match="holds an empty split"):
         load_images(str(tmp_path / "empty.parquet"))
-    DatasetDict({"train": picture_dataset(4), "test": picture_dataset(4).select([])}).save_to_disk(tmp_path / "empty")
+
+
+def test_a_folder_with_an_empty_split_is_refused(tmp_path):
+    half = DatasetDict({"train": picture_dataset(4), "test": picture_dataset(4).select([])})
+    try:
+        half.save_to_disk(tmp_path / "empty")
+    except ZeroDivisionError:
+        pytest.skip("datasets before 5.2 do not write a split without rows")
     with pytest.raises(ValueError, match="holds an empty split"):
         load_images(str(tmp_path / "empty"))
 
