@@ -45,7 +45,9 @@ class HubClient:
 
     def __init__(self, endpoint: str, home: Path, token: str | None = None, *, xet: bool = False) -> None:
         root = Path(__file__).parent
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+        }
         environment |= {
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(home),

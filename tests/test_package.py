@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 import torch
 
 import hf_immunize
@@ -52,6 +55,28 @@ def test_every_public_name_is_there():
 def test_the_spectrum_is_a_function_whatever_modules_are_imported():
     importlib.import_module("hf_immunize.spectra.spectrum")
     assert hf_immunize.spectrum(torch.eye(3)).rank == 3
+
+
+#: Imported where an extra of that package is asked for, and named there if it is missing.
+OF_EXTRAS = {"mlxtend", "peft", "gradio"}
+INSTALLED_AS = {"PIL": "pillow", "yaml": "pyyaml"}
+
+
+def test_what_is_imported_is_asked_for():
+    """Not left to what other packages happen to bring."""
+    imported = set()
+    for path in (ROOT / "hf_immunize").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {one.name.partition(".")[0] for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml itself")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
+    imported -= {"hf_immunize", *sys.stdlib_module_names, *OF_EXTRAS}
+    assert {INSTALLED_AS.get(one, one) for one in imported} <= asked
+    assert asked <= {INSTALLED_AS.get(one, one) for one in imported} | {"torchvision"}
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -189,7 +189,8 @@ class Rir(evaluate.Metric):
         # belong to either run, must not add up the rows of both.
         if self.num_process == 1 or self._lock is not None:
             return
-        lock = filelock.FileLock(self._path(f"{self.process_id}.lock"))
+        # Rows may be added in one thread, and computed in another.
+        lock = filelock.FileLock(self._path(f"{self.process_id}.lock"), thread_local=False)
         try:
             lock.acquire(timeout=1)
         except filelock.Timeout:
