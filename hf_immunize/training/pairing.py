@@ -90,9 +90,17 @@ class PairedDataset(Dataset):
 
 
 def _rows(source: Any, indices: list[int]) -> Sequence[Any]:
-    """As PyTorch's own loader reads them."""
-    at_once = getattr(source, "__getitems__", None)
-    return [source[index] for index in indices] if at_once is None else at_once(indices)
+    """Many at once, as PyTorch's own loader reads them, where that cannot pass by what gives a single one.
+
+    PyTorch asks a wrapper that hands on what it does not have itself, or a subclass with a ``__getitem__`` of its own,
+    for rows that neither has seen.
+    """
+    kinds = type(source).__mro__
+    many, one = (
+        next((place for place, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
+        for name in ("__getitems__", "__getitem__")
+    )
+    return source.__getitems__(indices) if many < len(kinds) and many <= one else [source[index] for index in indices]
 
 
 class PairedBatchSampler(Sampler[list[int]]):

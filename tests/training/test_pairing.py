@@ -51,6 +51,30 @@ def test_rows_of_a_source_that_gives_many_at_once_are_asked_for_together():
     ]
 
 
+class OneByOne(AtOnce):
+    def __getitem__(self, index):
+        return super().__getitem__(index).upper()
+
+
+class Wrapper:
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.source[index].upper()
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+
+@pytest.mark.parametrize("source", [OneByOne("abc"), Wrapper(AtOnce("abc"))])
+def test_what_changes_a_single_row_is_not_passed_by(source):
+    assert PairedDataset(source, None).__getitems__([2, 0]) == [("primary", "C"), ("primary", "A")]
+
+
 def test_an_epoch_is_one_pass_over_the_primary_data_and_recycles_the_harmful_ones():
     batches = list(sampler())
     assert len(batches) == len(sampler()) == 3
