@@ -185,11 +185,10 @@ class Rir(evaluate.Metric):
         return self._path(f"{process_id}-{token}.safetensors")
 
     def _claim(self) -> None:
-        # From the first row to the end of compute. Who finds the place taken leaves a word of it: process 0, which may
-        # belong to either run, must not add up the rows of both.
+        # From the first row to the end of compute, in whatever thread. Who finds the place taken leaves a word of it:
+        # process 0, which may belong to either run, must not add up the rows of both.
         if self.num_process == 1 or self._lock is not None:
             return
-        # Rows may be added in one thread, and computed in another.
         lock = filelock.FileLock(self._path(f"{self.process_id}.lock"), thread_local=False)
         try:
             lock.acquire(timeout=1)
