@@ -101,7 +101,8 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     ]
     # Rows of earlier versions do not know.
     if searches and None not in searches:
-        lines += ["", f"Fine-tuning: the strongest of {min(searches)} to {max(searches)} settings at each budget."]
+        counts = " to ".join(str(one) for one in sorted({min(searches), max(searches)}))
+        lines += ["", f"Fine-tuning: the strongest of {counts} settings at each budget."]
     return "\n".join(lines)
 
 
