@@ -14,10 +14,17 @@ import pytest
 import torch
 from tiny import Images, TinyNet
 from torch import nn
+from transformers.utils import logging
 
 from hf_immunize.attacks import ATTACKERS, attacker
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def said_anew():
+    """What is said once in a process is said in each test, whichever tests ran in the process before it."""
+    type(logging.get_logger("hf_immunize")).warning_once.cache_clear()
 
 
 @pytest.fixture
