@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from numbers import Integral
@@ -20,6 +20,7 @@ from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.forward import as_weights_are, evaluating
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.in_parts import in_parts
 from hf_immunize.models.tf32 import without_tf32
 
 __all__ = ["Extracted", "MapStyle", "check_batch_size", "extract_features", "feature_batches"]
@@ -106,8 +107,15 @@ def feature_batches(
                     key: value for key, value in inputs.items() if key == "labels"
                 }
             inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
-            found = {name: features_and_logits(one, inputs) for name, one in models.items()}
+            found = {
+                name: _joined(features_and_logits(one, few) for few in in_parts(inputs)) for name, one in models.items()
+            }
         yield found, inputs.get("labels")
+
+
+def _joined(parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    features, logits = zip(*parts, strict=True)
+    return (features[0], logits[0]) if len(features) == 1 else (torch.cat(features), torch.cat(logits))
 
 
 def extract_features(

@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ from torch import nn
 from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.errors import InputError
 from hf_immunize.models.copies import copied
+from hf_immunize.models.first_token import FirstTokenReaders, reading_first_token, shorten
 from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.in_parts import in_parts
 from hf_immunize.models.tf32 import without_tf32
 from hf_immunize.models.trainable import keep_still, modules_before_training
 
@@ -79,8 +81,12 @@ class FrozenPrefix:
                 expected = features_and_logits(self.model, images)
                 try:
                     activations = self(images)
-                    with self.bypassed():
+                    if len(activations) != len(images):
+                        raise InputError("its activations are not one row an image")
+                    with self.bypassed(every_token=True):
                         found = features_and_logits(self.model, activations)
+                        run = partial(features_and_logits, self.model)
+                        self._first_token = reading_first_token(self.model, activations[:4], run)
                     drawn = self._as_in_training(images)
                 except Exception as error:
                     raise InputError(self._refusal(str(error))) from error
@@ -108,11 +114,13 @@ class FrozenPrefix:
             raise _Reached
 
         handle = self.model.get_submodule(self._cut).register_forward_pre_hook(reached, with_kwargs=True)
-        with suppress(_Reached), handle, evaluating(self.model), as_weights_are(self.model), without_tf32():
+        with handle, evaluating(self.model), as_weights_are(self.model), without_tf32():
             if training:
                 keep_still(self.model.train())
-            features_and_logits(self.model, images)
-        return kept[0]
+            for few in in_parts({"pixel_values": images}):
+                with suppress(_Reached):
+                    features_and_logits(self.model, few)
+        return kept[0] if len(kept) == 1 else torch.cat(kept)
 
     def _as_in_training(self, images: torch.Tensor) -> torch.Tensor:
         """Activations of a training: a forward may draw by itself, without a module that could be held still."""
@@ -129,11 +137,17 @@ class FrozenPrefix:
         return torch.channels_last if is_last else torch.contiguous_format
 
     @contextmanager
-    def bypassed(self) -> Iterator[nn.Module]:
-        """Inside, the model takes activations in place of images; it is what it was afterwards."""
+    def bypassed(self, every_token: bool = False) -> Iterator[nn.Module]:
+        """Inside, the model takes activations in place of images; it is what it was afterwards.
+
+        Args:
+            every_token: whether tokens that neither features nor logits depend on are computed too, for those who look
+                in between.
+        """
         originals = _bypass(self.model, self._early)
         try:
-            yield self.model
+            with shorten(self.model, FirstTokenReaders() if every_token else self._first_token):
+                yield self.model
         finally:
             for name, module in originals.items():
                 holder, own = _place(self.model, name)
@@ -144,6 +158,7 @@ class FrozenPrefix:
         """A copy of the model that takes activations always."""
         twin = copied(self.model)
         _bypass(twin, self._early)
+        shorten(twin, self._first_token)
         return twin
 
     def of(self, model: nn.Module) -> FrozenPrefix:

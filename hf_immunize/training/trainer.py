@@ -246,10 +246,11 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         prefix = self._prefix if ACTIVATIONS in batch else None
         batch = self._architecture.laid_out(batch, prefix)
         with contextlib.ExitStack() as around:
+            reads_hidden = sees is not None and sees.reads_hidden
             if prefix is not None:
-                around.enter_context(prefix.bypassed())
+                around.enter_context(prefix.bypassed(every_token=reads_hidden))
             hidden = {}
-            if sees is not None and sees.reads_hidden:
+            if reads_hidden:
                 hidden = around.enter_context(watched_outputs(self._network, batch))
             features, logits = features_and_logits(model, batch)
         parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}

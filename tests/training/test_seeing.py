@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from tiny import Images, TinyNet
@@ -103,9 +104,17 @@ def test_a_training_moves_what_trains_by_the_objective(tmp_path, tiny_net, prima
     assert any(not torch.equal(seeing.state_dict()[key], plain.state_dict()[key]) for key in moved)
 
 
-@pytest.mark.parametrize("name", SEEING)
-def test_cached_activations_change_nothing(tmp_path, tiny_net, primary, name):
-    harmful = Images(40, seed=5)
+def small_vit():
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+    return timm.models.VisionTransformer(**sizes)
+
+
+@pytest.mark.parametrize("made", [TinyNet, small_vit])
+@pytest.mark.parametrize("name", [*SEEING, "condition"])
+def test_cached_activations_change_nothing(tmp_path, primary, name, made):
+    torch.manual_seed(0)
+    tiny_net, harmful = made(), Images(40, seed=5)
     ends = []
     for cache in ("on", "off"):
         model = copy.deepcopy(tiny_net)
