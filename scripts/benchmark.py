@@ -30,14 +30,14 @@ def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
     """Name of a part → what measures it."""
     device = torch.device("cpu")
 
-    def run(architecture: str, asked: str, size: int = 64, n: int = 512, batch: int = 64) -> Callable[[], Rows]:
+    def run(architecture: str, asked: str, size: int = 64, n: int = 1024, batch: int = 64) -> Callable[[], Rows]:
         return lambda: [runs.whole_run(architecture, size, n, batch, asked, 1, device)]
 
     return {
         "run-resnet": run("resnet18", "<= 1.0"),
         "run-vit": run("vit_tiny_patch16_224", "<= 0.8"),
         "run-lite0": run("tf_efficientnet_lite0", "<= 0.7"),
-        "run-vit-224": run("vit_tiny_patch16_224", "<= 0.6", 224, 128, 16),
+        "run-vit-224": run("vit_tiny_patch16_224", "<= 0.6", 224, 256, 16),
         "operations": lambda: [
             runs.operations_of_a_run("resnet18", 64),
             runs.operations_of_a_run("vit_tiny_patch16_224", 64),
