@@ -131,9 +131,13 @@ def test_figures_of_a_gpu_need_no_package_that_reads_data(tmp_path):
 
 
 def test_operations_of_a_run_are_those_of_its_layers(benchmark):
-    """Of twelve blocks alike one trains, whose backward is two forwards."""
+    """Of twelve blocks alike one trains, whose backward is two forwards.
+
+    Queries, keys and values, three twelfths of it, are read of all five tokens; the rest of one.
+    """
     found = benchmark.runs.operations_of_a_run("vit_tiny_patch16_224", 32)
-    assert found["value"] == pytest.approx((2 * 11 + 6 * 3) / (3 * (11 + 3)), rel=0.05)
+    behind = 3 * (3 + 9 / 5) / 12
+    assert found["value"] == pytest.approx((2 * 11 + 6 * behind) / (3 * (11 + 3)), rel=0.02)
 
 
 @pytest.mark.slow
