@@ -5,16 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from typing import TYPE_CHECKING, Any
 
 from hf_immunize.attacks.report import AttackReport
 from hf_immunize.release.claims import Claim
 from hf_immunize.release.record import ImmunizationRecord
+
+if TYPE_CHECKING:
+    # Where something is drawn it is imported: it takes a second, and most commands draw nothing.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "ATTACKS_NAME",
@@ -98,6 +98,8 @@ def plot_attacks(attacks: AttackReport | None) -> Figure | None:
     """
     if attacks is None:
         return None
+    from matplotlib.ticker import NullFormatter, NullLocator
+
     kinds, rows = list(attacks.worst_case), 2 if attacks.uplift else 1
     figure = _figure(max(7.6, 5.6 * len(kinds)), 4.4 if rows == 1 else 6.6)
     grid = figure.subplots(
@@ -245,6 +247,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # A Figure with its own canvas never passes pyplot, so the caller's backend and open figures stay as they are.
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
