@@ -150,7 +150,7 @@ def in_one_order(data: Any, *, what: str) -> Any:
     """The same data with the parts of a `ConcatDataset` numbered as the one that names most classes.
 
     Raises:
-        InputError: as :func:`numbered_as`.
+        InputError: as :func:`numbered_as`; a part with numbers that could name its classes beside one that does.
     """
     if isinstance(data, Subset):
         inner = in_one_order(data.dataset, what=what)
@@ -159,6 +159,15 @@ def in_one_order(data: Any, *, what: str) -> Any:
         return data
     named = [names for part in data.datasets if (names := names_of(in_one_order(part, what=what))) is not None]
     names = max(named, key=len, default=None)
+    for part in data.datasets:
+        if names is None or are_numbers(names) or names_of(part) is not None or not is_labelled(part):
+            continue
+        if _could_name(part):
+            raise only_one_names(f"some parts of {what}", "others")
+        logger.warning_once(
+            f"{what}: {type(part).__name__} has numbers where other parts name their classes: took 0 for {names[0]!r} "
+            "and so on"
+        )
     return data if names is None else numbered_as(data, names, what=what, other="another part of them")
 
 

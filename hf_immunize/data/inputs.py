@@ -56,7 +56,8 @@ def as_inputs(
     if isinstance(data, Subset):
         whole = data.dataset
         if isinstance(whole, Dataset):
-            return as_inputs(whole.select(data.indices), image_processor, **options)
+            # A list may count from the end, and `datasets` does not.
+            return as_inputs(whole.select([range(len(whole))[one] for one in data.indices]), image_processor, **options)
         inner = as_inputs(whole, image_processor, **options)
         return data if inner is whole else Subset(inner, data.indices)
     if isinstance(data, ConcatDataset):

@@ -74,9 +74,12 @@ def read_labels(data: Dataset, column: str, name: str = "") -> Labels:
     classes = list(kind.names) if isinstance(kind, ClassLabel) else None
     missing = sum(map(_is_missing, values))
     if missing:
+        words = any(isinstance(one, str) for one in values)
+        keep = "bool(one and one.strip())" if words else "one is not None and one >= 0"
         raise InputError(
-            f"{missing} of the {len(values)} rows of {of} have no label (column {column!r} is −1 or empty there). "
-            f"Leave them out: dataset.filter(lambda one: one is not None and one >= 0, input_columns={column!r})."
+            f"{missing} of the {len(values)} rows of {of} have no label (column {column!r} is "
+            f"{'' if words else '−1 or '}empty there). Leave them out: dataset.filter(lambda one: {keep}, "
+            f"input_columns={column!r})."
         )
     return _read(values, classes, column, of)
 

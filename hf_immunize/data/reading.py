@@ -140,6 +140,22 @@ class Reading:
         if 2 * there <= len(names):
             self.notes.append(f"the rows {role} hold {there} of {len(names)} classes")
 
+    def note_unseen_classes(self, trained: Dataset, judged: Dataset) -> None:
+        """Says where rows to measure on are of classes that no row to train on has, as in slices of sorted data."""
+        if self.label_column is None or "custom" in (trained.format["type"], judged.format["type"]):
+            return
+        known, names = set(label_values(trained, self.label_column)), class_names(judged, self.label_column)
+        unseen = [one for one in label_values(judged, self.label_column) if one not in known]
+        if unseen:
+            which = sorted(set(unseen))
+            shown = ", ".join(str(names[one] if names else one) for one in which[:4]) + (
+                ", …" if len(which) > 4 else ""
+            )
+            self.notes.append(
+                f"{len(unseen)} of the {len(judged)} rows to measure on are of classes that no row to train on has "
+                f"({shown}): no model can know them"
+            )
+
     def note_alike(self, names: Sequence[str] | None) -> None:
         """Says where classes have names that are hardly two, as a slip of the pen makes them."""
         twins = alike(names or ())

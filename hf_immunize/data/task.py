@@ -274,6 +274,7 @@ def _task(
     drawn = measured if train is evaluation else draw_rows(train, max_train, seed, reading.label_column)
     if stream is None and drawn is not measured:
         reading.note_missing_classes(drawn, "to train on")
+        reading.note_unseen_classes(drawn, measured)
     return ImageTask(
         train=drawn if stream is None else stream,
         evaluation=measured,

@@ -245,3 +245,25 @@ def test_looking_at_samples_draws_nothing_of_the_callers_random_numbers():
         assert names_of(data) == ["cat", "dog"]
         assert len(labels_of(data)) == len(data)
         assert torch.equal(torch.get_rng_state(), before)
+
+
+def numbers(n=12):
+    rows = picture_dataset(n, seed=2)
+    return rows.cast_column("label", Value("int64"))
+
+
+def test_numbers_beside_a_part_that_names_its_classes_are_refused_or_said(caplog):
+    named = inputs("cat", "dog")
+    for other in (numbers(), ImageInputs(numbers(), tiny_vit()[1]), Subset(numbers(), [1, 2])):
+        for parts in ([named, other], [other, named]):
+            with pytest.raises(ValueError, match="some parts of the data name their classes, and others have numbers"):
+                in_one_order(ConcatDataset(parts), what="the data")
+            with pytest.raises(ValueError, match="which may mean anything"):
+                in_one_order(Subset(ConcatDataset([ConcatDataset(parts), named]), [0]), what="the data")
+    # What cannot name its classes is said; numbers that are names mean the same, and no labels mean nothing.
+    in_one_order(ConcatDataset([named, Images(4)]), what="the data")
+    assert "the data: Images has numbers where other parts name their classes: took 0 for 'cat'" in caplog.text
+    caplog.clear()
+    in_one_order(ConcatDataset([inputs("0", "1"), numbers()]), what="the data")
+    in_one_order(ConcatDataset([named, Images(4, labels=False), named.without_labels()]), what="the data")
+    assert not caplog.text

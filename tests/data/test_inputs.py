@@ -94,3 +94,11 @@ def test_a_transform_that_is_set_later_runs(processor):
 def test_what_is_no_image_processor_is_told_from_one_that_is_broken():
     with pytest.raises(ValueError, match=r"transform of torchvision belongs to the data set"):
         as_inputs(picture_dataset(2), lambda image: image)[0]
+
+
+def test_indices_that_count_from_the_end_are_those_of_torch():
+    data = picture_dataset(6, seed=3)
+    part = as_inputs(Subset(data, [-1, 0]), tiny_vit()[1])
+    assert part.labels == [data["label"][5], data["label"][0]]
+    with pytest.raises(IndexError):
+        as_inputs(Subset(data, [-7]), tiny_vit()[1])

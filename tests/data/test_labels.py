@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from datasets import Dataset
 from pictures import labelled
 from samples import tiny_vit
 from tiny import picture_dataset
@@ -124,3 +127,14 @@ def test_how_words_that_are_numbers_are_written():
     assert other_word(["1", "01"], 0) == "01"
     assert other_word(["01", "1"], 2) == "1"
     assert other_word(["01", "12"], 2) is None
+
+
+@pytest.mark.parametrize("values", [["a", "b", None, "", " "], [0, 1, -1, None]])
+def test_the_advice_on_missing_labels_works_as_it_is_written(values):
+    data = Dataset.from_dict({"label": values})
+    with pytest.raises(ValueError, match="have no label") as told:
+        read_labels(data, "label")
+    advice = re.search(r"dataset\.filter\(.*\)(?=\.$)", str(told.value)).group()
+    left = eval(advice, {"dataset": data})
+    assert left["label"] == values[:2]
+    assert read_labels(left, "label").values == [0, 1]

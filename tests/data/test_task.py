@@ -197,6 +197,21 @@ def test_classes_that_sorted_data_do_not_show_are_said():
     assert "the rows to train on hold 1 of 2 classes" in first.notes
 
 
+def test_classes_that_are_measured_and_never_trained_on_are_said():
+    ordered = picture_dataset(90, n_classes=3).sort("label")
+    labels = ordered["label"]
+    cut = 2 * len(labels) // 5
+    unseen = [one for one in labels[cut:] if one not in labels[:cut]]
+    assert unseen
+    names = ordered.features["label"].names
+    task = load_task({"train": ordered}, split=f"train[:{cut}]", eval_split=f"train[{cut}:]")
+    note = next(one for one in task.notes if "no row to train on has" in one)
+    assert note.startswith(f"{len(unseen)} of the {90 - cut} rows to measure on are of classes")
+    assert all(names[one] in note for one in set(unseen))
+    mixed = load_task({"train": ordered.shuffle(seed=0)}, split="train[:50%]", eval_split="train[50%:]")
+    assert not any("no row to train on has" in one for one in mixed.notes)
+
+
 def of_classes(names, labels):
     rows = picture_dataset(len(labels)).remove_columns("label")
     return rows.add_column("label", labels, feature=ClassLabel(names=names))
