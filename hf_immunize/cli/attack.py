@@ -145,8 +145,9 @@ def _target(options: argparse.Namespace) -> Path | None:
         return None
     folder = Path(options.output_dir).expanduser()
     check_can_be_made(folder)
-    if (folder / REPORT_NAME).exists() and not options.overwrite:
-        raise OutputExistsError(f"{folder / REPORT_NAME} exists. Name another folder, or replace it with --overwrite.")
+    there = [folder / name for name in (REPORT_NAME, ATTACKS_NAME, TRIALS_NAME) if (folder / name).exists()]
+    if there and not options.overwrite:
+        raise OutputExistsError(f"{there[0]} exists. Name another folder, or replace it with --overwrite.")
     return folder
 
 

@@ -37,8 +37,9 @@ def run(given: Sequence[str], command: str) -> int:
     required("verify", options, "model")
     folder = None if options.output_dir is None else Path(options.output_dir).expanduser()
     if folder is not None:
-        if (folder / VERIFICATION_NAME).exists() and not options.overwrite:
-            raise OutputExistsError(f"{folder / VERIFICATION_NAME} exists. Name another folder, or pass --overwrite.")
+        there = [folder / name for name in (VERIFICATION_NAME, VERIFICATION_FIGURE) if (folder / name).exists()]
+        if there and not options.overwrite:
+            raise OutputExistsError(f"{there[0]} exists. Name another folder, or pass --overwrite.")
         check_can_be_made(folder)
     if options.create_pr:
         check_can_ask(options.model, token=options.token)

@@ -59,6 +59,10 @@ def test_attack_writes_a_report_and_a_figure_and_prints_the_verdict(world, tmp_p
     assert all(one["accuracy"]["initial"] == one["accuracy"]["immunized"] for one in report.attackers.values())
     assert main(command(world, *more)) == 1
     assert "--overwrite" in capsys.readouterr().err
+    # A picture of the same name may be the user's own.
+    (tmp_path / "out" / "attacks.json").unlink()
+    assert main(command(world, *more)) == 1
+    assert "attacks.png exists" in capsys.readouterr().err
     assert main(command(world, *more, "--attackers", "adam", "ridge", "--overwrite", "--json", "--no_scratch")) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["reference"] == "chance"

@@ -57,6 +57,9 @@ def test_an_honest_release_holds(given, release, tmp_path, capsys):
     assert json.loads((tmp_path / "report" / "verification.json").read_text())["holds"]
     assert (tmp_path / "report" / "verification.png").stat().st_size > 10_000
     assert "verification.json exists" in error_of(capsys, [*given, "--output_dir", str(tmp_path / "report")])
+    (tmp_path / "report" / "verification.json").rename(tmp_path / "verification.json")
+    assert "verification.png exists" in error_of(capsys, [*given, "--output_dir", str(tmp_path / "report")])
+    (tmp_path / "verification.json").rename(tmp_path / "report" / "verification.json")
     assert main(given) == 0
     text = capsys.readouterr().out
     assert "Everything that was asked for holds." in text

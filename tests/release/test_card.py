@@ -16,6 +16,11 @@ def test_nested_settings_are_written_out():
     assert "**Training:** fit.steps = 3, lr = 0.1, modules = a, b." in text
 
 
+def test_notes_are_sentences_of_their_own():
+    text = card_of(training={"notes": ["primary: took one", "harmful: took 0.5 of it", "Frozen part once."]}).text
+    assert "**Notes:** primary: took one. harmful: took 0.5 of it. Frozen part once.\n" in text
+
+
 def test_a_budget_is_one_sentence():
     step = {"step": 10, "accuracy": 0.9, "protection": 1.0, "multiplier": 1.0}
     budget = {"max_accuracy_drop": 0.5, "held_out": 1000, "initial_accuracy": 0.982, "final_accuracy": 0.978}
