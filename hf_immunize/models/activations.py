@@ -23,6 +23,7 @@ from transformers.utils import logging
 from hf_immunize.data.collate import collate_images
 from hf_immunize.data.fingerprint import pictures_digest
 from hf_immunize.data.images import ImageInputs
+from hf_immunize.data.rows import AsWritten
 from hf_immunize.errors import writing
 from hf_immunize.models.activation_files import FolderOfRows, MappedRows, write_rows
 from hf_immunize.models.extraction import MapStyle
@@ -66,8 +67,9 @@ class CachedActivations(Dataset):
         labels: list[torch.Tensor] = []
 
         def batches() -> Iterator[torch.Tensor]:
-            rows = cast("Dataset[Any]", data)
-            loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate_images, num_workers=num_workers)
+            loader = DataLoader(
+                AsWritten(data), batch_size=batch_size, collate_fn=collate_images, num_workers=num_workers
+            )
             for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
                 labels.extend([batch["labels"]] if "labels" in batch else [])
                 yield prefix(_on_device(prefix, batch)).cpu()
@@ -209,7 +211,7 @@ def _joined(batches: Iterator[torch.Tensor], n: int) -> torch.Tensor:
 def _described(data: Any) -> list[Any] | None:
     """What the inputs of a data set follow from; None where that is not known, as of other classes than ImageInputs."""
     inputs, rows = (data.dataset, list(data.indices)) if isinstance(data, Subset) else (data, None)
-    if not isinstance(inputs, ImageInputs) or not inputs.is_deterministic:
+    if type(inputs) is not ImageInputs or not inputs.is_deterministic:
         return None
     processor = inputs.image_processor
     if not hasattr(processor, "to_dict"):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from hf_immunize.data.collate import collate_images, on_device
+from hf_immunize.data.rows import AsWritten
 from hf_immunize.errors import InputError
 from hf_immunize.models.convolutions import Float64Convolutions
 from hf_immunize.models.forward import as_weights_are, evaluating
@@ -88,10 +89,11 @@ def feature_batches(
     check_batch_size(batch_size)
     if len(data) == 0:
         raise InputError("The data set is empty, so there are no features. Check its split and its filters.")
-    rows = cast("Dataset[Any]", data)
     # A generator of its own: a loader draws a number of the caller's each time it is iterated.
     own = torch.Generator().manual_seed(0)
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers, generator=own)
+    loader = DataLoader(
+        AsWritten(data), batch_size=batch_size, collate_fn=collate, num_workers=num_workers, generator=own
+    )
     for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False):
         with ExitStack() as stack:
             # For a batch at a time: nothing of this may hold while the caller runs.

@@ -86,6 +86,7 @@ class FrozenPrefix:
                     with self.bypassed(every_token=True):
                         found = features_and_logits(self.model, activations)
                         run = partial(features_and_logits, self.model)
+                        self._runs_in_training(activations)
                         self._first_token = reading_first_token(self.model, activations[:4], run)
                     drawn = self._as_in_training(images)
                 except Exception as error:
@@ -121,6 +122,15 @@ class FrozenPrefix:
                 with suppress(_Reached):
                     features_and_logits(self.model, few)
         return kept[0] if len(kept) == 1 else torch.cat(kept)
+
+    def _runs_in_training(self, activations: torch.Tensor) -> None:
+        """Raises what a training would: heads beside the last one may read the frozen part then."""
+        buffers = [(one, one.clone()) for one in self.model.buffers()]
+        with evaluating(self.model), undisturbed_random_numbers():
+            keep_still(self.model.train())
+            features_and_logits(self.model, activations)
+        for one, value in buffers:
+            one.copy_(value)
 
     def _as_in_training(self, images: torch.Tensor) -> torch.Tensor:
         """Activations of a training: a forward may draw by itself, without a module that could be held still."""

@@ -6,6 +6,7 @@ import copy
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
@@ -36,6 +37,7 @@ class AsMade(Evaluating):
     _made_with: dict[str, Any]
     _data: dict[str, Any]
     _trained: set[str]
+    _still: list[nn.Parameter]
 
     def _as_made(self) -> None:
         """Remembers the arguments that nothing reads again, and says where what is saved would not load as it is.
@@ -48,8 +50,10 @@ class AsMade(Evaluating):
         except InputError as error:
             if self.args.push_to_hub:
                 raise
+            self._rebuilds = False
             self._say(str(error))
         self._trained = {name for name, one in self._network.named_parameters() if one.requires_grad}
+        self._still = [one for one in self._network.parameters() if not one.requires_grad]
         self._made_with = {name: copy.deepcopy(getattr(self.args, name)) for name in _READ_ONCE}
         self._data = {name: getattr(self, name) for name in DATA}
         if self.own_task_loss is not None:
@@ -122,6 +126,8 @@ class AsMade(Evaluating):
             InputError: it looks for what a batch does not hold, or leaves the objective out.
         """
         before = self._parts_steps
+        if any(one.requires_grad for one in self._still):
+            self._check_what_trains()
         try:
             # Whoever switched gradients off for something else wants them here.
             with torch.enable_grad():

@@ -79,6 +79,15 @@ def cached_streams(
     return prefix, cached, f"Frozen part run once for each image: {told}."
 
 
+def _reads_alike(data: Any) -> bool:
+    """Whether a row gives the same image whatever is drawn meanwhile."""
+    read = []
+    for seed in range(4):
+        with undisturbed_random_numbers(seed):
+            read.append(data[0]["pixel_values"])
+    return all(torch.equal(read[0], one) for one in read[1:])
+
+
 def _reason_against(
     model: nn.Module, streams: Sequence[Any], sample: Mapping[str, Any], args: ImmunizationArguments, own_collator: bool
 ) -> str | None:
@@ -94,10 +103,20 @@ def _reason_against(
         return "the model is not in float32"
     if args.activation_checkpointing or args.gradient_checkpointing or getattr(model, "grad_checkpointing", False):
         return "activation checkpointing runs parts of the model again"
+    if own_collator:
+        if args.cache_frozen == "on":
+            raise InputError(
+                "cache_frozen='on' keeps what each image becomes by itself, and a data_collator of your own makes "
+                "batches otherwise. Leave one of the two away."
+            )
+        return "a data_collator of your own makes the batches"
     if args.cache_frozen == "on":
         return None
-    if own_collator or not all(getattr(one, "is_deterministic", False) for one in streams if one is not None):
+    given = [one for one in streams if one is not None]
+    if not all("is_deterministic" in vars(type(one)) and one.is_deterministic for one in given):
         return "images may be augmented on their way (cache_frozen='on' if they are not)"
+    if not all(map(_reads_alike, given)):
+        return "a row that is read again gives another image (an image processor that draws random numbers, say)"
     sizes = (args.per_device_train_batch_size, args.harmful_batch_size)
     lengths = [0 if one is None else len(one) for one in streams]
     steps = args.max_steps * args.gradient_accumulation_steps

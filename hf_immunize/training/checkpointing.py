@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, TrainOutput, rotate_checkpoints
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from hf_immunize.errors import InputError, writing
 from hf_immunize.models.rebuilding import write_timm_config
@@ -27,6 +28,7 @@ from hf_immunize.training.ratio_in_mid_run import RatioInMidRun
 from hf_immunize.training.whole_checkpoints import (
     Checkpoint,
     clear_unfinished,
+    holds_by_current_names,
     last_whole,
     put_in_place,
     unfinished,
@@ -36,6 +38,8 @@ __all__ = ["CheckpointsWithThetaZero"]
 
 #: What an objective carries from step to step, in a checkpoint.
 OBJECTIVE_NAME = "objective.pt"
+
+logger = logging.get_logger(__name__)
 
 
 class CheckpointsWithThetaZero(LoggedParts):
@@ -60,8 +64,8 @@ class CheckpointsWithThetaZero(LoggedParts):
         """As the Trainer's, in a folder that no other run writes into.
 
         Args:
-            resume_from_checkpoint: a checkpoint, or true for the last whole one of the output folder. A run that was
-                finished does no step; one that was not ends as if it had never stopped.
+            resume_from_checkpoint: a checkpoint, or true (or ``"last"``) for the last whole one of the output folder. A
+                run that was finished does no step; one that was not ends as if it had never stopped.
             args: as the Trainer's.
             kwargs: as the Trainer's.
 
@@ -70,6 +74,13 @@ class CheckpointsWithThetaZero(LoggedParts):
             OutputExistsError: another run writes into the output folder.
             OutputError: a checkpoint cannot be written; those before it are untouched.
         """
+        if resume_from_checkpoint == "last":
+            resume_from_checkpoint = True
+        if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
+            logger.warning(
+                "This run starts anew: resume_from_checkpoint of the arguments is for whoever calls train(), as in the "
+                "Trainer. Call train(resume_from_checkpoint=args.resume_from_checkpoint)."
+            )
         folder = Path(self.args.output_dir or ".")
         writes = self.args.should_save and self.args.save_strategy != SaveStrategy.NO
         with locked(folder) if writes else contextlib.nullcontext():
@@ -236,7 +247,7 @@ class CheckpointsWithThetaZero(LoggedParts):
         # `save_pretrained` writes some models (ViT is one) under older parameter names, and the Trainer reads them back
         # without renaming them: a warning alone says that nothing was loaded (transformers#43701).
         inner = self._network
-        if isinstance(inner, PreTrainedModel):
+        if isinstance(inner, PreTrainedModel) and not holds_by_current_names(Path(checkpoint), inner.state_dict()):
             inner.load_state_dict(type(inner).from_pretrained(checkpoint, dtype=inner.dtype).state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -249,6 +260,12 @@ class CheckpointsWithThetaZero(LoggedParts):
         finally:
             self.args.hub_token = token
         inner = self._network
+        if isinstance(inner, PreTrainedModel) and not self._rebuilds:
+            # Its configuration describes another model, so that nothing but names as they are leads back to this one.
+            folder = Path(output_dir or self.args.output_dir or ".")
+            weights = inner.state_dict() if state_dict is None else state_dict
+            own = {name: value.to("cpu", copy=True) for name, value in weights.items()}
+            save_file(own, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
         if hasattr(inner, "pretrained_cfg") and not isinstance(inner, PreTrainedModel):
             # As transformers does for its own models, so that the folder loads by itself.
             folder, preprocessing = Path(output_dir or self.args.output_dir or "."), self.processing_class

@@ -7,9 +7,28 @@ from typing import Any
 
 import torch
 
+from hf_immunize.errors import InputError
 from hf_immunize.training.trainer_part import TrainerPart
 
-__all__ = ["LoggedParts"]
+__all__ = ["LoggedParts", "with_own_parts"]
+
+#: What a line of the log holds beside the parts of an objective.
+TAKEN = ("loss", "task_loss", "grad_norm", "learning_rate", "epoch", "step")
+
+
+def with_own_parts(parts: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parts of a loss and those of an objective.
+
+    Raises:
+        InputError: one of an objective's own is called as something else in the log.
+    """
+    clash = sorted(own.keys() & (parts.keys() | set(TAKEN)))
+    if clash:
+        raise InputError(
+            f"The objective calls a part of its loss {clash[0]!r}, under which the Trainer keeps another figure. Call "
+            f"it otherwise; {', '.join(TAKEN)} are taken."
+        )
+    return {**parts, **own}
 
 
 class LoggedParts(TrainerPart):

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from hf_immunize.data.labels import check_labels
+from hf_immunize.data.rows import read_rows
 from hf_immunize.data.streams import is_stream
 from hf_immunize.errors import InputError, InputTypeError
 from hf_immunize.models.extraction import MapStyle
@@ -79,7 +80,7 @@ class PairedDataset(Dataset):
         ):
             places = [place for place, index in enumerate(indices) if first <= index < end]
             if places and source is not None:
-                rows = _rows(source, [int(indices[place]) - first for place in places])
+                rows = read_rows(source, [int(indices[place]) - first for place in places])
                 found |= {place: (name, row) for place, row in zip(places, rows, strict=True)}
         return [found[place] for place in range(len(indices))]
 
@@ -87,20 +88,6 @@ class PairedDataset(Dataset):
         for source in (self.primary, self.harmful):
             if source is not None and hasattr(source, "set_epoch"):
                 source.set_epoch(epoch)
-
-
-def _rows(source: Any, indices: list[int]) -> Sequence[Any]:
-    """Many at once, as PyTorch's own loader reads them, where that cannot pass by what gives a single one.
-
-    PyTorch asks a wrapper that hands on what it does not have itself, or a subclass with a ``__getitem__`` of its own,
-    for rows that neither has seen.
-    """
-    kinds = type(source).__mro__
-    many, one = (
-        next((place for place, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
-        for name in ("__getitems__", "__getitem__")
-    )
-    return source.__getitems__(indices) if many < len(kinds) and many <= one else [source[index] for index in indices]
 
 
 class PairedBatchSampler(Sampler[list[int]]):

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from transformers import Trainer
 from transformers.utils import logging
 
 from hf_immunize.data.class_order import names_of
@@ -38,6 +40,13 @@ _OF_THE_RECORD = {"model_name", "finetuned_from", "tasks", "dataset_tags", "data
 
 class Publishing(TrainerPart):
     """The part of a Trainer that publishes."""
+
+    def acting_parts(self) -> tuple[torch.optim.Optimizer | None, Any]:
+        """The optimizer and the schedule that are not the arguments': given, by a class, or made by a subclass."""
+        optimizer, scheduler = self._given
+        if self.optimizer_cls_and_kwargs is not None or type(self).create_optimizer is not Trainer.create_optimizer:
+            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return optimizer, scheduler
 
     def push_to_hub(
         self,
@@ -90,7 +99,7 @@ class Publishing(TrainerPart):
         name_classes(model, classes)
         made: dict[str, Any] = steps_made(self.args, self.state)
         facts = training_facts(self.args, self.selection, **made, notes=self.notes)
-        facts["training"] = own_parts(*self._given, self.own_task_loss, facts["training"])
+        facts["training"] = own_parts(*self.acting_parts(), self.own_task_loss, facts["training"])
         values = {task: data_facts(pair) for task, pair in data.items()}
         if classes is not None:
             values["primary"].classes = list(classes)

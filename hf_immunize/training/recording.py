@@ -138,7 +138,12 @@ def own_parts(
     """
     found = dict(training)
     if optimizer is not None:
-        plain = {name: one for name, one in optimizer.defaults.items() if isinstance(one, (bool, int, float, tuple))}
+        # Of its groups, which a checkpoint may have set, rather than as it was made.
+        first = optimizer.param_groups[0]
+        acted = {
+            name: first.get("initial_lr", first["lr"]) if name == "lr" else first[name] for name in optimizer.defaults
+        }
+        plain = {name: one for name, one in acted.items() if isinstance(one, (bool, int, float, tuple))}
         found["learning_rate"], found["weight_decay"] = plain.pop("lr", None), plain.pop("weight_decay", None)
         acting = {name: one for name, one in plain.items() if one}
         found["optimizer"] = f"{type(optimizer).__name__}{_listed(acting)}, given"

@@ -124,7 +124,7 @@ def train_all(
         rate = fit["learning_rate"]
         train(trainer(network, plain("fit", max_steps=fit["steps"], learning_rate=rate, warmup_steps=0), False))
         run = trainer(network, args, True)
-    run.train(resume_from_checkpoint=goes_on if begun else None)
+    run.train(resume_from_checkpoint=goes_on if begun else False)
     trained = unwrap(run.model).eval()
     models = {"initial": run.initial_model(), "immunized": trained}
     if control:

@@ -39,6 +39,7 @@ from hf_immunize.training.checks import (
 from hf_immunize.training.evaluating import DATA, accuracy
 from hf_immunize.training.finite import FiniteSteps, NonFiniteLossError
 from hf_immunize.training.loaders import training_loader
+from hf_immunize.training.logged_parts import with_own_parts
 from hf_immunize.training.pairing import PairedDataset, check_source
 from hf_immunize.training.phases import Phased
 from hf_immunize.training.publishing import Publishing
@@ -135,6 +136,10 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         check_evaluation(args, eval_dataset, compute_metrics is not None, "preprocess_logits_for_metrics" in kwargs)
         # Kept from the Trainer, which would take the loss for one over all micro-batches.
         self.own_task_loss = kwargs.pop("compute_loss_func", None)
+        if self.own_task_loss is not None and args.label_smoothing_factor:
+            logger.warning(
+                "label_smoothing_factor is without effect beside compute_loss_func, which gets plain labels."
+            )
         if args.n_gpu > 1:
             logger.warning(f"One of the {args.n_gpu} GPUs is used. For all of them: torchrun --nproc_per_node N …")
             args._n_gpu = 1
@@ -247,11 +252,10 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
         batch = self._architecture.laid_out(batch, prefix)
         with contextlib.ExitStack() as around:
             reads_hidden = sees is not None and sees.reads_hidden
+            # Before the frozen part is bypassed: which blocks there are is told by all of the model.
+            hidden = around.enter_context(watched_outputs(self._network, batch)) if reads_hidden else {}
             if prefix is not None:
                 around.enter_context(prefix.bypassed(every_token=reads_hidden))
-            hidden = {}
-            if reads_hidden:
-                hidden = around.enter_context(watched_outputs(self._network, batch))
             features, logits = features_and_logits(model, batch)
         parts = {"task_loss": self._task_loss(logits[:n_primary], primary["labels"])} if phase.labels else {}
         if harmful is not None:
@@ -263,13 +267,13 @@ class ImmunizationTrainer(AsMade, Phased, CheckpointsWithThetaZero, FiniteSteps,
                     batches = (laid_out(primary, prefix), laid_out(harmful, prefix))
                     known = (logits[:n_primary], self._theta_zero)
                     view = step_view(self._architecture, prefix, *batches, both, hidden, seeds, done / steps, *known)
-                    parts |= sees.of_step(view, over_processes)
+                    parts = with_own_parts(parts, sees.of_step(view, over_processes))
                     if phase.balanced:
                         kept = {name: (parts[name], self._weight(name)) for name in phase.balanced}
                         parts |= with_unit_gradient(kept, view.parameters)
                 else:
                     labels = harmful.get("labels") if self.objective.needs_harmful_labels else None
-                    parts |= self._regularizers(*both, labels)
+                    parts = with_own_parts(parts, self._regularizers(*both, labels))
         self._check_finite(parts)
         if self.budget is not None:
             parts = self.budget.weighted(parts, noted=model.training)

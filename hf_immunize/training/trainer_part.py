@@ -66,6 +66,8 @@ class TrainerPart(Trainer):
     #: Sums of the parts of the loss since the last line of the log, and of how many steps.
     _parts: dict[str, torch.Tensor]
     _parts_steps: int
+    #: Whether a folder of the model, saved, loads as it.
+    _rebuilds = True
 
     @property
     def _network(self) -> nn.Module:

@@ -7,17 +7,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
+import torch
+from safetensors import safe_open
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from hf_immunize.errors import InputError
 from hf_immunize.release.files import sha256_of
 from hf_immunize.training.theta_zero import THETA_ZERO_NAME
 
-__all__ = ["Checkpoint", "clear_unfinished", "last_whole", "put_in_place", "unfinished"]
+__all__ = ["Checkpoint", "clear_unfinished", "holds_by_current_names", "last_whole", "put_in_place", "unfinished"]
 
 logger = logging.get_logger(__name__)
 
@@ -146,3 +149,19 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def holds_by_current_names(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the weights of a checkpoint have the names and shapes of a model's, so that the Trainer has read them.
+
+    Of weights that two modules share, one is stored.
+    """
+    path = checkpoint / SAFE_WEIGHTS_NAME
+    if not path.is_file():
+        return False
+    with safe_open(path, framework="pt") as opened:
+        stored = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    if any(name not in state or tuple(state[name].shape) != shape for name, shape in stored.items()):
+        return False
+    there = {state[name].data_ptr() for name in stored}
+    return all(name in stored or one.data_ptr() in there for name, one in state.items())

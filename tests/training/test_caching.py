@@ -56,7 +56,7 @@ def test_images_that_are_read_more_than_once_are_run_once(tmp_path):
         (lambda: {"more": {"labels": torch.zeros(2), "mask": torch.zeros(2)}}, "takes mask beside images"),
         (lambda: {"model": torch.compile(TinyNet().eval(), backend="eager")}, "compiled or sharded"),
         (lambda: {"model": TinyNet().eval().double()}, "not in float32"),
-        (lambda: {"own_collator": True}, "may be augmented"),
+        (lambda: {"own_collator": True}, "data_collator of your own"),
         (lambda: {"streams": [Still(64), Images(40)]}, "may be augmented"),
         (lambda: {"max_steps": 1}, "32 images are read of 104, each about once"),
         (lambda: {"max_steps": -1, "num_train_epochs": 1.0, "streams": [Still(70), None]}, "64 images are read of 70"),

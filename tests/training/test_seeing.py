@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny import Images, TinyNet
 from torch import nn
 from trainers import state, trainer
-from transformers import TrainerCallback
+from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 
 from hf_immunize.errors import InputError
 from hf_immunize.models.head import features_and_logits
@@ -110,7 +110,13 @@ def small_vit():
     return timm.models.VisionTransformer(**sizes)
 
 
-@pytest.mark.parametrize("made", [TinyNet, small_vit])
+def layered_vit():
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 3, "num_labels": 3}
+    return ViTForImageClassification(ViTConfig(**sizes, num_attention_heads=2, intermediate_size=24))
+
+
+@pytest.mark.parametrize("made", [TinyNet, small_vit, layered_vit])
 @pytest.mark.parametrize("name", [*SEEING, "condition"])
 def test_cached_activations_change_nothing(tmp_path, primary, name, made):
     torch.manual_seed(0)
