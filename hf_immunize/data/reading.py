@@ -19,6 +19,7 @@ from hf_immunize.data.names import (
     renumbered,
     with_numbers,
 )
+from hf_immunize.data.split_words import split_word
 from hf_immunize.errors import InputError
 
 __all__ = ["Reading"]
@@ -155,6 +156,21 @@ class Reading:
                 f"{len(unseen)} of the {len(judged)} rows to measure on are of classes that no row to train on has "
                 f"({shown}): no model can know them"
             )
+
+    def note_column_of_splits(self, rows: Dataset) -> None:
+        """Says where a column says of each row which split it belongs to, and the rows are divided otherwise."""
+        for column, kind in rows.features.items():
+            is_text = getattr(kind, "dtype", None) == "string"
+            if column.lower() not in ("split", "set", "subset", "partition") or not is_text:
+                continue
+            found = sorted({str(one) for one in rows.with_format(None)[column]})
+            if len(found) > 1 and all(split_word(one) for one in found):
+                told = " and ".join(map(repr, found))
+                self.notes.append(
+                    f"the column {column!r} says {told}, and did not divide the rows: pass each as a split of a "
+                    f"DatasetDict (dataset.filter(lambda one: one == {found[0]!r}, input_columns={column!r})) to keep "
+                    "them apart"
+                )
 
     def note_alike(self, names: Sequence[str] | None) -> None:
         """Says where classes have names that are hardly two, as a slip of the pen makes them."""

@@ -196,6 +196,7 @@ def load_task(
     if evaluation is None:
         rows, other, described = hold_out(replace(train, rows=rows), seed, source.name, reading.label_column)
         reading.notes.append(f"held out {described}, to measure on")
+        reading.note_column_of_splits(rows)
     else:
         other, described = reading.prepared(evaluation.rows, "to measure on"), evaluation.name
         other = reading.aligned(rows, other)

@@ -197,6 +197,20 @@ def test_classes_that_sorted_data_do_not_show_are_said():
     assert "the rows to train on hold 1 of 2 classes" in first.notes
 
 
+def test_a_column_that_names_splits_and_divides_nothing_is_said():
+    rows = picture_dataset(40)
+    said = rows.add_column("split", ["train"] * 30 + ["test"] * 10)
+    task = load_task(said)
+    note = next(one for one in task.notes if one.startswith("the column 'split'"))
+    assert "says 'test' and 'train', and did not divide the rows" in note
+    for other in (rows.add_column("split", ["a", "b"] * 20), rows.add_column("set", ["train"] * 40), rows):
+        assert not any("did not divide" in one for one in load_task(other).notes)
+    divided = {
+        name: said.filter(lambda one, name=name: one == name, input_columns="split") for name in ("train", "test")
+    }
+    assert not any("did not divide" in one for one in load_task(divided).notes)
+
+
 def test_classes_that_are_measured_and_never_trained_on_are_said():
     ordered = picture_dataset(90, n_classes=3).sort("label")
     labels = ordered["label"]
