@@ -56,6 +56,14 @@ def parts(repeats: int) -> dict[str, Callable[[], Rows]]:
             steps.closed_form(64, 512, repeats, device),
             steps.gram(4096, 768, repeats, device),
         ],
+        "last-block": lambda: [
+            steps.last_block("vit_tiny_patch16_224", 64, 64, repeats, device),
+            steps.last_block("vit_tiny_patch16_224", 224, 16, repeats, device),
+        ],
+        "parts": lambda: [
+            steps.in_parts_over_whole(one, 2, device)
+            for one in ("vit_tiny_patch16_224", "resnet18", "resnet50", "mobilenetv3_small_100")
+        ],
         "decoding": lambda: [runs.decoding(200, repeats, device)],
         "ratio": lambda: measuring.ratio_over_extraction(10_000, 1_000, 1, device),
         "memory-ratio": lambda: [_memory("RIR of n images a task", "ratio", ["10000", "100000"])],

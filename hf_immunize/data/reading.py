@@ -146,7 +146,8 @@ class Reading:
         if self.label_column is None or "custom" in (trained.format["type"], judged.format["type"]):
             return
         known, names = set(label_values(trained, self.label_column)), class_names(judged, self.label_column)
-        unseen = [one for one in label_values(judged, self.label_column) if one not in known]
+        missing = (None, -1)
+        unseen = [one for one in label_values(judged, self.label_column) if one not in known and one not in missing]
         if unseen:
             which = sorted(set(unseen))
             shown = ", ".join(str(names[one] if names else one) for one in which[:4]) + (

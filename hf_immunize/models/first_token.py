@@ -18,7 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hf_immunize.data.random_numbers import undisturbed_random_numbers
-from hf_immunize.models.forward import as_weights_are, evaluating
+from hf_immunize.models.forward import as_weights_are, buffers_kept, evaluating
 from hf_immunize.models.trainable import keep_still
 
 __all__ = ["FirstTokenReaders", "reading_first_token", "shorten"]
@@ -55,7 +55,7 @@ def reading_first_token(model: nn.Module, activations: torch.Tensor, run: Run) -
         return none
     with evaluating(model), undisturbed_random_numbers(), as_weights_are(model):
         found = _without_gradient_elsewhere(model, activations, run)
-        for training in (False, True) if found.layers else ():
+        for training in (False, True) if found.layers or found.attentions else ():
             keep_still(model.train(training))
             whole = _as_if_first(model, run, activations)
             try:
@@ -181,16 +181,10 @@ def _watched(model: nn.Module) -> Iterator[_Seen]:
 
 
 def _as_if_first(model: nn.Module, run: Run, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each time with the same random numbers and buffers; those of a spectral norm move with each forward."""
-    before = [(one, one.clone()) for one in model.buffers()]
+    """Each time with the same random numbers and buffers."""
     torch.manual_seed(0)
-    try:
-        with torch.no_grad():
-            return run(activations)
-    finally:
-        with torch.no_grad():
-            for one, value in before:
-                one.copy_(value)
+    with torch.no_grad(), buffers_kept(model):
+        return run(activations)
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

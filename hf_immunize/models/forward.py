@@ -114,6 +114,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers are afterwards what they were; those of a spectral norm move with each forward of a training."""
+    before = [(one, one.clone()) for one in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for one, value in before:
+                one.copy_(value)
+
+
 def fast_layout(model: nn.Module, run: Callable[[nn.Module], Any]) -> torch.memory_format:
     """Channels last for models with depthwise convolutions, which take half the time in it on a CPU.
 

@@ -21,7 +21,7 @@ from hf_immunize.data.random_numbers import undisturbed_random_numbers
 from hf_immunize.errors import InputError
 from hf_immunize.models.copies import copied
 from hf_immunize.models.first_token import FirstTokenReaders, reading_first_token, shorten
-from hf_immunize.models.forward import as_weights_are, evaluating, fast_layout, unwrap
+from hf_immunize.models.forward import as_weights_are, buffers_kept, evaluating, fast_layout, unwrap
 from hf_immunize.models.head import features_and_logits
 from hf_immunize.models.in_parts import in_parts
 from hf_immunize.models.tf32 import without_tf32
@@ -125,12 +125,9 @@ class FrozenPrefix:
 
     def _runs_in_training(self, activations: torch.Tensor) -> None:
         """Raises what a training would: heads beside the last one may read the frozen part then."""
-        buffers = [(one, one.clone()) for one in self.model.buffers()]
-        with evaluating(self.model), undisturbed_random_numbers():
+        with evaluating(self.model), undisturbed_random_numbers(), buffers_kept(self.model):
             keep_still(self.model.train())
             features_and_logits(self.model, activations)
-        for one, value in buffers:
-            one.copy_(value)
 
     def _as_in_training(self, images: torch.Tensor) -> torch.Tensor:
         """Activations of a training: a forward may draw by itself, without a module that could be held still."""

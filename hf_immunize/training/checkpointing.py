@@ -32,6 +32,7 @@ from hf_immunize.training.whole_checkpoints import (
     last_whole,
     put_in_place,
     unfinished,
+    wanted_checkpoint,
 )
 
 __all__ = ["CheckpointsWithThetaZero"]
@@ -74,8 +75,7 @@ class CheckpointsWithThetaZero(LoggedParts):
             OutputExistsError: another run writes into the output folder.
             OutputError: a checkpoint cannot be written; those before it are untouched.
         """
-        if resume_from_checkpoint == "last":
-            resume_from_checkpoint = True
+        resume_from_checkpoint = wanted_checkpoint(resume_from_checkpoint)
         if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
             logger.warning(
                 "This run starts anew: resume_from_checkpoint of the arguments is for whoever calls train(), as in the "

@@ -26,7 +26,7 @@ from hf_immunize.training.given import Pair
 from hf_immunize.training.primary_only import PrimaryOnlyTrainer, primary_only_arguments
 from hf_immunize.training.trainer import ImmunizationTrainer
 from hf_immunize.training.what_trains import check_immunizes
-from hf_immunize.training.whole_checkpoints import last_whole
+from hf_immunize.training.whole_checkpoints import last_whole, wanted_checkpoint
 
 __all__ = ["MEASURED", "check_stages", "kept_results", "measured_folder", "train_all"]
 
@@ -116,7 +116,7 @@ def train_all(
 
     # Training is in place, and a resume is given the model as it was.
     as_given = None if ceiling_steps is None else copied(network)
-    work, goes_on = Path(args.output_dir or "."), _checkpoint(args)
+    work, goes_on = Path(args.output_dir or "."), wanted_checkpoint(args.resume_from_checkpoint) or None
     # Everything is checked with the harmful data before a fit takes its minutes.
     run = trainer(network, args, True)
     begun = isinstance(goes_on, str) or (goes_on is not None and last_whole(work) is not None)
@@ -143,12 +143,6 @@ def train_all(
         if fit is not None:
             models["public"] = as_given.eval()
     return run, models, facts
-
-
-def _checkpoint(args: ImmunizationArguments) -> str | bool | None:
-    """``last`` and ``true`` stand for the last checkpoint of the output folder."""
-    given = args.resume_from_checkpoint
-    return True if str(given).lower() in ("last", "true") else given or None
 
 
 def measured_folder(

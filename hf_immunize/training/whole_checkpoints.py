@@ -20,7 +20,15 @@ from hf_immunize.errors import InputError
 from hf_immunize.release.files import sha256_of
 from hf_immunize.training.theta_zero import THETA_ZERO_NAME
 
-__all__ = ["Checkpoint", "clear_unfinished", "holds_by_current_names", "last_whole", "put_in_place", "unfinished"]
+__all__ = [
+    "Checkpoint",
+    "clear_unfinished",
+    "holds_by_current_names",
+    "last_whole",
+    "put_in_place",
+    "unfinished",
+    "wanted_checkpoint",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -149,6 +157,11 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def wanted_checkpoint(given: str | bool | None) -> str | bool | None:
+    """``"last"`` and ``"true"`` stand for true, the last checkpoint of the output folder."""
+    return True if str(given).lower() in ("last", "true") else given
 
 
 def holds_by_current_names(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> bool:

@@ -12,13 +12,23 @@ from speed.timing import alternate, figure
 
 from hf_immunize.linear.descent import Descent
 from hf_immunize.linear.task import PrimaryTask
+from hf_immunize.models.frozen_prefix import FrozenPrefix
 from hf_immunize.models.head import features_and_logits
+from hf_immunize.models.in_parts import in_parts
 from hf_immunize.models.trainable import keep_still, select_trainable
 from hf_immunize.objectives.registry import get_objective
 from hf_immunize.spectra.regularizers import FLOOR, features_r_ill, features_r_well
 from hf_immunize.spectra.spectrum import FeatureGram, spectrum
 
-__all__ = ["closed_form", "gram", "linear_step", "published_step", "training_step"]
+__all__ = [
+    "closed_form",
+    "gram",
+    "in_parts_over_whole",
+    "last_block",
+    "linear_step",
+    "published_step",
+    "training_step",
+]
 
 CLASSES = 10
 
@@ -183,3 +193,37 @@ def _ill(values: torch.Tensor) -> torch.Tensor:
 
 def _of_values(primary: torch.Tensor, harmful: torch.Tensor) -> torch.Tensor:
     return _well(primary) + _ill(harmful)
+
+
+def last_block(architecture: str, image_size: int, batch: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """What trains behind the frozen part, forwards and backwards: with the tokens that are read over with all."""
+    sized = {"img_size": image_size} if image_size != 224 else {}
+    model = timm.create_model(architecture, num_classes=5, **sized).to(device)
+    images = torch.randn(batch, 3, image_size, image_size, device=device)
+    select_trainable(model, "last", images)
+    prefix = FrozenPrefix(model, images)
+    activations = prefix(images)
+
+    def run(every_token: bool) -> None:
+        with prefix.bypassed(every_token=every_token):
+            features_and_logits(model, activations)[1].sum().backward()
+
+    times = alternate({"read": lambda: run(False), "all": lambda: run(True)}, repeats, device)
+    what = f"the last block with the tokens that are read over with all: {architecture}, {batch} at {image_size} px"
+    return figure(what, times["read"] / times["all"], "")
+
+
+def in_parts_over_whole(architecture: str, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Features of 64 images of 224 px a few at a time, as they are measured, over all of them together."""
+    model = timm.create_model(architecture, num_classes=5).to(device).eval()
+    images = torch.randn(64, 3, 224, 224, device=device)
+
+    @torch.no_grad()
+    def run(parts: list[dict[str, Any]]) -> None:
+        for one in parts:
+            features_and_logits(model, one)
+
+    whole = {"pixel_values": images}
+    times = alternate({"parts": lambda: run(list(in_parts(whole))), "whole": lambda: run([whole])}, repeats, device)
+    what = f"features of 64 images of 224 px in parts over all together: {architecture}"
+    return figure(what, times["parts"] / times["whole"], "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
+from row_sources import AtOnce, OneByOne, Wrapper
 from tiny import Images
 from torch.utils.data import DataLoader
 
@@ -32,13 +33,6 @@ def test_primary_samples_come_first_and_each_says_which_it_is():
     assert (len(alone), alone.n_harmful, alone[0]) == (1, 0, ("primary", "a"))
 
 
-class AtOnce(list):
-    """Gives rows one by one otherwise than many at once, so that one sees which was asked."""
-
-    def __getitems__(self, indices):
-        return [f"{self[index]}{place}" for place, index in enumerate(indices)]
-
-
 def test_rows_of_a_source_that_gives_many_at_once_are_asked_for_together():
     paired = PairedDataset(AtOnce("abc"), AtOnce("xy"))
     # A harmful row may come twice in a batch, and its transform may give another picture then.
@@ -49,25 +43,6 @@ def test_rows_of_a_source_that_gives_many_at_once_are_asked_for_together():
         ("harmful", "x1"),
         ("harmful", "y2"),
     ]
-
-
-class OneByOne(AtOnce):
-    def __getitem__(self, index):
-        return super().__getitem__(index).upper()
-
-
-class Wrapper:
-    def __init__(self, source):
-        self.source = source
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, index):
-        return self.source[index].upper()
-
-    def __getattr__(self, name):
-        return getattr(self.source, name)
 
 
 @pytest.mark.parametrize("source", [OneByOne("abc"), Wrapper(AtOnce("abc"))])
