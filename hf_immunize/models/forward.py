@@ -20,6 +20,7 @@ __all__ = [
     "ACTIVATIONS",
     "Call",
     "as_weights_are",
+    "buffers_kept",
     "check_inputs",
     "evaluating",
     "fast_layout",
